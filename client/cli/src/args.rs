@@ -1,0 +1,337 @@
+//! The command line: what can be said, and how it is explained.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::duration;
+
+/// Run commands in a sandbox.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fumehood",
+    version,
+    about,
+    long_about = "Run commands in a sandbox.\n\n\
+        A command run by fumehood sees the workspace, the system's programs and libraries and a private /tmp; it has no \
+        network but loopback, no secrets of yours, and bounds on time, memory, processes and output. A policy says what is \
+        allowed. Nothing has to be started first: the daemon that does the work starts by itself and goes away when it is idle.",
+    after_help = "Examples:\n  \
+        fumehood run -- cargo test                 run a command in the current directory\n  \
+        fumehood run --policy locked -- ./unknown  run it with nothing but the workspace, read-only\n  \
+        fumehood doctor                            see what this machine can enforce\n\n\
+        `fumehood help COMMAND` says more about each command.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a sandbox
+    Run(RunArgs),
+    /// Show what this machine can enforce, what is missing, and how to mend it
+    Doctor(DoctorArgs),
+    /// Show the policies the daemon knows
+    Policy(PolicyArgs),
+    /// List runs
+    Ps(PsArgs),
+    /// End a run
+    Kill(KillArgs),
+    /// Examine the audit log
+    Audit(AuditArgs),
+    /// Be the daemon, in the foreground
+    Daemon(crate::daemon::Args),
+    /// Show the versions of this program and of the running daemon
+    Version(ConnectArgs),
+}
+
+/// Which daemon.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConnectArgs {
+    /// The daemon's socket [default: $FUMEHOOD_SOCKET, else $XDG_RUNTIME_DIR/fumehood/fumehood.sock, else
+    /// /tmp/fumehood-UID/fumehood.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Fail when no daemon is running, instead of starting one
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        fumehood run -- make -j4\n  \
+        fumehood run --timeout 10m -v -- npm test\n  \
+        fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
+        fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n\n\
+        Exit code: the command's; 128+N when signal N ended it; 124 when a time limit did; 137 when it was killed or ran out of \
+        memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed or the policy refused.\n\n\
+        Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's process group, Ctrl-Z stops and \
+        resumes it. A second SIGINT within 2 seconds kills the run; so do 10 seconds after SIGTERM or SIGHUP.\n\n\
+        Input: standard input is passed on as it comes, whether the command reads it or not: in a shell's \
+        `while read` loop use --no-stdin.")]
+pub struct RunArgs {
+    /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    /// The directory the command may work in [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// The working directory: absolute, or relative to the workspace [default: the current directory when it is inside the
+    /// workspace, else the workspace]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable of the command, or pass on this environment's (`-e NAME`); may be repeated
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = VariableParser)]
+    pub env: Vec<Variable>,
+    /// End the command after this time: 500ms, 10s, 1h30m; at most what the policy allows
+    #[arg(short, long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub timeout: Option<Duration>,
+    /// Write what happens to standard output as JSON, one event a line
+    #[arg(long)]
+    pub json: bool,
+    /// Tell at the end how it ended, what it consumed and what was enforced
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Note something about the run, for `ps` and the audit log; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Give the command no input: reading gives end of file at once
+    #[arg(short = 'n', long)]
+    pub no_stdin: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 when a command can be run here under the default policy with everything it requires in force, else 1."
+)]
+pub struct DoctorArgs {
+    /// Write the findings to standard output as one JSON document
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `policy`.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    pub command: PolicyCommand,
+}
+
+/// What to show of the policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// List the policies; `*` marks the default
+    List {
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Show a policy's text
+    Show {
+        /// Its name [default: the default policy]
+        name: Option<String>,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Finished runs as well
+    #[arg(short, long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// The run's id, as `ps` shows it
+    #[arg(required = true, value_name = "RUN ID")]
+    pub run_ids: Vec<String>,
+    /// From SIGTERM to SIGKILL; 0s: SIGKILL at once [default: as the run's policy says]
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
+    pub grace: Option<Duration>,
+    /// Why, for the record
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    pub command: AuditCommand,
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Check that no record was edited, removed or reordered; exit code 1 when one was
+    Verify {
+        /// The log [default: this user's]
+        file: Option<PathBuf>,
+    },
+}
+
+/// A variable of `-e`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Variable {
+    /// `NAME=VALUE`.
+    Set(OsString, OsString),
+    /// `NAME`: the value is this environment's.
+    Pass(OsString),
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text).map_err(|error| error.to_string())?;
+    if timeout.is_zero() {
+        Err("must be more than zero".to_owned())
+    } else {
+        Ok(timeout)
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE".to_owned()),
+    }
+}
+
+/// Not UTF-8 on purpose: on Linux, neither names nor values of variables need be.
+#[derive(Clone)]
+struct VariableParser;
+
+impl clap::builder::TypedValueParser for VariableParser {
+    type Value = Variable;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Variable, clap::Error> {
+        parse_variable(value).map_err(|message| {
+            let shown = value.to_string_lossy();
+            clap::Error::raw(
+                clap::error::ErrorKind::ValueValidation,
+                format!("invalid value '{shown}' for '--env': {message}\n"),
+            )
+            .with_cmd(command)
+        })
+    }
+}
+
+fn parse_variable(text: &std::ffi::OsStr) -> Result<Variable, &'static str> {
+    let bytes = text.as_bytes();
+    let name = bytes.split(|byte| *byte == b'=').next().unwrap_or_default();
+    if name.is_empty() {
+        return Err("must be NAME=VALUE or NAME");
+    }
+    let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    Ok(match bytes.get(name.len() + 1..) {
+        Some(value) => Variable::Set(owned(name), owned(value)),
+        None => Variable::Pass(owned(name)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
+        let all = ["fumehood", "run"].iter().chain(arguments);
+        Cli::try_parse_from(all).map(|cli| match cli.command {
+            Command::Run(run) => run,
+            other => panic!("not run: {other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_after_the_command_are_the_commands() {
+        for arguments in [&["-v", "ls", "-l", "--json"][..], &["-v", "--", "ls", "-l", "--json"]] {
+            let run = run(arguments).unwrap();
+            assert_eq!(run.command, ["ls", "-l", "--json"]);
+            assert!(run.verbose && !run.json);
+        }
+    }
+
+    #[test]
+    fn a_double_dash_of_the_command_is_kept() {
+        assert_eq!(
+            run(&["--", "git", "log", "--", "file"]).unwrap().command,
+            ["git", "log", "--", "file"]
+        );
+        assert_eq!(
+            run(&["git", "log", "--", "file"]).unwrap().command,
+            ["git", "log", "--", "file"]
+        );
+    }
+
+    #[test]
+    fn an_unknown_option_before_the_command_is_an_error() {
+        assert!(run(&["--tiemout", "1s", "ls"]).is_err());
+        assert!(run(&[]).is_err());
+    }
+
+    #[test]
+    fn variables_are_set_or_passed_on() {
+        let run = run(&["-e", "A=1", "-e", "B", "--env", "C==x", "-e", "D=", "true"]).unwrap();
+        let set = |name: &str, value: &str| Variable::Set(name.into(), value.into());
+        assert_eq!(
+            run.env,
+            [set("A", "1"), Variable::Pass("B".into()), set("C", "=x"), set("D", "")]
+        );
+    }
+
+    #[test]
+    fn malformed_values_are_refused() {
+        for arguments in [
+            ["-e", "=x", "true"],
+            ["--label", "x", "true"],
+            ["--label", "=x", "true"],
+            ["-t", "10", "true"],
+            ["-t", "0s", "true"],
+        ] {
+            assert!(run(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_need_not_be_utf_8() {
+        let value = OsString::from_vec(b"A=\xff".to_vec());
+        let all: Vec<OsString> = vec!["fumehood".into(), "run".into(), "-e".into(), value, "true".into()];
+        let Command::Run(run) = Cli::try_parse_from(all).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(run.env, [Variable::Set("A".into(), OsString::from_vec(vec![0xff]))]);
+    }
+}

@@ -1,0 +1,35 @@
+//! All that this program asks of the daemon's library: to be the daemon, or its launcher, and to check its audit log.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use fumehoodd::cli::DaemonArgs as Args;
+
+/// Becomes the sandbox launcher, and never returns, when this process was started as one. To be called before anything
+/// else: the launcher must stay single-threaded and small.
+pub fn entry_if_launcher() {
+    fumehoodd::entry_if_launcher();
+}
+
+/// Is the daemon until it is told to end.
+pub fn run(args: Args) -> ExitCode {
+    fumehoodd::cli::run(args)
+}
+
+/// Checks an audit log, this user's when none is named; 0 when it is whole, 1 when not.
+pub fn verify_audit(file: Option<PathBuf>) -> ExitCode {
+    let Some(path) = file.or_else(fumehoodd::audit::default_path) else {
+        eprintln!("fumehood: the environment names no place for the audit log: name the file, or set HOME");
+        return ExitCode::FAILURE;
+    };
+    match fumehoodd::audit::verify(&path) {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("fumehood: {}", crate::failure::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! Events as JSON lines (`run --json`) and findings as JSON (`doctor --json`).
+//!
+//! Each event is an object with `type`, `run_id`, `seq` and `time` (RFC 3339) and the members of its kind, named as on the
+//! wire, every one of them present, null where the wire has nothing. Enum values are the wire's without their prefix, in
+//! lower case; durations are numbers of seconds; digests are in hexadecimal. Bytes that are valid UTF-8 are a string under
+//! their name, and under `NAME_base64` there is null; other bytes are the other way round. An ending is an object with
+//! `kind` and its members.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fumehood_client::proto::v1::{
+    self as wire, CapabilitiesResponse, Capability, Closed, EffectiveLimits, Ending, Enforcement, EnforcementEntry,
+    Exited, Finished, Gap, Leftover, Lost, OutOfMemory, Output, OutputLimit, ProcessExited, RunEvent, SandboxFailed,
+    Signaled, SpawnFailed, Started, TimedOut, Usage, ending::Kind, run_event::Event,
+};
+use serde_json::{Map, Value, json};
+
+/// One event, on one line without its end.
+#[must_use]
+pub fn event(event: &RunEvent) -> String {
+    let RunEvent {
+        run_id,
+        seq,
+        time,
+        event,
+    } = event;
+    let (kind, members) = match event {
+        Some(Event::Accepted(wire::Accepted { queue_position })) => {
+            ("accepted", json!({ "queue_position": queue_position }))
+        }
+        Some(Event::Started(event)) => ("started", started(event)),
+        Some(Event::Output(Output { stream, offset, data })) => {
+            let mut members = json!({ "stream": stream_name(*stream), "offset": offset });
+            put_bytes(&mut members, "data", data);
+            ("output", members)
+        }
+        Some(Event::Gap(Gap {
+            next_seq,
+            stdout_bytes,
+            stderr_bytes,
+        })) => (
+            "gap",
+            json!({ "next_seq": next_seq, "stdout_bytes": stdout_bytes, "stderr_bytes": stderr_bytes }),
+        ),
+        Some(Event::Exited(event)) => ("exited", exited(event)),
+        Some(Event::Closed(Closed {
+            stream,
+            total_bytes,
+            end_of_file,
+        })) => (
+            "closed",
+            json!({ "stream": stream_name(*stream), "total_bytes": total_bytes, "end_of_file": end_of_file }),
+        ),
+        Some(Event::Finished(event)) => ("finished", finished(event)),
+        // A newer daemon's: it is passed on with what can be said of it.
+        None => ("unknown", json!({})),
+    };
+    let mut line = json!({
+        "type": kind,
+        "run_id": run_id,
+        "seq": seq,
+        "time": time.as_ref().map(ToString::to_string),
+    });
+    if let (Value::Object(line), Value::Object(members)) = (&mut line, members) {
+        line.extend(members);
+    }
+    line.to_string()
+}
+
+/// What a machine can enforce, and how a trial run under the default policy went.
+#[must_use]
+pub fn capabilities(found: &CapabilitiesResponse, trial: Option<(&Enforcement, &Finished)>, ok: bool) -> Value {
+    let CapabilitiesResponse {
+        capabilities,
+        kernel_release,
+        landlock_abi,
+        cgroup_version,
+        daemon_uid,
+    } = found;
+    let each = |capability: &Capability| {
+        let Capability {
+            protection,
+            name,
+            state,
+            detail,
+            remedy,
+        } = capability;
+        json!({
+            "protection": protection_name(*protection),
+            "name": name,
+            "state": state_name(*state),
+            "detail": detail,
+            "remedy": remedy,
+        })
+    };
+    json!({
+        "ok": ok,
+        "kernel_release": kernel_release,
+        "landlock_abi": landlock_abi,
+        "cgroup_version": match wire::CgroupVersion::try_from(*cgroup_version) {
+            Ok(wire::CgroupVersion::V1) => json!(1),
+            Ok(wire::CgroupVersion::V2) => json!(2),
+            _ => Value::Null,
+        },
+        "daemon_uid": daemon_uid,
+        "capabilities": capabilities.iter().map(each).collect::<Vec<_>>(),
+        "trial": trial.map(|(enforcement, finished_as)| json!({
+            "enforcement": enforcement_entries(enforcement),
+            "finished": finished(finished_as),
+        })),
+    })
+}
+
+fn started(event: &Started) -> Value {
+    let Started {
+        enforcement,
+        policy_name,
+        policy_digest,
+        pid,
+        limits,
+    } = event;
+    json!({
+        "enforcement": enforcement.as_ref().map(enforcement_entries),
+        "policy_name": policy_name,
+        "policy_digest": hex(policy_digest),
+        "pid": pid,
+        "limits": limits.as_ref().map(effective_limits),
+    })
+}
+
+fn enforcement_entries(enforcement: &Enforcement) -> Value {
+    let Enforcement { entries } = enforcement;
+    let each = |entry: &EnforcementEntry| {
+        let EnforcementEntry {
+            protection,
+            state,
+            detail,
+            required,
+        } = entry;
+        json!({
+            "protection": protection_name(*protection),
+            "state": state_name(*state),
+            "detail": detail,
+            "required": required,
+        })
+    };
+    entries.iter().map(each).collect()
+}
+
+fn effective_limits(limits: &EffectiveLimits) -> Value {
+    let EffectiveLimits {
+        wall,
+        idle,
+        cpu_time,
+        memory_bytes,
+        processes,
+        cpu_millis,
+        output_bytes,
+        grace,
+    } = limits;
+    json!({
+        "wall": seconds(wall.as_ref()),
+        "idle": seconds(idle.as_ref()),
+        "cpu_time": seconds(cpu_time.as_ref()),
+        "memory_bytes": memory_bytes,
+        "processes": processes,
+        "cpu_millis": cpu_millis,
+        "output_bytes": output_bytes,
+        "grace": seconds(grace.as_ref()),
+    })
+}
+
+fn exited(event: &ProcessExited) -> Value {
+    let ProcessExited {
+        status,
+        leftovers,
+        leftover_count,
+    } = event;
+    let leftover = |leftover: &Leftover| {
+        let Leftover { pid, comm } = leftover;
+        let mut value = json!({ "pid": pid });
+        put_bytes(&mut value, "comm", comm);
+        value
+    };
+    json!({
+        "status": status.as_ref().map(ending),
+        "leftovers": leftovers.iter().map(leftover).collect::<Vec<_>>(),
+        "leftover_count": leftover_count,
+    })
+}
+
+fn finished(event: &Finished) -> Value {
+    let Finished {
+        ending: ended,
+        shell_code,
+        usage: used,
+    } = event;
+    json!({
+        "ending": ended.as_ref().map(ending),
+        "shell_code": shell_code,
+        "usage": used.as_ref().map(usage),
+    })
+}
+
+fn ending(ending: &Ending) -> Value {
+    let Some(kind) = &ending.kind else { return Value::Null };
+    match kind {
+        Kind::Exited(Exited { code }) => json!({ "kind": "exited", "code": code }),
+        Kind::Signaled(Signaled {
+            signal,
+            name,
+            core_dumped,
+        }) => {
+            json!({ "kind": "signaled", "signal": signal, "name": name, "core_dumped": core_dumped })
+        }
+        Kind::TimedOut(TimedOut { limit, after }) => json!({
+            "kind": "timed_out",
+            "limit": wire::TimeLimit::try_from(*limit).map_or("UNSPECIFIED", |limit| short(limit.as_str_name(), "TIME_LIMIT_")).to_lowercase(),
+            "after": seconds(after.as_ref()),
+        }),
+        Kind::Cancelled(wire::Cancelled { cause, by, reason }) => json!({
+            "kind": "cancelled",
+            "cause": wire::CancelCause::try_from(*cause).map_or("UNSPECIFIED", |cause| short(cause.as_str_name(), "CANCEL_CAUSE_")).to_lowercase(),
+            "by": by,
+            "reason": reason,
+        }),
+        Kind::OutOfMemory(OutOfMemory { limit_bytes }) => {
+            json!({ "kind": "out_of_memory", "limit_bytes": limit_bytes })
+        }
+        Kind::OutputLimit(OutputLimit { stream, limit_bytes }) => {
+            json!({ "kind": "output_limit", "stream": stream_name(*stream), "limit_bytes": limit_bytes })
+        }
+        Kind::Denied(wire::Denied { rule, explanation }) => {
+            json!({ "kind": "denied", "rule": rule, "explanation": explanation })
+        }
+        Kind::SpawnFailed(SpawnFailed {
+            stage,
+            errno,
+            errno_name,
+            path,
+        }) => {
+            let mut value = json!({ "kind": "spawn_failed", "stage": stage, "errno": errno, "errno_name": errno_name });
+            put_bytes(&mut value, "path", path);
+            value
+        }
+        Kind::SandboxFailed(SandboxFailed {
+            protection,
+            stage,
+            errno,
+            errno_name,
+            path,
+            hint,
+        }) => {
+            let mut value = json!({
+                "kind": "sandbox_failed",
+                "protection": protection_name(*protection),
+                "stage": stage,
+                "errno": errno,
+                "errno_name": errno_name,
+                "hint": hint,
+            });
+            put_bytes(&mut value, "path", path);
+            value
+        }
+        Kind::Lost(Lost { why }) => json!({ "kind": "lost", "why": why }),
+    }
+}
+
+fn usage(usage: &Usage) -> Value {
+    let Usage {
+        wall,
+        cpu_user,
+        cpu_system,
+        memory_peak_bytes,
+        source,
+        stdout_bytes,
+        stderr_bytes,
+        queued,
+        setup,
+        oom_kills,
+    } = usage;
+    json!({
+        "wall": seconds(wall.as_ref()),
+        "cpu_user": seconds(cpu_user.as_ref()),
+        "cpu_system": seconds(cpu_system.as_ref()),
+        "memory_peak_bytes": memory_peak_bytes,
+        "source": wire::UsageSource::try_from(*source).map_or("UNSPECIFIED", |source| short(source.as_str_name(), "USAGE_SOURCE_")).to_lowercase(),
+        "stdout_bytes": stdout_bytes,
+        "stderr_bytes": stderr_bytes,
+        "queued": seconds(queued.as_ref()),
+        "setup": seconds(setup.as_ref()),
+        "oom_kills": oom_kills,
+    })
+}
+
+/// `filesystem_view`.
+fn protection_name(value: i32) -> String {
+    wire::Protection::try_from(value)
+        .map_or("UNSPECIFIED", |protection| {
+            short(protection.as_str_name(), "PROTECTION_")
+        })
+        .to_lowercase()
+}
+
+/// `active`.
+fn state_name(value: i32) -> String {
+    wire::ProtectionState::try_from(value)
+        .map_or("UNSPECIFIED", |state| short(state.as_str_name(), "PROTECTION_STATE_"))
+        .to_lowercase()
+}
+
+/// `stdout`.
+fn stream_name(value: i32) -> &'static str {
+    match wire::OutputStream::try_from(value) {
+        Ok(wire::OutputStream::Stdout) => "stdout",
+        Ok(wire::OutputStream::Stderr) => "stderr",
+        _ => "unspecified",
+    }
+}
+
+fn short(name: &'static str, prefix: &str) -> &'static str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
+    duration.map(|duration| duration.seconds as f64 + f64::from(duration.nanos) / 1e9)
+}
+
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts bytes under `name` as text, or under `name_base64` when they are none.
+fn put_bytes(object: &mut Value, name: &str, bytes: &[u8]) {
+    let Value::Object(members) = object else { return };
+    put(
+        members,
+        name,
+        std::str::from_utf8(bytes).ok().map_or(Value::Null, Value::from),
+    );
+    let text = members.get(name).is_some_and(Value::is_string);
+    let encoded = if text {
+        Value::Null
+    } else {
+        Value::from(STANDARD.encode(bytes))
+    };
+    put(members, &format!("{name}_base64"), encoded);
+}
+
+fn put(members: &mut Map<String, Value>, name: &str, value: Value) {
+    members.insert(name.to_owned(), value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(inner: Event) -> Value {
+        let time = Some(prost_types::Timestamp {
+            seconds: 0,
+            nanos: 500_000_000,
+        });
+        let line = event(&RunEvent {
+            run_id: "r".to_owned(),
+            seq: 7,
+            time,
+            event: Some(inner),
+        });
+        assert!(!line.contains('\n'), "an event is one line: {line}");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn output(data: &'static [u8]) -> Value {
+        parsed(Event::Output(Output {
+            stream: 2,
+            offset: 3,
+            data: data.into(),
+        }))
+    }
+
+    #[test]
+    fn every_event_says_what_which_and_when() {
+        let line = parsed(Event::Accepted(wire::Accepted { queue_position: 2 }));
+        let expected = json!({
+            "type": "accepted", "run_id": "r", "seq": 7, "time": "1970-01-01T00:00:00.500Z", "queue_position": 2,
+        });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn text_is_a_string_and_other_bytes_are_base64() {
+        let text = output("caf\u{e9}\n\"\u{0}".as_bytes());
+        assert_eq!(text["data"], "caf\u{e9}\n\"\u{0}");
+        assert_eq!(
+            (&text["data_base64"], &text["stream"], &text["offset"]),
+            (&Value::Null, &json!("stderr"), &json!(3))
+        );
+        let bytes = output(b"\xff\xfe");
+        assert_eq!((&bytes["data"], &bytes["data_base64"]), (&Value::Null, &json!("//4=")));
+    }
+
+    #[test]
+    fn an_ending_is_told_with_its_kind() {
+        let timed_out = TimedOut {
+            limit: 1,
+            after: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 500_000_000,
+            }),
+        };
+        let ending = Some(Ending {
+            kind: Some(Kind::TimedOut(timed_out)),
+        });
+        let line = parsed(Event::Finished(Finished {
+            ending,
+            shell_code: 124,
+            usage: Some(Usage::default()),
+        }));
+        assert_eq!(
+            line["ending"],
+            json!({ "kind": "timed_out", "limit": "wall", "after": 1.5 })
+        );
+        assert_eq!(line["shell_code"], 124);
+        assert_eq!(line["usage"]["wall"], Value::Null);
+
+        let failed = SandboxFailed {
+            protection: 1,
+            stage: "mount /proc".into(),
+            errno: 1,
+            path: "/p".into(),
+            ..Default::default()
+        };
+        let ending = Some(Ending {
+            kind: Some(Kind::SandboxFailed(failed)),
+        });
+        let line = parsed(Event::Finished(Finished {
+            ending,
+            shell_code: 125,
+            usage: None,
+        }));
+        assert_eq!(line["ending"]["protection"], "filesystem_view");
+        assert_eq!(line["ending"]["path"], "/p");
+    }
+
+    #[test]
+    fn the_start_tells_policy_limits_and_enforcement() {
+        let entry = EnforcementEntry {
+            protection: 2,
+            state: 1,
+            detail: "Landlock ABI 7".into(),
+            required: true,
+        };
+        let line = parsed(Event::Started(Started {
+            enforcement: Some(Enforcement { entries: vec![entry] }),
+            policy_name: "default".to_owned(),
+            policy_digest: vec![0xab, 0x01].into(),
+            pid: 2,
+            limits: Some(EffectiveLimits {
+                memory_bytes: Some(9),
+                ..Default::default()
+            }),
+        }));
+        assert_eq!(line["policy_digest"], "ab01");
+        assert_eq!(line["limits"]["memory_bytes"], 9);
+        assert_eq!(line["limits"]["wall"], Value::Null);
+        let expected = json!([{ "protection": "filesystem_rights", "state": "active", "detail": "Landlock ABI 7", "required": true }]);
+        assert_eq!(line["enforcement"], expected);
+    }
+
+    #[test]
+    fn an_event_of_a_newer_daemon_is_passed_on() {
+        let line = event(&RunEvent {
+            run_id: "r".to_owned(),
+            seq: 1,
+            time: None,
+            event: None,
+        });
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["type"], &line["time"]), (&json!("unknown"), &Value::Null));
+    }
+}

@@ -1,0 +1,102 @@
+//! The command-line program `fumehood`.
+//!
+//! A library with a thin `main`, so that its parts can be tested. It talks to a daemon over its socket as any client does;
+//! the daemon's own code is used in one place, [`daemon`], to be a daemon when asked to.
+
+mod args;
+mod daemon;
+mod doctor;
+mod duration;
+mod failure;
+mod json;
+mod listing;
+mod render;
+mod request;
+mod run;
+mod signals;
+mod start;
+mod stdio;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{AuditCommand, Cli, Command};
+use failure::{EXIT_FAILURE, Failure, chain};
+
+/// The exit code for a command line that cannot be understood, but of `run`, whose codes are the command's.
+const EXIT_USAGE: u8 = 2;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Before anything that could start a thread or open a file.
+    daemon::entry_if_launcher();
+
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            let _ = error.print();
+            let running = std::env::args_os().nth(1).is_some_and(|first| first == "run");
+            return ExitCode::from(match (error.use_stderr(), running) {
+                (false, _) => 0,
+                (true, true) => EXIT_FAILURE,
+                (true, false) => EXIT_USAGE,
+            });
+        }
+    };
+    match command {
+        // These have no use for a runtime of ours.
+        Command::Daemon(args) => daemon::run(args),
+        Command::Audit(audit) => match audit.command {
+            AuditCommand::Verify { file } => daemon::verify_audit(file),
+        },
+        command => talk(command),
+    }
+}
+
+/// Does what needs a daemon to talk to.
+fn talk(command: Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell(&format!("cannot start: {}", chain(&error)));
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    let done = runtime.block_on(async {
+        match command {
+            Command::Run(args) => run::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Policy(args) => listing::policy(args.command).await,
+            Command::Ps(args) => listing::ps(args).await,
+            Command::Kill(args) => listing::kill(args).await,
+            Command::Version(args) => listing::version(args).await,
+            Command::Daemon(_) | Command::Audit(_) => Ok(0),
+        }
+    });
+    ExitCode::from(done.unwrap_or_else(|failure| {
+        if failure.is_broken_pipe() {
+            return 128 + 13;
+        }
+        tell(&chain(&failure));
+        EXIT_FAILURE
+    }))
+}
+
+/// Tells a person something, on standard error. Whether anybody listens is not for us to mind.
+fn tell(message: &str) {
+    let _ = writeln!(io::stderr(), "fumehood: {message}");
+}
+
+/// Prints what was asked for.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|source| Failure::Output {
+        stream: "output",
+        source,
+    })
+}

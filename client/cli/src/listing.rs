@@ -1,0 +1,248 @@
+//! `fumehood ps`, `kill`, `policy` and `version`: questions about what the daemon has.
+
+use std::time::{Duration, SystemTime};
+
+use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
+use fumehood_client::proto::v1::{ListRequest, RunInfo, RunState, ending::Kind};
+
+use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
+use crate::duration::show;
+use crate::failure::{Failure, chain};
+use crate::json::hex;
+use crate::start::{self, Connected};
+use crate::{print, render, table, tell};
+
+/// Runs asked for at once.
+const PAGE: u32 = 200;
+/// Characters of a command that a line shows.
+const COMMAND_CHARS: usize = 60;
+
+/// `ps`. Without a daemon there are no runs.
+pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
+    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
+        tell("no daemon is running, and so no run");
+        return Ok(0);
+    };
+    let live = [
+        RunState::Queued,
+        RunState::Starting,
+        RunState::Running,
+        RunState::Ending,
+    ];
+    let states = if args.all { vec![] } else { live.map(i32::from).to_vec() };
+    let mut rows = vec![
+        ["RUN ID", "STATE", "AGE", "POLICY", "COMMAND"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut page_token = String::new();
+    loop {
+        let page = client
+            .list(ListRequest {
+                states: states.clone(),
+                page_size: PAGE,
+                page_token,
+            })
+            .await?;
+        rows.extend(page.runs.iter().map(|run| row(run, SystemTime::now())));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        page_token = page.next_page_token;
+    }
+    print(&(table::lines(&rows).join("\n") + "\n"))?;
+    Ok(0)
+}
+
+fn row(run: &RunInfo, now: SystemTime) -> Vec<String> {
+    let accepted = run.accepted_at.as_ref().and_then(|at| timestamp_to_system(at).ok());
+    let age = accepted.map(|at| now.duration_since(at).unwrap_or_default());
+    // Shorter than a second is of no interest here.
+    let age = age.map_or_else(|| "?".to_owned(), |age| show(Duration::from_secs(age.as_secs())));
+    let command = run
+        .argv
+        .iter()
+        .map(|argument| shell_word(argument))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let command = match command.char_indices().nth(COMMAND_CHARS) {
+        Some((end, _)) => format!("{}...", &command[..end]),
+        None => command,
+    };
+    vec![run.run_id.clone(), state(run), age, run.policy_name.clone(), command]
+}
+
+/// `running`, or how it ended.
+fn state(run: &RunInfo) -> String {
+    let kind = run
+        .finished
+        .as_ref()
+        .and_then(|finished| finished.ending.as_ref()?.kind.as_ref());
+    match kind {
+        Some(Kind::Exited(exited)) => format!("exited {}", exited.code),
+        Some(Kind::Signaled(signaled)) => {
+            signal_name(signaled.signal).map_or_else(|| format!("signal {}", signaled.signal), str::to_owned)
+        }
+        Some(Kind::TimedOut(_)) => "timed out".to_owned(),
+        Some(Kind::Cancelled(_)) => "cancelled".to_owned(),
+        Some(Kind::OutOfMemory(_)) => "out of memory".to_owned(),
+        Some(Kind::OutputLimit(_)) => "output limit".to_owned(),
+        Some(Kind::Denied(_)) => "denied".to_owned(),
+        Some(Kind::SpawnFailed(_)) => "not executable".to_owned(),
+        Some(Kind::SandboxFailed(_)) => "no sandbox".to_owned(),
+        Some(Kind::Lost(_)) => "lost".to_owned(),
+        None => match run.state() {
+            RunState::Queued => "queued".to_owned(),
+            RunState::Starting => "starting".to_owned(),
+            RunState::Running => "running".to_owned(),
+            RunState::Ending => "ending".to_owned(),
+            RunState::Finished => "finished".to_owned(),
+            RunState::Unspecified => "unknown".to_owned(),
+        },
+    }
+}
+
+/// An argument as one would type it.
+fn shell_word(argument: &[u8]) -> String {
+    let text = render::text(argument);
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// `kill`: each run in turn; 1 when one could not be ended.
+pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
+    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
+        return Err(Failure::NoDaemon);
+    };
+    let mut code = 0;
+    for run_id in args.run_ids {
+        match client.kill(run_id.as_str(), args.grace, args.reason.as_str()).await {
+            Ok(run) => print(&format!("{run_id}: {}\n", state(&run)))?,
+            Err(error) => {
+                tell(&format!("{run_id}: {}", chain(&error)));
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// `policy list` and `policy show`.
+pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
+    match command {
+        PolicyCommand::List { connect } => {
+            let Connected { client, .. } = start::connect(&connect).await?;
+            let mut rows = vec![
+                ["", "NAME", "DIGEST", "FROM", "DESCRIPTION"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ];
+            for policy in client.policies().await? {
+                let mark = if policy.is_default { "*" } else { "" };
+                let from = if policy.builtin {
+                    "built in".to_owned()
+                } else {
+                    policy.origin
+                };
+                let digest = hex(&policy.digest);
+                let digest = digest.get(..12).unwrap_or(&digest).to_owned();
+                rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
+            }
+            print(&(table::lines(&rows).join("\n") + "\n"))?;
+        }
+        PolicyCommand::Show { name, connect } => {
+            let Connected { client, .. } = start::connect(&connect).await?;
+            let policy = client.policy(name.unwrap_or_default()).await?;
+            let end = if policy.toml.ends_with('\n') { "" } else { "\n" };
+            print(&format!("{}{end}", policy.toml))?;
+        }
+    }
+    Ok(0)
+}
+
+/// `version`.
+pub async fn version(args: ConnectArgs) -> Result<u8, Failure> {
+    print(&format!("fumehood {}\n", env!("CARGO_PKG_VERSION")))?;
+    match start::connect_existing(&args).await? {
+        None => print("daemon   not running\n")?,
+        Some(connected) => {
+            let version = &connected.version;
+            let since = version
+                .started_at
+                .as_ref()
+                .map_or(String::new(), |at| format!(", since {at}"));
+            let idle = version
+                .idle_exit
+                .as_ref()
+                .and_then(|idle| fumehood_client::proto::convert::duration_to_std(idle).ok());
+            let idle = idle.map_or(String::new(), |idle| format!(", ends after {} idle", show(idle)));
+            let draining = if version.draining { ", draining" } else { "" };
+            let (number, api, pid) = (&version.version, &version.api, version.pid);
+            print(&format!(
+                "daemon   {number} ({api}, process {pid}{since}{idle}{draining})\n"
+            ))?;
+            print(&format!("socket   {}\n", connected.socket.display()))?;
+            if let Some(notice) = start::version_notice(&connected) {
+                tell(&notice);
+            }
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fumehood_client::proto::v1::{Ending, Exited, Finished};
+
+    #[test]
+    fn a_run_is_one_line_with_its_command_as_typed() {
+        let run = RunInfo {
+            run_id: "r1".to_owned(),
+            state: RunState::Running.into(),
+            argv: vec!["sh".into(), "-c".into(), "echo 'a'\n".into(), "".into()],
+            policy_name: "default".to_owned(),
+            accepted_at: Some(prost_types::Timestamp { seconds: 100, nanos: 0 }),
+            ..RunInfo::default()
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(190_500);
+        assert_eq!(
+            row(&run, now),
+            ["r1", "running", "1m30s", "default", "sh -c 'echo '\\''a'\\''\\n' ''"]
+        );
+    }
+
+    #[test]
+    fn a_long_command_is_cut_at_a_character() {
+        let run = RunInfo {
+            argv: vec!["\u{e9}".repeat(200).into()],
+            ..RunInfo::default()
+        };
+        let command = row(&run, SystemTime::now()).pop().unwrap();
+        assert_eq!(command.chars().count(), COMMAND_CHARS + 3);
+    }
+
+    #[test]
+    fn a_finished_run_shows_how_it_ended() {
+        let ending = Some(Ending {
+            kind: Some(Kind::Exited(Exited { code: 3 })),
+        });
+        let finished = Some(Finished {
+            ending,
+            shell_code: 3,
+            usage: None,
+        });
+        assert_eq!(
+            state(&RunInfo {
+                state: RunState::Finished.into(),
+                finished,
+                ..RunInfo::default()
+            }),
+            "exited 3"
+        );
+    }
+}

@@ -1,0 +1,503 @@
+//! What a person is told about a run: why it ended as it did, and with `--verbose` what it took and what was enforced.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::time::Duration;
+
+use fumehood_client::proto::convert::{duration_to_std, signal_name};
+use fumehood_client::proto::v1::{
+    self as wire, CancelCause, Ending, Enforcement, EnforcementEntry, Finished, Gap, Protection, ProtectionState,
+    SandboxFailed, SpawnFailed, Started, TimeLimit, Usage, UsageSource, ending::Kind,
+};
+use nix::errno::Errno;
+
+use crate::duration::show;
+use crate::json::hex;
+
+/// Hexadecimal digits of a policy's digest that are shown: enough to tell one's policies apart.
+const DIGEST_DIGITS: usize = 12;
+
+/// Processes left behind that are named; further ones are counted.
+const LEFTOVERS_NAMED: usize = 8;
+
+/// Why a run ended as it did, where the command itself will not have said so; none for an ordinary end.
+#[must_use]
+pub fn notice(ending: &Ending, program: &[u8]) -> Option<String> {
+    Some(match ending.kind.as_ref()? {
+        Kind::Exited(_) => return None,
+        Kind::Signaled(signaled) if signaled.signal == nix::libc::SIGSYS => {
+            "ended by SIGSYS: the command made a system call that the sandbox refuses".to_owned()
+        }
+        Kind::Signaled(_) => return None,
+        Kind::TimedOut(timed_out) => {
+            let limit = match TimeLimit::try_from(timed_out.limit) {
+                Ok(TimeLimit::Idle) => "without output",
+                Ok(TimeLimit::Cpu) => "of CPU time",
+                _ => "of elapsed time",
+            };
+            format!(
+                "ended at its time limit: {} {limit}",
+                duration(timed_out.after.as_ref())
+            )
+        }
+        Kind::Cancelled(cancelled) => {
+            let by = if cancelled.by.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", cancelled.by)
+            };
+            let reason = if cancelled.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", cancelled.reason)
+            };
+            match CancelCause::try_from(cancelled.cause) {
+                Ok(CancelCause::Drain) => format!("ended because the daemon shuts down{reason}"),
+                Ok(CancelCause::Disconnect) => format!("ended because its connection was lost{reason}"),
+                _ => format!("killed{by}{reason}"),
+            }
+        }
+        Kind::OutOfMemory(out) => format!("ended at its memory limit: {}", bytes(out.limit_bytes)),
+        Kind::OutputLimit(limit) => {
+            let stream = match wire::OutputStream::try_from(limit.stream) {
+                Ok(wire::OutputStream::Stderr) => "standard error",
+                _ => "standard output",
+            };
+            format!(
+                "ended at its output limit: {} (passed on {stream})",
+                bytes(limit.limit_bytes)
+            )
+        }
+        Kind::Denied(denied) => format!("refused by the policy ({}): {}", denied.rule, denied.explanation),
+        Kind::SpawnFailed(failed) => spawn_failed(failed, program),
+        Kind::SandboxFailed(failed) => sandbox_failed(failed),
+        Kind::Lost(lost) => format!("the run was lost: {}; its processes are gone", lost.why),
+    })
+}
+
+fn spawn_failed(failed: &SpawnFailed, program: &[u8]) -> String {
+    let SpawnFailed {
+        stage,
+        errno,
+        errno_name,
+        path,
+    } = failed;
+    let path = if path.is_empty() { text(program) } else { text(path) };
+    let errno_value = Errno::from_raw(*errno);
+    match (stage.as_str(), errno_value) {
+        ("search", Errno::ENOENT) => format!("{}: command not found", text(program)),
+        ("cwd", _) => format!(
+            "cannot enter the working directory {path}: {}",
+            reason(*errno, errno_name)
+        ),
+        ("exec", Errno::ENOENT) if path == text(program) => {
+            format!("{path}: no such file in the sandbox, or its interpreter is missing there")
+        }
+        (_, Errno::ENOEXEC) => {
+            format!("{path}: cannot be executed: not a program, and no `#!` line says which one to use")
+        }
+        ("search" | "exec", _) => format!("{path}: cannot be executed: {}", reason(*errno, errno_name)),
+        _ => format!("{path}: {stage}: {}", reason(*errno, errno_name)),
+    }
+}
+
+fn sandbox_failed(failed: &SandboxFailed) -> String {
+    let SandboxFailed {
+        protection,
+        stage,
+        errno,
+        errno_name,
+        path,
+        hint,
+    } = failed;
+    let mut told = format!("the sandbox could not be built, nothing was run: {stage}");
+    if !path.is_empty() {
+        let _ = write!(told, " {}", text(path));
+    }
+    if *errno != 0 {
+        let _ = write!(told, ": {}", reason(*errno, errno_name));
+    }
+    if let Ok(protection) = Protection::try_from(*protection)
+        && protection != Protection::Unspecified
+    {
+        let _ = write!(told, " ({})", protection_words(protection));
+    }
+    if !hint.is_empty() {
+        let _ = write!(told, "; {hint}");
+    }
+    told
+}
+
+/// `no such file or directory (ENOENT)`.
+fn reason(errno: i32, name: &str) -> String {
+    let described = match Errno::from_raw(errno) {
+        Errno::UnknownErrno => format!("error {errno}"),
+        known => known.desc().to_lowercase(),
+    };
+    if name.is_empty() {
+        described
+    } else {
+        format!("{described} ({name})")
+    }
+}
+
+/// That processes were left behind and ended; none when there were none.
+#[must_use]
+pub fn leftovers(exited: &wire::ProcessExited) -> Option<String> {
+    let count = exited
+        .leftover_count
+        .max(u32::try_from(exited.leftovers.len()).unwrap_or(u32::MAX));
+    if count == 0 {
+        return None;
+    }
+    let mut names: Vec<_> = exited
+        .leftovers
+        .iter()
+        .take(LEFTOVERS_NAMED)
+        .map(|left| format!("{} ({})", text(&left.comm), left.pid))
+        .collect();
+    let unnamed = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(names.len());
+    if unnamed > 0 {
+        names.push(format!("{unnamed} more"));
+    }
+    let noun = if count == 1 { "process was" } else { "processes were" };
+    Some(format!(
+        "{count} background {noun} still there when the command ended, and killed: {}",
+        names.join(", ")
+    ))
+}
+
+/// That output is missing.
+#[must_use]
+pub fn gap(gap: &Gap) -> String {
+    format!(
+        "{} of standard output and {} of standard error are lost",
+        bytes(gap.stdout_bytes),
+        bytes(gap.stderr_bytes)
+    )
+}
+
+/// The lines of `--verbose`.
+#[must_use]
+pub fn summary(started: Option<&Started>, finished: &Finished) -> Vec<String> {
+    let mut lines = vec![outcome(finished)];
+    if let Some(usage) = &finished.usage {
+        lines.extend(consumed(usage, started.is_some()));
+    }
+    if let Some(Started {
+        enforcement,
+        policy_name,
+        policy_digest,
+        ..
+    }) = started
+    {
+        let digest = hex(policy_digest);
+        lines.push(format!(
+            "policy: {policy_name} {}",
+            digest.get(..DIGEST_DIGITS).unwrap_or(&digest)
+        ));
+        lines.extend(enforcement.as_ref().into_iter().flat_map(enforced));
+    }
+    lines
+}
+
+fn outcome(finished: &Finished) -> String {
+    let wall = finished.usage.as_ref().and_then(|usage| usage.wall.as_ref());
+    let after = wall.map_or(String::new(), |wall| format!(" after {}", duration(Some(wall))));
+    let how = match finished.ending.as_ref().and_then(|ending| ending.kind.as_ref()) {
+        Some(Kind::Exited(exited)) => format!("exited with code {}", exited.code),
+        Some(Kind::Signaled(signaled)) => {
+            let name = Some(signaled.name.as_str())
+                .filter(|name| !name.is_empty())
+                .or_else(|| signal_name(signaled.signal));
+            let core = if signaled.core_dumped { ", core dumped" } else { "" };
+            format!(
+                "ended by {}{core}",
+                name.map_or_else(|| format!("signal {}", signaled.signal), str::to_owned)
+            )
+        }
+        Some(Kind::TimedOut(_)) => "timed out".to_owned(),
+        Some(Kind::Cancelled(_)) => "cancelled".to_owned(),
+        Some(Kind::OutOfMemory(_)) => "out of memory".to_owned(),
+        Some(Kind::OutputLimit(_)) => "over its output limit".to_owned(),
+        Some(Kind::Denied(_)) => return "not started: denied".to_owned(),
+        Some(Kind::SpawnFailed(_)) => return "not started: cannot be executed".to_owned(),
+        Some(Kind::SandboxFailed(_)) => return "not started: no sandbox".to_owned(),
+        Some(Kind::Lost(_)) => "lost".to_owned(),
+        None => "ended in a way this program does not know".to_owned(),
+    };
+    format!("{how}{after}")
+}
+
+fn consumed(usage: &Usage, started: bool) -> Vec<String> {
+    let queued = duration(usage.queued.as_ref());
+    let setup = duration(usage.setup.as_ref());
+    if !started {
+        return vec![format!("time: {queued} queued, {setup} set-up")];
+    }
+    let source = match UsageSource::try_from(usage.source) {
+        Ok(UsageSource::Cgroup) => "whole tree, with page cache",
+        Ok(UsageSource::Rusage) => "largest process",
+        _ => "source unknown",
+    };
+    vec![
+        format!(
+            "time: {} wall, {} CPU (user), {} CPU (system); {queued} queued, {setup} set-up",
+            duration(usage.wall.as_ref()),
+            duration(usage.cpu_user.as_ref()),
+            duration(usage.cpu_system.as_ref()),
+        ),
+        format!("memory: {} peak ({source})", bytes(usage.memory_peak_bytes)),
+        format!(
+            "output: {} on stdout, {} on stderr",
+            bytes(usage.stdout_bytes),
+            bytes(usage.stderr_bytes)
+        ),
+    ]
+}
+
+/// One line for each protection, the strongest state first left to the order of the protections.
+fn enforced(enforcement: &Enforcement) -> Vec<String> {
+    let width = enforcement
+        .entries
+        .iter()
+        .map(|entry| protection(entry.protection).len())
+        .max()
+        .unwrap_or(0);
+    let line = |entry: &EnforcementEntry| {
+        let EnforcementEntry {
+            protection: which,
+            state,
+            detail,
+            required,
+        } = entry;
+        let required = if *required { "" } else { ", not required" };
+        let detail = if detail.is_empty() {
+            String::new()
+        } else {
+            format!("  {detail}")
+        };
+        format!(
+            "enforced: {:width$}  {}{required}{detail}",
+            protection(*which),
+            state_word(*state)
+        )
+    };
+    enforcement.entries.iter().map(line).collect()
+}
+
+/// `filesystem view`.
+#[must_use]
+pub fn protection(value: i32) -> Cow<'static, str> {
+    match Protection::try_from(value) {
+        Ok(known) => Cow::Owned(protection_words(known)),
+        Err(_) => Cow::Owned(format!("protection {value}")),
+    }
+}
+
+fn protection_words(protection: Protection) -> String {
+    protection
+        .as_str_name()
+        .trim_start_matches("PROTECTION_")
+        .to_lowercase()
+        .replace('_', " ")
+}
+
+/// `active`.
+#[must_use]
+pub fn state_word(value: i32) -> &'static str {
+    match ProtectionState::try_from(value) {
+        Ok(ProtectionState::Active) => "active",
+        Ok(ProtectionState::Degraded) => "degraded",
+        Ok(ProtectionState::Off) => "off",
+        _ => "unknown",
+    }
+}
+
+/// A duration of the wire for people; one that is missing or makes no sense is `?`.
+fn duration(duration: Option<&prost_types::Duration>) -> String {
+    duration
+        .and_then(|duration| duration_to_std(duration).ok())
+        .map_or_else(|| "?".to_owned(), |d: Duration| show(d))
+}
+
+/// A number of bytes for people, in powers of 1024.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64;
+    let mut unit = "";
+    for next in UNITS {
+        // What would be shown as 1024 is one of the next.
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let number = format!("{value:.1}");
+    format!("{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
+}
+
+/// Bytes for a person's terminal: text, with what would move the cursor or is no text escaped.
+#[must_use]
+pub fn text(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                shown.extend(c.escape_default())
+            } else {
+                shown.push(c)
+            }
+        }
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kind: Kind) -> Option<String> {
+        notice(&Ending { kind: Some(kind) }, b"prog")
+    }
+
+    fn spawn(stage: &str, errno: i32, path: &'static str) -> String {
+        let errno_name = fumehood_client::proto::convert::errno_name(errno).unwrap().to_owned();
+        told(Kind::SpawnFailed(SpawnFailed {
+            stage: stage.to_owned(),
+            errno,
+            errno_name,
+            path: path.into(),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_ordinary_end_needs_no_word() {
+        assert_eq!(told(Kind::Exited(wire::Exited { code: 3 })), None);
+        let signaled = |signal| {
+            Kind::Signaled(wire::Signaled {
+                signal,
+                name: String::new(),
+                core_dumped: false,
+            })
+        };
+        assert_eq!(told(signaled(15)), None);
+        assert!(told(signaled(31)).unwrap().contains("system call"));
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_executed_is_told_as_shells_do() {
+        assert_eq!(spawn("search", 2, ""), "prog: command not found");
+        assert_eq!(
+            spawn("exec", 13, "/w/prog"),
+            "/w/prog: cannot be executed: permission denied (EACCES)"
+        );
+        assert!(spawn("exec", 8, "/w/prog").contains("not a program"));
+        assert!(spawn("cwd", 2, "/w/x").starts_with("cannot enter the working directory /w/x: no such file"));
+    }
+
+    #[test]
+    fn each_bound_is_named_with_its_value() {
+        let after = Some(prost_types::Duration { seconds: 90, nanos: 0 });
+        assert_eq!(
+            told(Kind::TimedOut(wire::TimedOut { limit: 1, after })).unwrap(),
+            "ended at its time limit: 1m30s of elapsed time"
+        );
+        assert_eq!(
+            told(Kind::OutOfMemory(wire::OutOfMemory { limit_bytes: 1 << 30 })).unwrap(),
+            "ended at its memory limit: 1 GiB"
+        );
+        let limit = wire::OutputLimit {
+            stream: 2,
+            limit_bytes: 2048,
+        };
+        assert_eq!(
+            told(Kind::OutputLimit(limit)).unwrap(),
+            "ended at its output limit: 2 KiB (passed on standard error)"
+        );
+    }
+
+    #[test]
+    fn a_sandbox_that_fails_says_where_why_and_what_to_do() {
+        let failed = SandboxFailed {
+            protection: Protection::Network.into(),
+            stage: "clone3".into(),
+            errno: 1,
+            errno_name: "EPERM".into(),
+            path: "".into(),
+            hint: "run `sysctl kernel.unprivileged_userns_clone=1`".into(),
+        };
+        assert_eq!(
+            told(Kind::SandboxFailed(failed)).unwrap(),
+            "the sandbox could not be built, nothing was run: clone3: operation not permitted (EPERM) (network); \
+             run `sysctl kernel.unprivileged_userns_clone=1`"
+        );
+    }
+
+    #[test]
+    fn leftovers_are_named_and_counted() {
+        let left = |pid| wire::Leftover {
+            pid,
+            comm: "sleep".into(),
+        };
+        let exited = |leftovers: Vec<_>, leftover_count| wire::ProcessExited {
+            status: None,
+            leftovers,
+            leftover_count,
+        };
+        assert_eq!(leftovers(&exited(vec![], 0)), None);
+        assert_eq!(
+            leftovers(&exited(vec![left(7)], 1)).unwrap(),
+            "1 background process was still there when the command ended, and killed: sleep (7)"
+        );
+        let many = leftovers(&exited((0..64).map(left).collect(), 100)).unwrap();
+        assert!(
+            many.starts_with("100 background processes were") && many.ends_with("sleep (7), 92 more"),
+            "{many}"
+        );
+    }
+
+    #[test]
+    fn byte_counts_are_short() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1 MiB"),
+            (u64::MAX, "16 EiB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(text(b"a\x1b[2Jb\xff\n"), "a\\u{1b}[2Jb\\xff\\n");
+    }
+
+    #[test]
+    fn a_run_that_never_started_shows_no_figures_it_does_not_have() {
+        let ending = Some(Ending {
+            kind: Some(Kind::Denied(wire::Denied::default())),
+        });
+        let usage = Some(Usage::default());
+        let lines = summary(
+            None,
+            &Finished {
+                ending,
+                shell_code: 125,
+                usage,
+            },
+        );
+        assert_eq!(lines, ["not started: denied", "time: ? queued, ? set-up"]);
+    }
+}

@@ -1,0 +1,275 @@
+//! From the command line to the request.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fumehood_client::proto::convert::duration_from_std;
+use fumehood_client::proto::v1::{
+    EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputOptions, PolicyReference,
+    RequestedLimits, RunSpec, StartRequest, policy_reference::Reference,
+};
+
+use crate::args::{RunArgs, Variable};
+use crate::failure::Failure;
+
+/// The longest policy file the wire takes, in bytes.
+const MAX_POLICY_BYTES: u64 = 1_048_576;
+
+/// What of this process enters a request.
+pub struct Surroundings {
+    /// The current directory.
+    pub directory: PathBuf,
+    /// The whole environment: the policy chooses from it.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Whether there is any input to pass on.
+    pub input: bool,
+}
+
+/// The request that `args` ask for. The workspace and a policy file are looked at; the rest is the daemon's to judge.
+///
+/// # Errors
+/// When the workspace is no directory, the policy file cannot be read, or `-e NAME` names no variable.
+pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest, Failure> {
+    let Surroundings {
+        directory,
+        environment,
+        input,
+    } = surroundings;
+    let workspace = workspace(args.workspace.as_deref(), &directory)?;
+    let cwd = match &args.cwd {
+        Some(cwd) => cwd.as_os_str().to_owned(),
+        None if directory.starts_with(&workspace) => directory.into_os_string(),
+        None => OsString::new(),
+    };
+    let spec = RunSpec {
+        argv: args.command.iter().map(|argument| bytes(argument)).collect(),
+        env: variables(&args.env, &environment)?,
+        caller_env: distinct(
+            environment
+                .iter()
+                .map(|(name, value)| (name.as_os_str(), value.as_os_str())),
+        ),
+        workspace: bytes(workspace.as_os_str()),
+        cwd: bytes(&cwd),
+        policy: args.policy.as_deref().map(policy).transpose()?,
+        limits: args.timeout.map(|wall| RequestedLimits {
+            wall: Some(duration_from_std(wall)),
+            ..RequestedLimits::default()
+        }),
+        input: if input { InputMode::Stream } else { InputMode::None }.into(),
+        // As behind a shell's pipe: a slow reader holds the command back, and nothing is lost.
+        output: Some(OutputOptions {
+            keep_bytes: None,
+            flow: FlowControl::Block.into(),
+        }),
+        on_disconnect: OnDisconnect::Kill.into(),
+        labels: args.labels.iter().cloned().collect(),
+    };
+    Ok(StartRequest {
+        run_id: String::new(),
+        spec: Some(spec),
+    })
+}
+
+fn workspace(named: Option<&Path>, directory: &Path) -> Result<PathBuf, Failure> {
+    let named = named.map_or_else(|| directory.to_owned(), |named| directory.join(named));
+    let real = named.canonicalize().map_err(|source| Failure::File {
+        action: "find the workspace",
+        path: named.clone(),
+        source,
+    })?;
+    if real.is_dir() {
+        Ok(real)
+    } else {
+        Err(Failure::WorkspaceNotDirectory(named))
+    }
+}
+
+/// The variables of `-e`; of two with the same name the last counts.
+fn variables(asked: &[Variable], environment: &[(OsString, OsString)]) -> Result<Vec<EnvironmentVariable>, Failure> {
+    let mut pairs = Vec::with_capacity(asked.len());
+    for variable in asked {
+        pairs.push(match variable {
+            Variable::Set(name, value) => (name.as_os_str(), value.as_os_str()),
+            Variable::Pass(name) => environment
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+                .ok_or_else(|| Failure::NoVariable(name.to_string_lossy().into_owned()))?,
+        });
+    }
+    let mut variables = distinct(pairs.into_iter().rev());
+    variables.reverse();
+    Ok(variables)
+}
+
+/// The first of each name: the wire wants a name at most once, an environment is a mere list.
+fn distinct<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<EnvironmentVariable> {
+    let mut names = std::collections::HashSet::new();
+    pairs
+        .filter(|(name, _)| names.insert(*name))
+        .map(|(name, value)| EnvironmentVariable {
+            name: bytes(name),
+            value: bytes(value),
+        })
+        .collect()
+}
+
+/// A value with a `/` or ending in `.toml` is a file, which is sent along; any other is a name the daemon knows.
+fn policy(value: &Path) -> Result<PolicyReference, Failure> {
+    let raw = value.as_os_str().as_bytes();
+    if !raw.contains(&b'/') && !raw.ends_with(b".toml") {
+        let name = value.to_str().ok_or(Failure::PolicyName)?.to_owned();
+        return Ok(PolicyReference {
+            reference: Some(Reference::Name(name)),
+        });
+    }
+    let path = value.to_owned();
+    let read = || {
+        let mut text = Vec::new();
+        File::open(value)?.take(MAX_POLICY_BYTES + 1).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let toml = read().map_err(|source| Failure::File {
+        action: "read the policy",
+        path: path.clone(),
+        source,
+    })?;
+    if toml.len() as u64 > MAX_POLICY_BYTES {
+        return Err(Failure::PolicyTooLong {
+            path,
+            limit: MAX_POLICY_BYTES,
+        });
+    }
+    let origin = path.to_string_lossy().into_owned();
+    Ok(PolicyReference {
+        reference: Some(Reference::Inline(InlinePolicy {
+            toml: toml.into(),
+            origin,
+        })),
+    })
+}
+
+fn bytes(text: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn built(arguments: &[&str], directory: &Path) -> Result<RunSpec, Failure> {
+        let all = ["fumehood", "run"].iter().chain(arguments).chain(&["--", "true"]);
+        let crate::args::Command::Run(args) = crate::args::Cli::parse_from(all).command else {
+            panic!()
+        };
+        let pairs = [("A", "1"), ("B", "2"), ("A", "shadowed")];
+        let environment = pairs.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        build(
+            &args,
+            Surroundings {
+                directory: directory.to_owned(),
+                environment,
+                input: true,
+            },
+        )
+        .map(|request| request.spec.unwrap())
+    }
+
+    fn pairs(variables: &[EnvironmentVariable]) -> Vec<(&[u8], &[u8])> {
+        variables
+            .iter()
+            .map(|variable| (&variable.name[..], &variable.value[..]))
+            .collect()
+    }
+
+    #[test]
+    fn the_current_directory_is_the_workspace_and_the_working_directory() {
+        let here = tempfile::tempdir().unwrap();
+        let here = here.path().canonicalize().unwrap();
+        let spec = built(&[], &here).unwrap();
+        assert_eq!(
+            (&spec.workspace[..], &spec.cwd[..]),
+            (here.as_os_str().as_bytes(), here.as_os_str().as_bytes())
+        );
+        assert_eq!(spec.output.unwrap().flow(), FlowControl::Block);
+        assert_eq!(spec.policy, None);
+    }
+
+    #[test]
+    fn a_workspace_around_the_current_directory_keeps_it() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (inner, other) = (root.join("inner"), root.join("other"));
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let spec = built(&["--workspace", ".."], &inner).unwrap();
+        assert_eq!(
+            (&spec.workspace[..], &spec.cwd[..]),
+            (root.as_os_str().as_bytes(), inner.as_os_str().as_bytes())
+        );
+        let spec = built(&["--workspace", "../other"], &inner).unwrap();
+        assert_eq!(
+            (&spec.workspace[..], &spec.cwd[..]),
+            (other.as_os_str().as_bytes(), &b""[..])
+        );
+        let spec = built(&["--cwd", "sub"], &inner).unwrap();
+        assert_eq!(&spec.cwd[..], b"sub");
+    }
+
+    #[test]
+    fn a_workspace_that_is_none_is_refused() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::write(here.path().join("file"), "").unwrap();
+        assert!(matches!(
+            built(&["-w", "missing"], here.path()),
+            Err(Failure::File { .. })
+        ));
+        assert!(matches!(
+            built(&["-w", "file"], here.path()),
+            Err(Failure::WorkspaceNotDirectory(_))
+        ));
+    }
+
+    #[test]
+    fn variables_are_set_passed_on_and_named_once() {
+        let here = tempfile::tempdir().unwrap();
+        let spec = built(&["-e", "X=1", "-e", "B", "-e", "X=2"], here.path()).unwrap();
+        assert_eq!(pairs(&spec.env), [(&b"B"[..], &b"2"[..]), (b"X", b"2")]);
+        assert_eq!(pairs(&spec.caller_env), [(&b"A"[..], &b"1"[..]), (b"B", b"2")]);
+        assert!(matches!(
+            built(&["-e", "MISSING"], here.path()),
+            Err(Failure::NoVariable(_))
+        ));
+    }
+
+    #[test]
+    fn a_policy_is_a_name_or_a_file() {
+        let here = tempfile::tempdir().unwrap();
+        let file = here.path().join("ci.toml");
+        std::fs::write(&file, "version = 1").unwrap();
+        let reference =
+            |value: &str| built(&["--policy", value], here.path()).map(|spec| spec.policy.unwrap().reference.unwrap());
+        assert_eq!(reference("locked").unwrap(), Reference::Name("locked".to_owned()));
+        let Reference::Inline(inline) = reference(file.to_str().unwrap()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            (&inline.toml[..], inline.origin.as_str()),
+            (&b"version = 1"[..], file.to_str().unwrap())
+        );
+        assert!(matches!(reference("./missing"), Err(Failure::File { .. })));
+        assert!(matches!(reference("/"), Err(Failure::File { .. })));
+
+        std::fs::write(&file, vec![b' '; 1_048_577]).unwrap();
+        assert!(matches!(
+            reference(file.to_str().unwrap()),
+            Err(Failure::PolicyTooLong { .. })
+        ));
+    }
+}

@@ -1,0 +1,413 @@
+//! `fumehood run`: start a command and stand in for it, from its input to its exit code.
+//!
+//! One loop waits for everything at once: events, signals, a reader that went away. While output waits for a slow
+//! reader, no further events are taken, which in turn holds the command back; signals are heard all the same.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fumehood_client::proto::v1::{
+    Accepted, Ending, OutputStream, ProcessExited, RunEvent, SignalScope, StartRequest, Started, run_event::Event,
+};
+use fumehood_client::{Client, Error, RunEvents, RunHandle, RunInput};
+use nix::sys::signal::{Signal, raise};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::args::RunArgs;
+use crate::failure::{EXIT_FAILURE, Failure};
+use crate::request::{self, Surroundings};
+use crate::signals::Signals;
+use crate::start::{self, Connected};
+use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
+use crate::{json, render, tell};
+
+/// A second SIGINT within this time kills the run.
+const IMPATIENCE: Duration = Duration::from_secs(2);
+/// A run that is still there so long after SIGTERM or SIGHUP is killed.
+const END_GRACE: Duration = Duration::from_secs(10);
+/// After the kill for such a reason, this program ends so much later in any case.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// A daemon that took a request says so within this time, whether or not the command can start yet.
+const FIRST_EVENT_PATIENCE: Duration = Duration::from_secs(30);
+/// From SIGTERM to SIGKILL for a command whose output nobody reads any more.
+const UNREAD_GRACE: Duration = Duration::from_secs(2);
+/// After such a command was to be ended, this program ends so much later in any case.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
+/// A daemon that does not take the stop of Ctrl-Z within this time does not keep this program from stopping.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// As a shell tells of a process that wrote to a pipe nobody reads.
+const EXIT_SIGPIPE: u8 = 128 + 13;
+
+/// Runs the command; gives the exit code.
+pub async fn run(args: RunArgs) -> Result<u8, Failure> {
+    let surroundings = Surroundings {
+        directory: std::env::current_dir().or_else(|error| match &args.workspace {
+            Some(workspace) if workspace.is_absolute() => Ok(workspace.clone()),
+            _ => Err(Failure::CurrentDirectory(error)),
+        })?,
+        environment: std::env::vars_os().collect(),
+        input: !args.no_stdin && stdin_kind() == Stdin::Readable,
+    };
+    let input = surroundings.input;
+    let request = request::build(&args, surroundings)?;
+
+    let connected = start::connect(&args.connect).await?;
+    let system = |action| move |source| Failure::System { action, source };
+    // From here on a signal is the run's.
+    let signals = Signals::listen().map_err(system("listen for signals"))?;
+    let writers = Writers::start().map_err(system("start the writers of the output"))?;
+    let (Connected { client, socket, .. }, handle) = begin(&args, connected, request).await?;
+    let (to_run, events) = handle.split();
+    let pump = if input {
+        let reader = Reader::start().map_err(system("start the reader of the input"))?;
+        Some(Pump(tokio::spawn(pump(reader, to_run))))
+    } else {
+        None
+    };
+
+    let program = args
+        .command
+        .first()
+        .map(|program| program.as_encoded_bytes().to_vec())
+        .unwrap_or_default();
+    let follower = Follower {
+        client,
+        socket,
+        json: args.json,
+        verbose: args.verbose,
+        program,
+        run: None,
+        started: None,
+        notices: Vec::new(),
+    };
+    follower.follow(events, writers, signals, pump).await
+}
+
+/// Sends the request; once more to a new daemon when this one just began to drain.
+async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> Result<(Connected, RunHandle), Failure> {
+    let connected = match connected.client.run(request.clone()).await {
+        Ok(handle) => {
+            if let Some(notice) = start::version_notice(&connected).filter(|_| args.verbose) {
+                tell(&notice);
+            }
+            return Ok((connected, handle));
+        }
+        Err(Error::Unavailable { .. }) => start::connect(&args.connect).await?,
+        Err(error) => return Err(error.into()),
+    };
+    let handle = connected.client.run(request).await?;
+    Ok((connected, handle))
+}
+
+/// The task that passes input on; it ends with this.
+struct Pump(tokio::task::JoinHandle<()>);
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn pump(mut reader: Reader, input: RunInput) {
+    while let Some(piece) = reader.next().await {
+        // The run is over: its end is told by its events.
+        if input.send_stdin(piece).await.is_err() {
+            return;
+        }
+    }
+    let _ = input.close_stdin().await;
+}
+
+/// What this program knows of the run it stands in for.
+struct Follower {
+    client: Client,
+    socket: PathBuf,
+    json: bool,
+    verbose: bool,
+    program: Vec<u8>,
+    /// The run's id, once it was told.
+    run: Option<String>,
+    started: Option<Started>,
+    /// What is to be told when all output is written.
+    notices: Vec<String>,
+}
+
+/// What the loop woke up for.
+#[allow(clippy::large_enum_variant)] // One at a time, on the stack: a box for each event would cost more.
+enum Turn {
+    Event(Result<Option<RunEvent>, Error>),
+    Signal(Signal),
+    Written,
+    Broken(Broken),
+    Due,
+}
+
+/// When the loop wakes up by itself, and what for.
+enum Alarm {
+    /// No event has come yet.
+    FirstEvent,
+    /// This signal, which asks for the end, has been passed on.
+    Kill(Signal),
+    /// The run was killed because of this signal.
+    GiveUp(Signal),
+}
+
+impl Follower {
+    async fn follow(
+        mut self,
+        mut events: RunEvents,
+        mut writers: Writers,
+        mut signals: Signals,
+        mut pump: Option<Pump>,
+    ) -> Result<u8, Failure> {
+        let mut pending: Option<(Stream, Bytes)> = None;
+        let mut alarm = Some((Instant::now() + FIRST_EVENT_PATIENCE, Alarm::FirstEvent));
+        let mut interrupted: Option<Instant> = None;
+
+        let finished = loop {
+            let queue = pending.as_ref().map(|(stream, _)| writers.queue(*stream).clone());
+            let turn = tokio::select! {
+                biased;
+                signal = signals.next() => Turn::Signal(signal),
+                broken = writers.broken() => Turn::Broken(broken),
+                () = sleep_until(alarm.as_ref().map_or_else(Instant::now, |(at, _)| *at)), if alarm.is_some() => Turn::Due,
+                room = async { queue.as_ref().expect("guarded by the condition").reserve().await }, if queue.is_some() => {
+                    match (room, pending.take()) {
+                        (Ok(room), Some(chunk)) => {
+                            room.send(chunk);
+                            Turn::Written
+                        }
+                        // A writer says why before it goes; one that went without a word failed in itself.
+                        (_, chunk) => {
+                            let stream = chunk.map_or(Stream::Stdout, |(stream, _)| stream);
+                            Turn::Broken(Broken { stream, error: io::Error::other("the writer ended") })
+                        }
+                    }
+                }
+                event = events.next(), if queue.is_none() => Turn::Event(event),
+            };
+            match turn {
+                Turn::Written => {}
+                Turn::Event(Ok(Some(event))) => {
+                    if let Some((_, Alarm::FirstEvent)) = alarm {
+                        alarm = None;
+                    }
+                    if let Some(Event::Exited(_)) = event.event {
+                        // Nobody is left to read: what comes now is for the next reader of this program's input.
+                        pump = None;
+                    }
+                    pending = self.take(&event);
+                    if let Some(Event::Finished(finished)) = event.event {
+                        break finished;
+                    }
+                }
+                Turn::Event(Ok(None)) => return Err(Error::Interrupted.into()),
+                Turn::Event(Err(error)) => {
+                    // What came before the break is still told, but not waited for longer than a signal lets us.
+                    tokio::select! {
+                        _ = writers.finish() => {}
+                        signal = ending_signal(&mut signals) => return Ok(exit_of(signal)),
+                    }
+                    return Err(match error {
+                        Error::Transport { .. } | Error::Interrupted => Failure::Lost {
+                            socket: self.socket,
+                            source: error,
+                        },
+                        refusal => refusal.into(),
+                    });
+                }
+                Turn::Broken(broken) => return self.unread(broken).await,
+                Turn::Due => match alarm.take().map(|(_, what)| what) {
+                    Some(Alarm::FirstEvent) => return Err(Failure::Silent(self.socket)),
+                    Some(Alarm::Kill(signal)) => {
+                        alarm = Some((Instant::now() + KILL_PATIENCE, Alarm::GiveUp(signal)));
+                        self.kill("the command did not end after SIGTERM or SIGHUP");
+                    }
+                    // Killed it is; what keeps us is output that nobody takes, or a daemon that is stuck.
+                    Some(Alarm::GiveUp(signal)) => return Ok(exit_of(signal)),
+                    None => {}
+                },
+                Turn::Signal(Signal::SIGTSTP) => self.stop_and_go().await,
+                Turn::Signal(signal) => {
+                    let Some(run) = self.run.clone().filter(|_| self.started.is_some()) else {
+                        if matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2) {
+                            continue;
+                        }
+                        // Nothing runs yet: the daemon drops the request with the connection.
+                        return Ok(exit_of(signal));
+                    };
+                    if signal == Signal::SIGINT {
+                        if let Some((_, Alarm::GiveUp(_))) = alarm {
+                            // Even the kill takes too long for them.
+                            return Ok(exit_of(signal));
+                        }
+                        if interrupted.is_some_and(|before| before.elapsed() < IMPATIENCE) {
+                            alarm = Some((Instant::now() + KILL_PATIENCE, Alarm::GiveUp(signal)));
+                            self.kill("interrupted twice");
+                            continue;
+                        }
+                        interrupted = Some(Instant::now());
+                    }
+                    if matches!(signal, Signal::SIGTERM | Signal::SIGHUP) && alarm.is_none() {
+                        alarm = Some((Instant::now() + END_GRACE, Alarm::Kill(signal)));
+                    }
+                    let client = self.client.clone();
+                    // Not through the stream, where it would wait behind input that the command does not read. A refusal
+                    // means that the command has ended by itself.
+                    tokio::spawn(async move { client.signal(run, signal as i32, SignalScope::Group).await });
+                }
+            }
+        };
+        drop(pump);
+
+        // The last line of JSON.
+        if let Some((stream, bytes)) = pending
+            && writers.queue(stream).send((stream, bytes)).await.is_err()
+        {
+            // The writer said why; `finish` tells it.
+        }
+        let written = tokio::select! {
+            written = writers.finish() => written,
+            signal = ending_signal(&mut signals) => return Ok(exit_of(signal)),
+        };
+        match written {
+            Ok(()) => {}
+            Err(broken) => return output_broken(broken),
+        }
+        if let Some(notice) = finished
+            .ending
+            .as_ref()
+            .and_then(|ending: &Ending| render::notice(ending, &self.program))
+        {
+            self.notices.push(notice);
+        }
+        if self.verbose {
+            self.notices.extend(render::summary(self.started.as_ref(), &finished));
+        }
+        self.notices.iter().for_each(|notice| tell(notice));
+        Ok(u8::try_from(finished.shell_code).unwrap_or(EXIT_FAILURE))
+    }
+
+    /// Notes what an event says; gives what is to be written for it.
+    fn take(&mut self, event: &RunEvent) -> Option<(Stream, Bytes)> {
+        if self.run.is_none() {
+            self.run = Some(event.run_id.clone());
+        }
+        let mut output = None;
+        match &event.event {
+            Some(Event::Accepted(Accepted { queue_position })) if *queue_position > 0 && self.verbose => {
+                tell(&format!("waiting behind {queue_position} other runs"));
+            }
+            Some(Event::Started(started)) => self.started = Some(started.clone()),
+            Some(Event::Output(piece)) => {
+                let stream = if piece.stream() == OutputStream::Stderr {
+                    Stream::Stderr
+                } else {
+                    Stream::Stdout
+                };
+                output = Some((stream, piece.data.clone()));
+            }
+            Some(Event::Gap(gap)) => self.notices.push(render::gap(gap)),
+            Some(Event::Exited(exited)) => self.notices.extend(render::leftovers(exited as &ProcessExited)),
+            Some(Event::Accepted(_) | Event::Closed(_) | Event::Finished(_)) | None => {}
+        }
+        if self.json {
+            let mut line = json::event(event);
+            line.push('\n');
+            output = Some((Stream::Stdout, line.into()));
+        }
+        output
+    }
+
+    /// Kills the run, without waiting: its end comes as an event.
+    fn kill(&self, reason: &'static str) {
+        if let Some(run) = self.run.clone() {
+            let client = self.client.clone();
+            tokio::spawn(async move { client.kill(run, Some(Duration::ZERO), reason).await });
+        }
+    }
+
+    /// Ctrl-Z: the command stops, then this program; when this one is resumed, so is the command.
+    async fn stop_and_go(&self) {
+        let signal = async |signal: Signal| {
+            if let Some(run) = &self.run {
+                let _ = timeout(
+                    STOP_PATIENCE,
+                    self.client.signal(run.as_str(), signal as i32, SignalScope::Group),
+                )
+                .await;
+            }
+        };
+        // SIGSTOP, because SIGTSTP does nothing to a group without a shell of its own (an orphaned one).
+        signal(Signal::SIGSTOP).await;
+        let _ = raise(Signal::SIGSTOP);
+        signal(Signal::SIGCONT).await;
+    }
+
+    /// Nobody reads this program's output any more: neither should the command write on.
+    async fn unread(&self, broken: Broken) -> Result<u8, Failure> {
+        if let Some(run) = &self.run {
+            let ended = self
+                .client
+                .kill(run.as_str(), Some(UNREAD_GRACE), "nobody reads its output any more");
+            let _ = timeout(UNREAD_PATIENCE, ended).await;
+        }
+        output_broken(broken)
+    }
+}
+
+/// The next signal that asks this program to end.
+async fn ending_signal(signals: &mut Signals) -> Signal {
+    loop {
+        match signals.next().await {
+            Signal::SIGTSTP => {
+                let _ = raise(Signal::SIGSTOP);
+            }
+            Signal::SIGUSR1 | Signal::SIGUSR2 => {}
+            signal => return signal,
+        }
+    }
+}
+
+/// A pipe without a reader is SIGPIPE to any other program.
+fn output_broken(broken: Broken) -> Result<u8, Failure> {
+    let Broken { stream, error } = broken;
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(EXIT_SIGPIPE);
+    }
+    let stream = match stream {
+        Stream::Stdout => "output",
+        Stream::Stderr => "error",
+    };
+    Err(Failure::Output { stream, source: error })
+}
+
+/// 128+n.
+fn exit_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal as i32).unwrap_or(EXIT_FAILURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_become_exit_codes_as_in_a_shell() {
+        assert_eq!(exit_of(Signal::SIGINT), 130);
+        assert_eq!(exit_of(Signal::SIGTERM), 143);
+        let broken = |kind| {
+            output_broken(Broken {
+                stream: Stream::Stdout,
+                error: io::Error::from(kind),
+            })
+        };
+        assert_eq!(broken(io::ErrorKind::BrokenPipe).unwrap(), 141);
+        assert!(matches!(
+            broken(io::ErrorKind::StorageFull),
+            Err(Failure::Output { stream: "output", .. })
+        ));
+    }
+}

@@ -1,0 +1,225 @@
+//! The calls.
+
+use std::time::Duration;
+
+use fumehood_proto::convert::duration_from_std;
+use fumehood_proto::v1::attach_request::Message as AttachMessage;
+use fumehood_proto::v1::node_client::NodeClient;
+use fumehood_proto::v1::policies_client::PoliciesClient;
+use fumehood_proto::v1::run_request::Message as RunMessage;
+use fumehood_proto::v1::runs_client::RunsClient;
+use fumehood_proto::v1::{
+    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, GetPolicyRequest, GetPolicyResponse,
+    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo,
+    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::error::Error;
+use crate::run::{RunEvents, RunHandle, RunInput};
+
+/// Largest message taken from the daemon, in bytes: a page of runs or a policy's text; events are far smaller.
+const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Input messages that may wait for the connection; beyond it, senders wait.
+const INPUT_QUEUE: usize = 4;
+
+/// A connection to a daemon. Clones share it; calls may be made at the same time.
+#[derive(Debug, Clone)]
+pub struct Client {
+    runs: RunsClient<Channel>,
+    policies: PoliciesClient<Channel>,
+    node: NodeClient<Channel>,
+}
+
+impl Client {
+    pub(crate) fn over(channel: Channel) -> Self {
+        Self {
+            runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            node: NodeClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
+        }
+    }
+
+    /// Starts a command and follows it. What becomes of it when the handle is dropped early, the request says
+    /// (`RunSpec.on_disconnect`; by default it is killed).
+    ///
+    /// # Errors
+    /// When the request was not taken. The end of the command is told by its last event, not here.
+    pub async fn run(&self, request: StartRequest) -> Result<RunHandle, Error> {
+        let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
+        let first = RunRequest {
+            message: Some(RunMessage::Start(request)),
+        };
+        sender.try_send(first).map_err(|_| Error::InputClosed)?;
+        let events = self.runs.clone().run(ReceiverStream::new(receiver)).await?.into_inner();
+        let input = RunInput::to_run(sender);
+        Ok(RunHandle::new(input.clone(), RunEvents::new(events, input)))
+    }
+
+    /// Follows a run that exists, from the event with number `from_seq` (0: the first). Dropping the handle leaves the
+    /// run alone.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call.
+    pub async fn attach(&self, run_id: impl Into<String>, from_seq: u64) -> Result<RunHandle, Error> {
+        let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
+        let start = AttachStart {
+            run_id: run_id.into(),
+            from_seq,
+        };
+        let first = AttachRequest {
+            message: Some(AttachMessage::Attach(start)),
+        };
+        sender.try_send(first).map_err(|_| Error::InputClosed)?;
+        let events = self
+            .runs
+            .clone()
+            .attach(ReceiverStream::new(receiver))
+            .await?
+            .into_inner();
+        let input = RunInput::to_attachment(sender);
+        Ok(RunHandle::new(input.clone(), RunEvents::new(events, input)))
+    }
+
+    /// Starts a command that belongs to the daemon, not to this connection.
+    ///
+    /// # Errors
+    /// When the request was not taken.
+    pub async fn start(&self, request: StartRequest) -> Result<StartResponse, Error> {
+        Ok(self.runs.clone().start(request).await?.into_inner())
+    }
+
+    /// Waits until the run is over, or for `timeout`; tells its state as it is then (`finished` is set when it is over).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call. That the time passed is no error.
+    pub async fn wait(&self, run_id: impl Into<String>, timeout: Option<Duration>) -> Result<RunInfo, Error> {
+        let request = WaitRequest {
+            run_id: run_id.into(),
+            timeout: timeout.map(duration_from_std),
+        };
+        present(self.runs.clone().wait(request).await?.into_inner().run)
+    }
+
+    /// The state of a run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call.
+    pub async fn get(&self, run_id: impl Into<String>) -> Result<RunInfo, Error> {
+        let request = GetRequest { run_id: run_id.into() };
+        present(self.runs.clone().get(request).await?.into_inner().run)
+    }
+
+    /// A page of runs, newest first.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn list(&self, request: ListRequest) -> Result<ListResponse, Error> {
+        Ok(self.runs.clone().list(request).await?.into_inner())
+    }
+
+    /// Sends a signal, 1 to 64, to a running command.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Precondition`] when it is not running.
+    pub async fn signal(&self, run_id: impl Into<String>, signal: i32, scope: SignalScope) -> Result<(), Error> {
+        let request = SignalRequest {
+            run_id: run_id.into(),
+            signal,
+            scope: scope.into(),
+        };
+        self.runs.clone().signal(request).await?;
+        Ok(())
+    }
+
+    /// Ends a run and returns when no process of it exists any more. `grace` is from SIGTERM to SIGKILL: unset, the
+    /// run's own; zero, SIGKILL at once. `reason` is for the record, at most 1,024 bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]. Killing a finished run is no error.
+    pub async fn kill(
+        &self,
+        run_id: impl Into<String>,
+        grace: Option<Duration>,
+        reason: impl Into<String>,
+    ) -> Result<RunInfo, Error> {
+        let grace = grace.map(duration_from_std);
+        let request = KillRequest {
+            run_id: run_id.into(),
+            grace,
+            reason: reason.into(),
+        };
+        present(self.runs.clone().kill(request).await?.into_inner().run)
+    }
+
+    /// Forgets a finished run and its kept output.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Precondition`] while it is not finished.
+    pub async fn release(&self, run_id: impl Into<String>) -> Result<(), Error> {
+        self.runs
+            .clone()
+            .release(ReleaseRequest { run_id: run_id.into() })
+            .await?;
+        Ok(())
+    }
+
+    /// The policies the daemon knows by name, in the order of the names.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn policies(&self) -> Result<Vec<PolicySummary>, Error> {
+        Ok(self
+            .policies
+            .clone()
+            .list(ListPoliciesRequest {})
+            .await?
+            .into_inner()
+            .policies)
+    }
+
+    /// One policy with its text; an empty name stands for the default.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call.
+    pub async fn policy(&self, name: impl Into<String>) -> Result<GetPolicyResponse, Error> {
+        Ok(self
+            .policies
+            .clone()
+            .get(GetPolicyRequest { name: name.into() })
+            .await?
+            .into_inner())
+    }
+
+    /// What the daemon's machine can enforce.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn capabilities(&self) -> Result<CapabilitiesResponse, Error> {
+        Ok(self
+            .node
+            .clone()
+            .capabilities(CapabilitiesRequest {})
+            .await?
+            .into_inner())
+    }
+
+    /// What the daemon is.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn version(&self) -> Result<VersionResponse, Error> {
+        Ok(self.node.clone().version(VersionRequest {}).await?.into_inner())
+    }
+}
+
+/// A message that the daemon always sends.
+fn present(run: Option<RunInfo>) -> Result<RunInfo, Error> {
+    run.ok_or_else(|| Error::Internal {
+        code: tonic::Code::Internal,
+        message: "the answer holds no run".to_owned(),
+    })
+}

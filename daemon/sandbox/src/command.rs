@@ -1,0 +1,191 @@
+//! The command's own process: from init's fork to execve.
+//!
+//! The order of the irreversible steps is the file. What can fail for reasons of the command (its directory, its
+//! program) is told apart from what can fail for reasons of the sandbox.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::rights::Rights;
+use crate::seccomp::Program;
+use crate::spec::{CommandSpec, Limits, Protection};
+use crate::sys::{self, Forked};
+use crate::wire;
+
+/// Where programs are searched when the environment has no PATH: what execvp(3) documents.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Why a command could not be executed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SpawnError {
+    pub stage: String,
+    pub errno: i32,
+    pub path: Vec<u8>,
+    pub protection: Option<Protection>,
+}
+
+impl SpawnError {
+    fn new(stage: &str, errno: i32, path: impl AsRef<OsStr>) -> Self {
+        SpawnError { stage: stage.into(), errno, path: path.as_ref().as_bytes().to_vec(), protection: None }
+    }
+
+    fn layer(protection: Protection, stage: impl Into<String>, errno: i32) -> Self {
+        SpawnError { stage: stage.into(), errno, path: Vec::new(), protection: Some(protection) }
+    }
+}
+
+/// What the command's process takes on before it becomes the command.
+pub(crate) struct Confinement {
+    pub limits: Limits,
+    pub rights: Rights,
+    pub filters: Program,
+}
+
+/// Forks, confines the child and makes it `command`. Returns the child's pid once it has executed; init goes on as it was.
+pub(crate) fn spawn(command: &CommandSpec, stdio: &[OwnedFd; 3], confinement: Confinement) -> Result<Pid, SpawnError> {
+    let pipe = |error| SpawnError::new("pipe", error as i32, "");
+    let (mut reader, writer) = {
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(pipe)?;
+        (std::fs::File::from(reader), writer)
+    };
+    match sys::fork().map_err(|error| SpawnError::new("fork", sys::errno_of(&error), ""))? {
+        Forked::Child => {
+            let error = become_command(command, stdio, &writer, confinement);
+            report(&error);
+            std::process::exit(127)
+        }
+        Forked::Parent(pid) => {
+            drop(writer);
+            // End of file without a byte: exec closed the pipe.
+            let mut bytes = Vec::new();
+            let read = reader.read_to_end(&mut bytes);
+            match (read, bytes.is_empty()) {
+                (Ok(_), true) => Ok(pid),
+                (Ok(_), false) => {
+                    let _ = nix::sys::wait::waitpid(pid, None);
+                    Err(wire::decode(&bytes).unwrap_or_else(|_| SpawnError::new("report", libc::EIO, "")))
+                }
+                (Err(error), _) => Err(SpawnError::new("pipe", sys::errno_of(&error), "")),
+            }
+        }
+    }
+}
+
+/// Writes the error to descriptor 3, where [`sys::install_stdio`] put the pipe.
+fn report(error: &SpawnError) {
+    if let (Ok(fd), Ok(bytes)) = (sys::adopt(3), wire::encode(error)) {
+        let _ = std::fs::File::from(fd).write_all(&bytes);
+    }
+}
+
+/// Returns only with an error.
+fn become_command(
+    command: &CommandSpec,
+    stdio: &[OwnedFd; 3],
+    errors: &OwnedFd,
+    confinement: Confinement,
+) -> SpawnError {
+    match confine(command, stdio, errors, confinement) {
+        Ok(()) => execute(command),
+        Err(error) => error,
+    }
+}
+
+/// Everything between fork and exec that does not depend on which program it is.
+pub(crate) fn confine(
+    command: &CommandSpec,
+    stdio: &[OwnedFd; 3],
+    errors: &OwnedFd,
+    confinement: Confinement,
+) -> Result<(), SpawnError> {
+    // First, so that no later step can leak a descriptor. What is above 3 (the ruleset, still needed) is closed by exec.
+    sys::install_stdio(stdio, errors.as_fd())
+        .map_err(|error| SpawnError::layer(Protection::Descriptors, "install stdio", sys::errno_of(&error)))?;
+    // A session of its own: no controlling terminal, a process group that signals can address.
+    nix::unistd::setsid().map_err(|errno| SpawnError::new("setsid", errno as i32, ""))?;
+    sys::reset_signals();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(command.umask));
+    set_rlimits(&confinement.limits)
+        .map_err(|errno| SpawnError::layer(Protection::Resources, "setrlimit", errno as i32))?;
+    // Before Landlock: entering a directory needs no right, but its failure should be the directory's own.
+    nix::unistd::chdir(&command.cwd).map_err(|errno| SpawnError::new("cwd", errno as i32, &command.cwd))?;
+    confinement.rights.apply().map_err(|what| {
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        SpawnError::layer(Protection::FilesystemRights, format!("landlock_restrict_self: {what}"), errno)
+    })?;
+    // Last: the filter may refuse what the steps above needed.
+    confinement
+        .filters
+        .install()
+        .map_err(|error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error)))
+}
+
+fn set_rlimits(limits: &Limits) -> Result<(), Errno> {
+    // No core files: they would hold the memory of the command in the workspace.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (_, inherited) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let hard = limits.open_files_hard.min(inherited);
+    setrlimit(Resource::RLIMIT_NOFILE, limits.open_files_soft.min(hard), hard)?;
+    if let Some(bytes) = limits.file_bytes {
+        let (_, inherited) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, bytes.min(inherited), bytes.min(inherited))?;
+    }
+    Ok(())
+}
+
+/// Searches the program as execvp(3) does and executes it. A file without a known format is ENOEXEC: it is not handed to a shell.
+fn execute(command: &CommandSpec) -> SpawnError {
+    let program = &command.argv[0];
+    let strings = |items: &mut dyn Iterator<Item = OsString>| {
+        items.map(|item| sys::c_string(&item)).collect::<io::Result<Vec<CString>>>()
+    };
+    let env = command.env.iter().map(|(name, value)| {
+        let mut variable = name.as_bytes().to_vec();
+        variable.push(b'=');
+        variable.extend_from_slice(value.as_bytes());
+        OsString::from_vec(variable)
+    });
+    let (argv, env) = match (strings(&mut command.argv.iter().cloned()), strings(&mut { env })) {
+        (Ok(argv), Ok(env)) => (argv, env),
+        _ => return SpawnError::new("exec", libc::EINVAL, program),
+    };
+    if program.as_bytes().contains(&b'/') {
+        return exec(Path::new(program), &argv, &env);
+    }
+    if program.is_empty() {
+        return SpawnError::new("search", libc::ENOENT, program);
+    }
+    let path = command.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let mut denied = None;
+    for directory in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
+        // An empty entry means the working directory.
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let candidate = Path::new(OsStr::from_bytes(directory)).join(program);
+        let error = exec(&candidate, &argv, &env);
+        match error.errno {
+            libc::ENOENT | libc::ENOTDIR => {}
+            // A directory of that name, or a file one may not execute: a later entry may still have the program.
+            libc::EACCES => {
+                denied.get_or_insert(error);
+            }
+            _ => return error,
+        }
+    }
+    denied.unwrap_or_else(|| SpawnError::new("search", libc::ENOENT, program))
+}
+
+fn exec(path: &Path, argv: &[CString], env: &[CString]) -> SpawnError {
+    let errno = match sys::c_string(path.as_os_str()) {
+        Ok(path) => sys::execve(&path, argv, env) as i32,
+        Err(_) => libc::EINVAL,
+    };
+    SpawnError::new("exec", errno, path)
+}

@@ -1,0 +1,165 @@
+//! What a sandbox tells the daemon, and the little the daemon tells a sandbox.
+//!
+//! The daemon holds one end of a `SOCK_SEQPACKET` pair for each sandbox. The launcher speaks first (`Created` or `Failed`), then
+//! init, and at the end the launcher again: [`Event::Gone`] is the last message and comes only when no process of the
+//! sandbox exists any more. End of file without `Gone` means that the launcher died.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Enforced, Protection};
+
+/// From launcher and init to the daemon. A message is at most [`MAX_MESSAGE_BYTES`] long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The launcher made the namespaces and init. Carries init's pidfd.
+    Created,
+    /// The sandbox could not be built; only `Gone` follows.
+    Failed(Failure),
+    /// Init has built the view and confined itself: a command may be sent. Carries the refusing proxy's listener when
+    /// the spec asks for one.
+    Ready {
+        /// What was enforced; the layers that only the command's own process takes on (Landlock, seccomp) are reported as
+        /// prepared, and a failure to take them on fails the spawn.
+        enforcement: Vec<Enforced>,
+    },
+    /// The command was executed.
+    Started {
+        /// Its pid inside.
+        pid: i32,
+    },
+    /// The command could not be executed.
+    SpawnFailed {
+        /// `cwd`, `search`, `exec`, or the layer that failed.
+        stage: String,
+        /// The kernel's error number.
+        errno: i32,
+        /// The path it was about, in bytes; may be empty.
+        path: Vec<u8>,
+        /// The protection that could not be taken on; `None` for `cwd`, `search` and `exec`.
+        protection: Option<Protection>,
+    },
+    /// The main process ended.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// Processes still there, at most 64.
+        leftovers: Vec<Leftover>,
+        /// How many there are in all.
+        leftover_count: u32,
+    },
+    /// The answer to [`Request::CpuTime`].
+    CpuTime {
+        /// CPU time of the tree so far, in microseconds; what a process that was not waited for by its parent used before
+        /// init reaped it is counted when it is reaped.
+        micros: u64,
+    },
+    /// What the self-test found; see `probe.rs`. Only when a self-test was asked for.
+    SelfTest {
+        /// Each finding.
+        findings: Vec<Finding>,
+    },
+    /// No process of the sandbox exists any more, its cgroups are removed. Last message.
+    Gone {
+        /// How init ended: exit code, or minus the signal.
+        init_status: i32,
+        /// What the tree consumed.
+        usage: Usage,
+    },
+}
+
+/// How the main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It called exit.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+        /// Whether a core was dumped.
+        core: bool,
+    },
+}
+
+/// A process that outlived the main one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// Its pid inside.
+    pub pid: i32,
+    /// Its `comm`, at most 15 bytes.
+    pub comm: Vec<u8>,
+}
+
+/// Why a sandbox could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The protection whose set-up failed, if it was one.
+    pub protection: Option<Protection>,
+    /// What was being done: `mount /proc`.
+    pub stage: String,
+    /// The kernel's error number; 0 when a required protection is missing rather than broken.
+    pub errno: i32,
+    /// The path it was about, in bytes; may be empty.
+    pub path: Vec<u8>,
+}
+
+/// What a tree consumed, as the cgroup or wait4(2) tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode, in microseconds.
+    pub cpu_user_us: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub cpu_system_us: u64,
+    /// Highest memory use, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Processes ended by the out-of-memory killer in this cgroup.
+    pub oom_kills: u64,
+    /// Whether the figures are the cgroup's (the whole tree) or those of reaped processes.
+    pub from_cgroup: bool,
+}
+
+/// One finding of the self-test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The protection it tests.
+    pub protection: Protection,
+    /// What was tried: `write outside the workspace`.
+    pub name: String,
+    /// Whether the protection held.
+    pub held: bool,
+    /// What happened, for people.
+    pub detail: String,
+}
+
+/// From the daemon to init.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Execute the command whose spec is in the memory file that comes along, with the three descriptors
+    /// after it as 0, 1 and 2. Once per sandbox.
+    Exec,
+    /// Try everything that must not work, in a confined process, and report; instead of `Exec`.
+    SelfTest,
+    /// Say how much CPU time the tree has used.
+    CpuTime,
+    /// Send a signal.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// To whom.
+        scope: SignalScope,
+    },
+}
+
+/// To whom a signal goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalScope {
+    /// The main process.
+    Leader,
+    /// The main process's group.
+    Group,
+    /// Every process of the sandbox but init.
+    Tree,
+}
+
+/// Bound of a message on a sandbox's socket, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 32 * 1024;

@@ -1,0 +1,194 @@
+//! The daemon's side: a handle on the launcher and one on each sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use crate::event::{Event, Request, SignalScope};
+use crate::launcher::{ARGV0, Cgroups, Command, Configuration, Greeting};
+use crate::spec::{CommandSpec, SandboxSpec};
+use crate::wire;
+
+/// Why there is no launcher.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The process could not be started, or broke off.
+    #[error("start the launcher: {0}")]
+    Start(#[from] io::Error),
+    /// It ended before it was ready; it was not this program, or it could not read its first message.
+    #[error("the launcher ended before it was ready")]
+    Ended,
+    /// It says that it cannot work.
+    #[error("{stage}: {error}")]
+    Refused {
+        /// What it was doing.
+        stage: String,
+        /// Why that failed.
+        error: String,
+    },
+}
+
+/// The launcher process. Dropping the handle ends it and every sandbox.
+#[derive(Debug)]
+pub struct Launcher {
+    socket: OwnedFd,
+    child: Child,
+    instance: String,
+    cgroups: Cgroups,
+}
+
+impl Launcher {
+    /// Starts the launcher: this program again, under another name, with an empty environment. May be called with threads
+    /// running (it is posix_spawn underneath), but for a small launcher call it early. `scratch_root` is where sandboxes keep what they
+    /// write outside the workspace.
+    ///
+    /// The program must call [`crate::become_launcher_if_asked`] first thing in `main`.
+    pub fn start(scratch_root: &Path) -> Result<Launcher, LaunchError> {
+        let (socket, theirs) = wire::pair()?;
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0(ARGV0).env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        let mut child = command.spawn()?;
+        // The command holds the other end of the socket: end of file comes only once it is gone.
+        drop(command);
+        let configuration =
+            Configuration { scratch_root: scratch_root.to_owned(), daemon_pid: std::process::id() as i32 };
+        let greeting = wire::send(socket.as_fd(), &Command::Configure(configuration), &[])
+            .and_then(|()| wire::receive::<Greeting>(socket.as_fd()));
+        match greeting {
+            Ok(Some((Greeting::Ready { instance, cgroups }, _))) => {
+                Ok(Launcher { socket, child, instance, cgroups })
+            }
+            Ok(Some((Greeting::Failed { stage, error }, _))) => {
+                let _ = child.wait();
+                Err(LaunchError::Refused { stage, error })
+            }
+            Ok(None) => {
+                let _ = child.wait();
+                Err(LaunchError::Ended)
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(LaunchError::Start(error))
+            }
+        }
+    }
+
+    /// The name of this launcher's cgroup and scratch directories.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// What limits sandboxes.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// The launcher's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its socket: readable only when it has died.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Asks for a sandbox. Returns at once; how it goes is told by [`Sandbox::receive`].
+    pub fn create(&self, spec: &SandboxSpec) -> io::Result<Sandbox> {
+        let (socket, theirs) = wire::pair()?;
+        let memory = wire::memory_file(spec)?;
+        wire::send(self.socket.as_fd(), &Command::Create, &[memory.as_fd(), theirs.as_fd()])?;
+        wire::set_nonblocking(&socket)?;
+        Ok(Sandbox { socket, init: None })
+    }
+
+    /// Ends the launcher in order: every sandbox is killed, every cgroup and scratch directory removed. Blocks until that is
+    /// done.
+    pub fn end(self) -> io::Result<()> {
+        let Launcher { socket, mut child, .. } = self;
+        drop(socket);
+        child.wait().map(drop)
+    }
+
+    /// After the launcher died: takes its status. What it left (cgroups, scratch directories; inits died with it) is removed by the
+    /// next launcher when it starts.
+    pub fn bury(mut self) -> io::Result<()> {
+        // It may be stuck rather than dead, with only its socket closed.
+        let _ = self.child.kill();
+        self.child.wait().map(drop)
+    }
+}
+
+/// A sandbox, from the request to make it until nothing of it exists.
+#[derive(Debug)]
+pub struct Sandbox {
+    socket: OwnedFd,
+    /// Init's pidfd, once `Created` came.
+    init: Option<OwnedFd>,
+}
+
+impl Sandbox {
+    /// The next event with the descriptors it carries. `None` at end of file, which without [`Event::Gone`] before it means that the
+    /// launcher died. `WouldBlock` when there is none yet: wait until [`AsRawFd`]'s descriptor is readable.
+    pub fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+        let message = wire::receive::<Event>(self.socket.as_fd())?;
+        if let Some((Event::Created, mut fds)) = message {
+            self.init = fds.pop();
+            return Ok(Some((Event::Created, fds)));
+        }
+        Ok(message)
+    }
+
+    /// Sends the command to execute, once `Ready` came. `stdio` becomes 0, 1 and 2.
+    pub fn exec(&self, command: &CommandSpec, stdio: [OwnedFd; 3]) -> io::Result<()> {
+        let memory = wire::memory_file(command)?;
+        let [stdin, stdout, stderr] = &stdio;
+        wire::send(
+            self.socket.as_fd(),
+            &Request::Exec,
+            &[memory.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        )
+    }
+
+    /// Asks for the self-test instead of a command, once `Ready` came.
+    pub fn self_test(&self) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::SelfTest, &[])
+    }
+
+    /// Asks for [`Event::CpuTime`].
+    pub fn ask_cpu_time(&self) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::CpuTime, &[])
+    }
+
+    /// Sends a signal into the sandbox.
+    pub fn signal(&self, signal: i32, scope: SignalScope) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::Signal { signal, scope }, &[])
+    }
+
+    /// Kills every process of the sandbox by killing its init. [`Event::Gone`] confirms it.
+    pub fn kill(&self) -> io::Result<()> {
+        match &self.init {
+            Some(pidfd) => match rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
+                Err(rustix::io::Errno::SRCH) => Ok(()),
+                result => Ok(result?),
+            },
+            // Not born yet: init ends as soon as it finds that nobody speaks to it any more.
+            None => Ok(rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write)?),
+        }
+    }
+}
+
+impl AsRawFd for Sandbox {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Sandbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,415 @@
+//! Init: pid 1 of a sandbox.
+//!
+//! Born by the launcher into new namespaces, it waits until its ids are mapped and its cgroup is set, builds the view, gives up
+//! every privilege and says `Ready`. Then it waits for a command, executes it in a child of its own, reaps whatever ends in
+//! the sandbox, and reports. Its end takes every process of the sandbox with it, whatever the reason: that is the kernel's promise
+//! for pid 1 of a pid namespace, and the one this house is built on.
+//!
+//! Init itself is confined by everything but Landlock and seccomp, which the command's process takes on after the fork. It is not dumpable
+//! and lies outside the command's Landlock domain, so the command can neither trace it nor read its memory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::command::{self, Confinement};
+use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
+use crate::rights::{self, Rights};
+use crate::seccomp::{self, Program};
+use crate::spec::{CommandSpec, Enforced, Network, Protection, SandboxSpec, State};
+use crate::sys;
+use crate::{selftest, view, wire};
+
+/// Left-over processes named in a report, at most.
+const MAX_LEFTOVERS: usize = 64;
+
+/// What the launcher hands to init through the fork.
+pub(crate) struct Birth<'a> {
+    pub spec: &'a SandboxSpec,
+    /// The sandbox's socket.
+    pub socket: OwnedFd,
+    /// One byte comes when ids are mapped and the cgroup is set; end of file means the launcher gave up or died.
+    pub go: OwnedFd,
+    /// Read end of a pipe whose only write end the launcher holds: it hangs up when the launcher dies.
+    pub life: BorrowedFd<'a>,
+    /// The sandbox's directory on disk.
+    pub scratch: &'a Path,
+    /// What the cgroup enforces.
+    pub resources: State,
+}
+
+/// Runs init. Never returns.
+pub(crate) fn run(birth: Birth<'_>) -> ! {
+    let mut go = File::from(birth.go);
+    // Asked for again after the ids change, which clears it. From here to there the launcher's death shows as end of file.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    if !matches!(go.read(&mut [0]), Ok(1)) {
+        std::process::exit(1);
+    }
+    drop(go);
+    let socket = birth.socket;
+    let code = match set_up(birth.spec, birth.life, birth.scratch, birth.resources) {
+        Ok(ready) => serve(&socket, birth.life, ready),
+        Err(failure) => {
+            let _ = wire::send(socket.as_fd(), &Event::Failed(failure), &[]);
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+/// A sandbox in which a command can be started.
+struct Ready {
+    enforcement: Vec<Enforced>,
+    rights: Rights,
+    filters: Program,
+    refusal: Option<OwnedFd>,
+    limits: crate::spec::Limits,
+}
+
+fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| Failure {
+        protection: Some(protection),
+        stage: stage.into(),
+        errno: sys::errno_of(&error.into()),
+        path: Vec::new(),
+    }
+}
+
+fn set_up(spec: &SandboxSpec, life: BorrowedFd<'_>, scratch: &Path, resources: State) -> Result<Ready, Failure> {
+    use Protection::{FilesystemView, Ipc, Network as Net, Privileges, Processes};
+    sys::reserve_low(&[0, 1, 3]).map_err(fail(Protection::Descriptors, "reserve descriptors"))?;
+    // While this process may still pass through directories that the command's user may not.
+    let scratch = rustix::fs::open(
+        scratch,
+        rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(fail(FilesystemView, "open the scratch directory"))?;
+    become_user(spec).map_err(fail(Privileges, "change to the command's ids"))?;
+    // Changing ids cleared the request; whether the launcher died in between shows on the pipe.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(fail(Processes, "ask for the death signal"))?;
+    if hung_up(life) {
+        std::process::exit(1);
+    }
+
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(fail(Protection::Resources, "unshare cgroup"))?;
+    nix::unistd::sethostname(&spec.hostname).map_err(fail(Ipc, "sethostname"))?;
+    sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
+    let Network::Loopback { refusal_port } = spec.network;
+    let refusal = refusal_port.map(listen).transpose().map_err(fail(Net, "listen on loopback"))?;
+
+    let built = view::build(&spec.view, scratch.as_fd())?;
+    drop(scratch);
+
+    drop_privileges().map_err(fail(Privileges, "drop capabilities"))?;
+    let rights = rights::prepare(&built.rules).map_err(|error| Failure {
+        protection: Some(Protection::FilesystemRights),
+        stage: format!("landlock: {error}"),
+        errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
+        path: Vec::new(),
+    })?;
+    let filters = seccomp::compile(spec.syscalls).map_err(|error| Failure {
+        protection: Some(Protection::SystemCalls),
+        stage: format!("compile the filter: {error}"),
+        errno: 0,
+        path: Vec::new(),
+    })?;
+    let enforcement = report(spec, &built, &rights, resources);
+    require(&spec.required, &enforcement)?;
+    Ok(Ready { enforcement, rights, filters, refusal, limits: spec.limits })
+}
+
+/// Becomes the ids the command runs as, keeping the capabilities that this process has in its own user namespace and still needs,
+/// but none that would let it pass where that user may not.
+fn become_user(spec: &SandboxSpec) -> io::Result<()> {
+    let (uid, gid) = (spec.identity.inside_uid, spec.identity.inside_gid);
+    rustix::thread::set_keep_capabilities(true)?;
+    // An unprivileged launcher had to deny setgroups; its groups are its own then.
+    if std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "allow") {
+        nix::unistd::setgroups(&[])?;
+    }
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    let use_now = CapabilitySet::SYS_ADMIN
+        | CapabilitySet::NET_ADMIN
+        | CapabilitySet::SETPCAP
+        | CapabilitySet::SYS_RESOURCE
+        | CapabilitySet::SETGID;
+    let have = rustix::thread::capabilities(None)?.permitted;
+    let sets = CapabilitySets {
+        effective: use_now & have,
+        permitted: (use_now | view::OVERLAY_CAPABILITIES) & have,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}
+
+/// Gives up every capability for good, in every set, and the right to gain any.
+fn drop_privileges() -> io::Result<()> {
+    // The numbers end where the kernel says EINVAL; it has never defined more than 64.
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Linux 4.3 and later have the ambient set; a kernel without it has nothing to clear.
+    match rustix::thread::clear_ambient_capability_set() {
+        Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let none = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let left = rustix::thread::capabilities(None)?;
+    if !(left.effective | left.permitted | left.inheritable).is_empty() || rustix::process::geteuid().is_root() {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
+}
+
+/// A listener on 127.0.0.1 of the sandbox, for the daemon to answer on.
+fn listen(port: u16) -> io::Result<OwnedFd> {
+    Ok(std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port))?.into())
+}
+
+/// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
+fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, resources: State) -> Vec<Enforced> {
+    let active = |text: &str| State::Active(text.into());
+    let view = match built.degraded.as_slice() {
+        [] => active("own mount namespace, pivot_root"),
+        what => State::Degraded(what.join("; ")),
+    };
+    let of = |protection| match protection {
+        Protection::FilesystemView => view.clone(),
+        Protection::FilesystemRights => rights.state(),
+        Protection::Processes => active("own pid namespace"),
+        Protection::Network => active("own network namespace, loopback only"),
+        Protection::Ipc => active("own ipc namespace"),
+        Protection::SystemCalls => active("seccomp filter"),
+        Protection::Privileges => State::Active(format!(
+            "no_new_privs, no capabilities, uid {} inside",
+            spec.identity.inside_uid
+        )),
+        Protection::Resources => resources.clone(),
+        Protection::Descriptors => active("0, 1 and 2 only"),
+        Protection::Environment => active("built from policy and request"),
+    };
+    Protection::ALL.into_iter().map(|protection| Enforced { protection, state: of(protection) }).collect()
+}
+
+/// Fails when a required protection is not fully active.
+fn require(required: &[Protection], enforcement: &[Enforced]) -> Result<(), Failure> {
+    for entry in enforcement.iter().filter(|entry| required.contains(&entry.protection)) {
+        let (State::Degraded(why) | State::Off(why)) = &entry.state else { continue };
+        return Err(Failure { protection: Some(entry.protection), stage: why.clone(), errno: 0, path: Vec::new() });
+    }
+    Ok(())
+}
+
+/// Waits for requests and for children, until the sandbox is over. Returns init's exit code.
+fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    let children = match mask.thread_block().and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)) {
+        Ok(children) => children,
+        Err(errno) => {
+            let failure = fail(Protection::Processes, "signalfd")(errno);
+            let _ = wire::send(socket.as_fd(), &Event::Failed(failure), &[]);
+            return 1;
+        }
+    };
+    let refusal = ready.refusal.take();
+    let fds: Vec<_> = refusal.iter().map(AsFd::as_fd).collect();
+    let enforcement = std::mem::take(&mut ready.enforcement);
+    if wire::send(socket.as_fd(), &Event::Ready { enforcement }, &fds).is_err() {
+        return 1;
+    }
+    drop(refusal);
+
+    let mut confinement = Some(Confinement { limits: ready.limits, rights: ready.rights, filters: ready.filters });
+    let mut leader = None;
+    loop {
+        let mut fds = [
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(children.as_fd(), PollFlags::POLLIN),
+            PollFd::new(life, PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => return 1,
+            Ok(_) => {}
+        }
+        let [requests, child, launcher] = fds.map(|fd| fd.any().unwrap_or(false));
+        if launcher {
+            return 1;
+        }
+        if child {
+            while let Ok(Some(_)) = children.read_signal() {}
+            if !reap(socket, &mut leader) {
+                return 0;
+            }
+        }
+        if requests {
+            match wire::receive::<Request>(socket.as_fd()) {
+                Ok(Some((Request::Exec, fds))) => match confinement.take() {
+                    Some(confinement) => leader = start(socket, fds, confinement),
+                    None => return 1,
+                },
+                Ok(Some((Request::SelfTest, _))) => match confinement.take() {
+                    Some(confinement) => {
+                        let findings = selftest::run(confinement);
+                        return wire::send(socket.as_fd(), &Event::SelfTest { findings }, &[]).map_or(1, |()| 0);
+                    }
+                    None => return 1,
+                },
+                Ok(Some((Request::CpuTime, _))) => {
+                    let _ = wire::send(socket.as_fd(), &Event::CpuTime { micros: cpu_time() }, &[]);
+                }
+                Ok(Some((Request::Signal { signal, scope }, _))) => send_signal(leader, signal, scope),
+                // The daemon closed its end or speaks nonsense: the sandbox is over.
+                Ok(None) | Err(_) => return 1,
+            }
+        }
+    }
+}
+
+/// Starts the command. Returns its pid; `None` when it could not be started, which the daemon has been told.
+fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Option<Pid> {
+    let refuse = |error: command::SpawnError| {
+        let command::SpawnError { stage, errno, path, protection } = error;
+        let _ = wire::send(socket.as_fd(), &Event::SpawnFailed { stage, errno, path, protection }, &[]);
+    };
+    let invalid = || command::SpawnError { stage: "request".into(), errno: libc::EINVAL, path: Vec::new(), protection: None };
+    let Ok([spec, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
+        refuse(invalid());
+        return None;
+    };
+    let command: CommandSpec = match wire::read_memory_file(spec) {
+        Ok(command) => command,
+        Err(_) => {
+            refuse(invalid());
+            return None;
+        }
+    };
+    match command::spawn(&command, &[stdin, stdout, stderr], confinement) {
+        Ok(pid) => {
+            let _ = wire::send(socket.as_fd(), &Event::Started { pid: pid.as_raw() }, &[]);
+            Some(pid)
+        }
+        Err(error) => {
+            refuse(error);
+            None
+        }
+    }
+}
+
+/// Reaps everything that has ended. Reports the main process. False when no process is left and the main one was started: the sandbox is
+/// over.
+fn reap(socket: &OwnedFd, leader: &mut Option<Pid>) -> bool {
+    loop {
+        match sys::reap(Pid::from_raw(-1)) {
+            Ok(Some((pid, status, _))) if Some(pid) == *leader => {
+                *leader = None;
+                let (leftovers, leftover_count) = leftovers();
+                let status = exit_status(status);
+                let event = Event::Exited { status, leftovers, leftover_count };
+                if wire::send(socket.as_fd(), &event, &[]).is_err() {
+                    return false;
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            // ECHILD: nobody is left.
+            Err(_) => return false,
+        }
+    }
+}
+
+pub(crate) fn exit_status(status: libc::c_int) -> ExitStatus {
+    if libc::WIFEXITED(status) {
+        ExitStatus::Exited(libc::WEXITSTATUS(status))
+    } else {
+        ExitStatus::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+    }
+}
+
+/// The processes there are beside init, the dead but unreaped not counted.
+fn leftovers() -> (Vec<Leftover>, u32) {
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (pid, stat) in processes() {
+        if pid == 1 || matches!(stat.fields.first().map(String::as_str), Some("Z" | "X") | None) {
+            continue;
+        }
+        count += 1;
+        if found.len() < MAX_LEFTOVERS {
+            found.push(Leftover { pid, comm: stat.comm });
+        }
+    }
+    (found, count)
+}
+
+/// CPU time of every process of the sandbox and of what was reaped in it, in microseconds.
+fn cpu_time() -> u64 {
+    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
+    let ticks: u64 = processes()
+        .map(|(_, stat)| stat.fields.iter().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>())
+        .sum();
+    ticks * (1_000_000 / ticks_per_second)
+}
+
+/// `/proc/PID/stat` of a process.
+struct Stat {
+    comm: Vec<u8>,
+    /// From the third field on: the state.
+    fields: Vec<String>,
+}
+
+/// Every process of the sandbox.
+fn processes() -> impl Iterator<Item = (i32, Stat)> {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        let stat = std::fs::read(entry.path().join("stat")).ok()?;
+        // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
+        let open = stat.iter().position(|byte| *byte == b'(')?;
+        let close = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
+        let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
+        Some((pid, Stat { comm: stat.get(open + 1..close)?.to_vec(), fields }))
+    })
+}
+
+/// Sends a signal. A target that is gone is no error: it may have ended while the request was under way.
+fn send_signal(leader: Option<Pid>, signal: i32, scope: SignalScope) {
+    let target = match (scope, leader) {
+        // Everything init may signal: every process of the pid namespace but init itself.
+        (SignalScope::Tree, _) => -1,
+        (SignalScope::Leader, Some(pid)) => pid.as_raw(),
+        (SignalScope::Group, Some(pid)) => -pid.as_raw(),
+        (_, None) => return,
+    };
+    // nix's kill takes its own enum, which has no real-time signals.
+    sys::kill(target, signal);
+}
+
+fn hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}

@@ -1,0 +1,411 @@
+//! The launcher: one small process with one thread that makes every sandbox.
+//!
+//! It exists so that nothing ever forks from the threaded daemon, and so that the process that parses network input is not the
+//! one that makes namespaces. It is started before the daemon has threads, with an empty environment, and does three things: it makes a
+//! sandbox for each request, it reaps each init, and when the daemon is gone (end of file on its socket) it kills every sandbox, removes
+//! what they left and ends.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{self, Backend, Leaf};
+use crate::event::{Event, Failure, Usage};
+use crate::init::{self, Birth};
+use crate::spec::{Protection, SandboxSpec, State};
+use crate::sys::{self, Forked, Rusage};
+use crate::{idmap, scratch, wire};
+
+/// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
+pub(crate) const ARGV0: &str = "fumehood-launcher";
+
+/// What limits sandboxes on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroups {
+    /// 0: nothing but rlimits; 1 or 2: the cgroup version.
+    pub version: u8,
+    /// How far limits hold.
+    pub state: State,
+    /// What is missing and why, one sentence each, with the command that mends it where there is one.
+    pub missing: Vec<String>,
+}
+
+/// From the daemon to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// First message.
+    Configure(Configuration),
+    /// Make a sandbox: a memory file with its spec and one end of its socket come along.
+    Create,
+}
+
+/// What the launcher needs to know once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Configuration {
+    /// Where scratch directories are made; see `scratch.rs`.
+    pub scratch_root: PathBuf,
+    /// The daemon's pid, to be kept out of the sandboxes' cgroups.
+    pub daemon_pid: i32,
+}
+
+/// From the launcher to the daemon, once, in answer to `Configure`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Greeting {
+    /// It can make sandboxes.
+    Ready {
+        /// Name of this launcher's cgroup and scratch directories.
+        instance: String,
+        /// What limits sandboxes.
+        cgroups: Cgroups,
+    },
+    /// It cannot.
+    Failed {
+        /// What was being done.
+        stage: String,
+        /// Why it failed.
+        error: String,
+    },
+}
+
+/// Becomes the launcher if this process was started as one, and then never returns. Must be the first thing in `main` of every
+/// program that starts a [`crate::Launcher`].
+pub fn become_launcher_if_asked() {
+    if std::env::args_os().next().is_some_and(|name| name == ARGV0) {
+        std::process::exit(run())
+    }
+}
+
+fn run() -> i32 {
+    let socket = match sys::adopt(0).and_then(sys::move_high) {
+        Ok(socket) => socket,
+        Err(_) => return 1,
+    };
+    if sys::reserve_low(&[0, 1, 3]).is_err() || sys::thread_count().is_ok_and(|count| count != 1) {
+        return 1;
+    }
+    let _ = rustix::thread::set_name(c"fumehood-launch");
+    // A terminal's Ctrl-C reaches the whole group: the daemon decides what it means, not this process.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let configuration = match wire::receive::<Command>(socket.as_fd()) {
+        Ok(Some((Command::Configure(configuration), _))) => configuration,
+        _ => return 1,
+    };
+    let mut launcher = match Launcher::new(&configuration) {
+        Ok((launcher, greeting)) => {
+            if wire::send(socket.as_fd(), &greeting, &[]).is_err() {
+                return 1;
+            }
+            launcher
+        }
+        Err((stage, error)) => {
+            let greeting = Greeting::Failed { stage: stage.into(), error: error.to_string() };
+            let _ = wire::send(socket.as_fd(), &greeting, &[]);
+            return 1;
+        }
+    };
+    launcher.serve(&socket);
+    launcher.end();
+    0
+}
+
+/// A sandbox as the launcher sees it.
+struct Living {
+    init: Pid,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+    leaf: Option<Leaf>,
+    scratch: PathBuf,
+}
+
+struct Launcher {
+    backend: Backend,
+    /// With what the backend limits, or why it cannot.
+    resources: State,
+    /// `<scratch root>/<instance>`
+    scratch: PathBuf,
+    /// The write end that only this process holds: inits see it hang up when this process dies.
+    life: (OwnedFd, OwnedFd),
+    living: Vec<Living>,
+    /// Children that remove scratch directories.
+    sweepers: Vec<Pid>,
+    privileged: bool,
+    own_uids: Vec<(u32, u32)>,
+    own_gids: Vec<(u32, u32)>,
+}
+
+impl Launcher {
+    fn new(configuration: &Configuration) -> Result<(Self, Greeting), (&'static str, io::Error)> {
+        let instance = cgroup::instance_name().map_err(|error| ("name this instance", error))?;
+        scratch::prepare_root(&configuration.scratch_root).map_err(|error| ("prepare the scratch directory", error))?;
+        // What dead launchers left. A failure here must not keep the living from working.
+        let _ = scratch::sweep(&configuration.scratch_root);
+        let own = scratch::instance(&configuration.scratch_root, &instance);
+        std::fs::create_dir(&own).map_err(|error| ("make the scratch directory", error))?;
+        let own_processes = [configuration.daemon_pid, std::process::id() as libc::pid_t];
+        let (backend, detail) = Backend::detect(&instance, &own_processes);
+        // What cannot be removed now stays for the next sweep; it holds no process.
+        let _ = backend.sweep();
+        let map = |file| idmap::parse_own(&std::fs::read_to_string(file).unwrap_or_default());
+        let life = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| ("pipe", error.into()))?;
+        let version = detail.version.map_or(0, |version| match version {
+            cgroup::Version::V1 => 1,
+            cgroup::Version::V2 => 2,
+        });
+        let resources = detail.state();
+        let cgroups = Cgroups { version, state: resources.clone(), missing: detail.missing };
+        let greeting = Greeting::Ready { instance, cgroups };
+        let launcher = Launcher {
+            backend,
+            resources,
+            scratch: own,
+            life,
+            living: Vec::new(),
+            sweepers: Vec::new(),
+            privileged: rustix::process::geteuid().is_root(),
+            own_uids: map("/proc/self/uid_map"),
+            own_gids: map("/proc/self/gid_map"),
+        };
+        Ok((launcher, greeting))
+    }
+
+    /// Serves until the daemon is gone.
+    fn serve(&mut self, socket: &OwnedFd) {
+        loop {
+            let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.living.iter().map(|sandbox| PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)));
+            // Sweepers have no descriptor of their own; they are looked after when anything else happens.
+            if !matches!(poll(&mut fds, PollTimeout::NONE), Ok(_) | Err(nix::errno::Errno::EINTR)) {
+                return;
+            }
+            let requests = fds[0].any().unwrap_or(false);
+            let ended: Vec<usize> =
+                fds[1..].iter().enumerate().filter(|(_, fd)| fd.any().unwrap_or(false)).map(|(index, _)| index).collect();
+            for index in ended.into_iter().rev() {
+                let sandbox = self.living.swap_remove(index);
+                self.bury(sandbox);
+            }
+            self.sweepers.retain(|pid| matches!(sys::reap(*pid), Ok(None)));
+            if requests {
+                match wire::receive::<Command>(socket.as_fd()) {
+                    Ok(Some((Command::Create, fds))) => self.create(fds),
+                    Ok(Some((Command::Configure(_), _))) => {}
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Makes a sandbox and tells whoever holds the other end of its socket how that went.
+    fn create(&mut self, fds: Vec<OwnedFd>) {
+        let Ok([spec, socket]) = <[OwnedFd; 2]>::try_from(fds) else { return };
+        let result = wire::read_memory_file::<SandboxSpec>(spec)
+            .map_err(|error| failure(None, "read the spec")(error))
+            .and_then(|spec| self.give_birth(&spec, &socket));
+        match result {
+            Ok(sandbox) => {
+                let _ = wire::send(socket.as_fd(), &Event::Created, &[sandbox.pidfd.as_fd()]);
+                self.living.push(Living { socket, ..sandbox });
+            }
+            Err(failure) => {
+                let _ = wire::send(socket.as_fd(), &Event::Failed(failure), &[]);
+                let _ = wire::send(socket.as_fd(), &Event::Gone { init_status: 0, usage: Usage::default() }, &[]);
+            }
+        }
+    }
+
+    fn give_birth(&mut self, spec: &SandboxSpec, socket: &OwnedFd) -> Result<Living, Failure> {
+        let own_socket = socket.try_clone().map_err(failure(None, "copy the socket"))?;
+        let identity = &spec.identity;
+        let scratch = scratch::create(&self.scratch, &spec.name, identity.outside_uid, identity.outside_gid)
+            .map_err(failure(Some(Protection::FilesystemView), "make the scratch directory"))?;
+        let (leaf, resources) = self.limits(spec);
+        match self.clone_init(spec, own_socket, &scratch, leaf.as_ref(), resources) {
+            Ok((init, pidfd, socket)) => Ok(Living { init, pidfd, socket, leaf, scratch }),
+            Err(failure) => {
+                if let Some(leaf) = leaf {
+                    remove(&leaf);
+                }
+                let _ = scratch::remove_tree(&scratch);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The sandbox's cgroup, and what it enforces. Without one, setrlimit bounds what it can (open files, file size), and the report
+    /// says so.
+    fn limits(&self, spec: &SandboxSpec) -> (Option<Leaf>, State) {
+        let without = |why: &str| State::Degraded(format!("rlimits only, no cgroup: {why}"));
+        if !self.backend.is_usable() {
+            let (State::Active(why) | State::Degraded(why) | State::Off(why)) = &self.resources;
+            return (None, without(why));
+        }
+        match self.backend.create(&spec.name, &spec.limits) {
+            Ok(leaf) => {
+                let held = leaf.in_force();
+                let asked = &spec.limits;
+                let complete = (held.memory || asked.memory_bytes.is_none())
+                    && (held.processes || asked.processes.is_none())
+                    && (held.cpu || asked.cpu_millis.is_none());
+                let state = match &self.resources {
+                    State::Degraded(text) if complete => State::Active(text.clone()),
+                    State::Active(text) if !complete => State::Degraded(text.clone()),
+                    state => state.clone(),
+                };
+                (Some(leaf), state)
+            }
+            Err(error) => (None, without(&error.to_string())),
+        }
+    }
+
+    fn clone_init(
+        &self,
+        spec: &SandboxSpec,
+        socket: OwnedFd,
+        scratch: &Path,
+        leaf: Option<&Leaf>,
+        resources: State,
+    ) -> Result<(Pid, OwnedFd, OwnedFd), Failure> {
+        let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
+        let child = sys::clone_namespaces(leaf.and_then(Leaf::dir_fd))
+            .map_err(failure(Some(Protection::Processes), "clone3 into new namespaces"))?;
+        let Some((pid, pidfd)) = child else {
+            drop(go_write);
+            self.become_init(Birth { spec, socket, go: go_read, life: self.life.0.as_fd(), scratch, resources })
+        };
+        drop(go_read);
+        let released = self.map_ids(pid, spec).and_then(|()| {
+            if let Some(leaf) = leaf {
+                leaf.attach(pid.as_raw()).map_err(|error| Failure {
+                    protection: Some(Protection::Resources),
+                    stage: error.to_string(),
+                    errno: error.errno,
+                    path: Vec::new(),
+                })?;
+            }
+            File::from(go_write).write_all(&[1]).map_err(failure(Some(Protection::Processes), "release init"))
+        });
+        match released {
+            Ok(()) => Ok((pid, pidfd, socket)),
+            Err(failure) => {
+                // Its pipe has hung up, so it ends by itself; it is waited for so that its cgroup can be removed.
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                let _ = nix::sys::wait::waitpid(pid, None);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The child's side of the clone: lets go of what belongs to the launcher, then is init.
+    fn become_init(&self, birth: Birth<'_>) -> ! {
+        // Of the launcher's descriptors only these four survive. Those of other sandboxes (sockets, pidfds) must not: a socket held here
+        // would keep another sandbox's end of file from the daemon, and the write end of `life` would keep this one alive.
+        let keep = [birth.socket.as_fd(), birth.go.as_fd(), birth.life];
+        if sys::close_all_but(&keep).is_err() {
+            std::process::exit(1);
+        }
+        init::run(birth)
+    }
+
+    fn map_ids(&self, pid: Pid, spec: &SandboxSpec) -> Result<(), Failure> {
+        let plan = idmap::plan(&spec.identity, self.privileged, &self.own_uids, &self.own_gids);
+        let write = |file: &'static str, contents: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            // One write: the kernel takes a map only whole.
+            File::options().write(true).open(path).and_then(|mut file| file.write_all(contents.as_bytes())).map_err(
+                failure(
+                    Some(Protection::Privileges),
+                    match file {
+                        "setgroups" => "write setgroups",
+                        "gid_map" => "write gid_map",
+                        _ => "write uid_map",
+                    },
+                ),
+            )
+        };
+        if plan.deny_setgroups {
+            write("setgroups", "deny")?;
+        }
+        write("gid_map", &plan.gid_map)?;
+        write("uid_map", &plan.uid_map)
+    }
+
+    /// After init's death, which no process of the sandbox survives: takes its status, removes its cgroup, starts the removal of its scratch
+    /// directory, and says so.
+    fn bury(&mut self, sandbox: Living) {
+        let (init_status, rusage) = loop {
+            match sys::reap(sandbox.init) {
+                Ok(Some((_, status, rusage))) => break (status, rusage),
+                // Its pidfd said it is dead; it cannot be otherwise for long.
+                Ok(None) => continue,
+                Err(_) => break (0, Rusage::default()),
+            }
+        };
+        let usage = usage(sandbox.leaf.as_ref(), rusage);
+        if let Some(leaf) = &sandbox.leaf {
+            remove(leaf);
+        }
+        let init_status = match init::exit_status(init_status) {
+            crate::event::ExitStatus::Exited(code) => code,
+            crate::event::ExitStatus::Signaled { signal, .. } => -signal,
+        };
+        let _ = wire::send(sandbox.socket.as_fd(), &Event::Gone { init_status, usage }, &[]);
+        drop(sandbox.socket);
+        // Removing a large tree takes long: a child does it.
+        match sys::fork() {
+            Ok(Forked::Child) => {
+                let _ = sys::close_all_but(&[]);
+                let _ = scratch::remove_tree(&sandbox.scratch);
+                std::process::exit(0);
+            }
+            Ok(Forked::Parent(pid)) => self.sweepers.push(pid),
+            Err(_) => {
+                let _ = scratch::remove_tree(&sandbox.scratch);
+            }
+        }
+    }
+
+    /// The daemon is gone: nothing of ours may stay.
+    fn end(&mut self) {
+        for sandbox in &self.living {
+            let _ = rustix::process::pidfd_send_signal(&sandbox.pidfd, rustix::process::Signal::KILL);
+        }
+        for sandbox in std::mem::take(&mut self.living) {
+            let mut fds = [PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)];
+            while matches!(poll(&mut fds, PollTimeout::NONE), Err(nix::errno::Errno::EINTR)) {}
+            self.bury(sandbox);
+        }
+        let _ = self.backend.remove_instance();
+        for pid in std::mem::take(&mut self.sweepers) {
+            let _ = nix::sys::wait::waitpid(pid, None);
+        }
+        let _ = scratch::remove_tree(&self.scratch);
+    }
+}
+
+fn failure<E: Into<io::Error>>(protection: Option<Protection>, stage: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| Failure { protection, stage: stage.into(), errno: sys::errno_of(&error.into()), path: Vec::new() }
+}
+
+/// Removes a sandbox's cgroup. It is empty, because its init is dead; killing confirms that before it is said. What cannot be removed
+/// is removed by a later sweep.
+fn remove(leaf: &Leaf) {
+    let _ = leaf.kill().and_then(|()| leaf.remove());
+}
+
+/// The cgroup's figures where there are any, else those of wait4.
+fn usage(leaf: Option<&Leaf>, rusage: Rusage) -> Usage {
+    let reaped = Usage {
+        cpu_user_us: rusage.user_us,
+        cpu_system_us: rusage.system_us,
+        memory_peak_bytes: rusage.max_rss_bytes,
+        oom_kills: 0,
+        from_cgroup: false,
+    };
+    leaf.map_or(reaped, |leaf| leaf.usage().over(reaped))
+}

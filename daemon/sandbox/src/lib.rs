@@ -1,0 +1,36 @@
+//! How a policy is enforced: launcher, init and every layer of a sandbox.
+//!
+//! Synchronous mechanism, without policy names and without gRPC. The daemon starts one [`Launcher`] and asks it for a [`Sandbox`] per
+//! [`SandboxSpec`]; events of each sandbox arrive on a descriptor that can be waited for.
+//!
+//! ```text
+//! launcher.rs   one process, one thread: makes sandboxes, reaps inits, cleans up
+//! init.rs       pid 1 of a sandbox: builds it, confines itself, starts and reaps the command
+//! command.rs    from init's fork to execve
+//! view.rs       the file tree (mounts)          rights.rs    Landlock
+//! seccomp.rs    system calls                    cgroup.rs    limits and usage
+//! idmap.rs      user namespace maps             scratch.rs   directories on disk
+//! selftest.rs   everything that must not work, tried
+//! handle.rs     the daemon's side               wire.rs      messages with descriptors
+//! sys.rs        the floor: raw calls
+//! ```
+
+mod cgroup;
+mod command;
+pub mod event;
+mod handle;
+mod idmap;
+mod init;
+mod launcher;
+mod rights;
+mod scratch;
+mod seccomp;
+mod selftest;
+pub mod spec;
+mod sys;
+mod view;
+mod wire;
+
+pub use handle::{LaunchError, Launcher, Sandbox};
+pub use launcher::{Cgroups, become_launcher_if_asked};
+pub use sys::{forget_caller, landlock_abi};

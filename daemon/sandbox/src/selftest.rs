@@ -1,0 +1,172 @@
+//! The self-test: everything that must not work is tried, in a process confined like a command.
+//!
+//! A kernel that says it has a protection and a protection that has an effect are two things. The daemon asks for this once at
+//! its start, in a throwaway sandbox; what does not hold is reported as such, and a required protection that does not hold
+//! stops the daemon from serving.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::command::{self, Confinement};
+use crate::event::Finding;
+use crate::spec::{CommandSpec, Protection};
+use crate::sys::{self, Forked};
+use crate::{rights, wire};
+
+/// An address that no test network routes: TEST-NET-1 (RFC 5737). Nothing is sent, because there is no route.
+const NOWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
+
+/// Runs the tests in a child and returns what they found. Problems on the way are findings that did not hold.
+pub(crate) fn run(confinement: Confinement) -> Vec<Finding> {
+    let broken = |detail: String| {
+        vec![Finding { protection: Protection::Processes, name: "run the self-test".into(), held: false, detail }]
+    };
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
+    let (reader, writer) = match pipe() {
+        Ok(pipe) => pipe,
+        Err(errno) => return broken(errno.to_string()),
+    };
+    match sys::fork() {
+        Err(error) => broken(error.to_string()),
+        Ok(Forked::Child) => {
+            let findings = in_child(confinement, &writer).unwrap_or_else(broken);
+            if let (Ok(fd), Ok(bytes)) = (sys::adopt(3), wire::encode(&findings)) {
+                let _ = std::io::Write::write_all(&mut std::fs::File::from(fd), &bytes);
+            }
+            std::process::exit(0)
+        }
+        Ok(Forked::Parent(_)) => {
+            drop(writer);
+            let mut bytes = Vec::new();
+            match std::fs::File::from(reader).read_to_end(&mut bytes) {
+                Ok(_) => wire::decode(&bytes).unwrap_or_else(|_| broken("the test process died".into())),
+                Err(error) => broken(error.to_string()),
+            }
+        }
+    }
+}
+
+fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, String> {
+    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let stdio = [null(), null(), null()].map(|fd| fd.map_err(|error| error.to_string()));
+    let [Ok(stdin), Ok(stdout), Ok(stderr)] = stdio else { return Err("cannot open /dev/null".into()) };
+    let command = CommandSpec { argv: vec!["self-test".into()], env: Vec::new(), cwd: "/".into(), umask: 0o022 };
+    command::confine(&command, &[stdin, stdout, stderr], errors, confinement)
+        .map_err(|error| format!("{}: {}", error.stage, Errno::from_raw(error.errno)))?;
+    Ok(findings())
+}
+
+/// What one attempt shows: `Ok` with how it was stopped, `Err` with what got through.
+type Attempt = Result<String, String>;
+
+fn findings() -> Vec<Finding> {
+    use Protection::{FilesystemRights, FilesystemView, Ipc, Network, Privileges, Processes, SystemCalls};
+    let tests: [(Protection, &str, Attempt); 11] = [
+        (FilesystemView, "write to a system path", refused(std::fs::write("/usr/.fumehood-self-test", ""))),
+        (FilesystemView, "reach the machine's root", old_root()),
+        (Processes, "see processes outside", only_own_processes()),
+        (Processes, "read the memory of init", refused(std::fs::File::open("/proc/1/mem"))),
+        (Network, "connect to the outside", unroutable()),
+        (Ipc, "see System V shared memory outside", no_shared_memory()),
+        (Privileges, "hold a capability or uid 0", no_privileges()),
+        (Privileges, "make a user namespace", refused(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER))),
+        (SystemCalls, "mount a file system", refused(rustix::mount::mount("none", "/tmp", "tmpfs", rustix::mount::MountFlags::empty(), c""))),
+        (SystemCalls, "open a kernel key ring", key_ring()),
+        (FilesystemRights, "create a file where Landlock gives no right", landlock()),
+    ];
+    tests
+        .into_iter()
+        .map(|(protection, name, attempt)| {
+            let (held, detail) = match attempt {
+                Ok(detail) => (true, detail),
+                Err(detail) => (false, detail),
+            };
+            Finding { protection, name: name.into(), held, detail }
+        })
+        .collect()
+}
+
+/// An attempt that must fail.
+fn refused<T, E: std::fmt::Display>(result: Result<T, E>) -> Attempt {
+    match result {
+        Ok(_) => Err("it worked".into()),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+fn old_root() -> Attempt {
+    match [Path::new("/old"), Path::new("/new")].iter().find(|path| path.exists()) {
+        Some(path) => Err(format!("{} exists", path.display())),
+        None => Ok("it is not mounted".into()),
+    }
+}
+
+fn only_own_processes() -> Attempt {
+    let processes = std::fs::read_dir("/proc").map_err(|error| format!("cannot look: {error}"))?;
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    match pids.filter(|pid| *pid != 1 && *pid != Pid::this().as_raw()).count() {
+        0 => Ok("only init and the test itself are there".into()),
+        others => Err(format!("{others} other processes are visible")),
+    }
+}
+
+fn unroutable() -> Attempt {
+    let address = SocketAddr::from(NOWHERE);
+    match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => Ok(error.to_string()),
+        Err(error) => Err(format!("there is a route: {error}")),
+        Ok(_) => Err("it connected".into()),
+    }
+}
+
+fn no_shared_memory() -> Attempt {
+    match std::fs::read_to_string("/proc/sysvipc/shm") {
+        Ok(text) if text.lines().count() <= 1 => Ok("none is there".into()),
+        Ok(_) => Err("segments are visible".into()),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+fn no_privileges() -> Attempt {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned()).unwrap_or_default()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        if field(set).trim_matches('0') != "" {
+            return Err(format!("{set} {}", field(set)));
+        }
+    }
+    if field("NoNewPrivs:") != "1" {
+        return Err("no_new_privs is not set".into());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Err("the uid is 0".into());
+    }
+    Ok("none, and none can be gained".into())
+}
+
+fn key_ring() -> Attempt {
+    // SAFETY: KEYCTL_GET_KEYRING_ID takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, 0, -3i32, 0) };
+    refused(Errno::result(result))
+}
+
+/// Last: it takes a further Landlock layer on.
+fn landlock() -> Attempt {
+    if sys::landlock_abi() == 0 {
+        return Err("this kernel has no Landlock".into());
+    }
+    let target = "/dev/shm/fumehood-self-test";
+    std::fs::write(target, "").map_err(|error| format!("cannot try: {error}"))?;
+    let _ = std::fs::remove_file(target);
+    rights::forbid_creation()?;
+    refused(std::fs::write(target, ""))
+}
+

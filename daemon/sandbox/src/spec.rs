@@ -1,0 +1,270 @@
+//! What a sandbox shall be, as plain data.
+//!
+//! A [`SandboxSpec`] says everything the launcher and init need to build a sandbox; a [`CommandSpec`] what to execute
+//! in it. Both are made by the daemon (`lower.rs`), checked there, and cross to the launcher in a sealed memory file.
+//! There are no policy names here: grants have become mounts, rights, limits and filters.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A layer of the sandbox, as reports name it. The order is the order of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protection {
+    /// Own mount namespace, `pivot_root`, a tree built from [`View`].
+    FilesystemView,
+    /// Landlock rights on that tree.
+    FilesystemRights,
+    /// Own pid namespace.
+    Processes,
+    /// Own network namespace with loopback only.
+    Network,
+    /// Own IPC namespace, Landlock's abstract-socket scope.
+    Ipc,
+    /// seccomp filters.
+    SystemCalls,
+    /// `no_new_privs`, no capabilities, never uid 0 inside.
+    Privileges,
+    /// cgroup limits and rlimits.
+    Resources,
+    /// Every descriptor closed but 0, 1, 2.
+    Descriptors,
+    /// The environment is built, never inherited.
+    Environment,
+}
+
+impl Protection {
+    /// Every protection, in the order of reports.
+    pub const ALL: [Protection; 10] = [
+        Protection::FilesystemView,
+        Protection::FilesystemRights,
+        Protection::Processes,
+        Protection::Network,
+        Protection::Ipc,
+        Protection::SystemCalls,
+        Protection::Privileges,
+        Protection::Resources,
+        Protection::Descriptors,
+        Protection::Environment,
+    ];
+
+    /// The name that policies, logs and reports use: `filesystem-view`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protection::FilesystemView => "filesystem-view",
+            Protection::FilesystemRights => "filesystem-rights",
+            Protection::Processes => "processes",
+            Protection::Network => "network",
+            Protection::Ipc => "ipc",
+            Protection::SystemCalls => "system-calls",
+            Protection::Privileges => "privileges",
+            Protection::Resources => "resources",
+            Protection::Descriptors => "descriptors",
+            Protection::Environment => "environment",
+        }
+    }
+}
+
+/// How far a protection holds, with the text that says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// In force; with what (`Landlock ABI 7`).
+    Active(String),
+    /// Partly in force; what is missing.
+    Degraded(String),
+    /// Not in force; why.
+    Off(String),
+}
+
+/// What one protection really did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// Which protection.
+    pub protection: Protection,
+    /// How far it holds.
+    pub state: State,
+}
+
+/// Everything a sandbox is built from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Name of the cgroup and of the scratch directory; unique among living sandboxes of one launcher,
+    /// 1 to 128 of `A-Z a-z 0-9 . _ : -`, not starting with a dot.
+    pub name: String,
+    /// As whom the command runs.
+    pub identity: Identity,
+    /// The file tree.
+    pub view: View,
+    /// Host name inside the UTS namespace, at most 64 bytes.
+    pub hostname: String,
+    /// The network.
+    pub network: Network,
+    /// Which system calls are refused.
+    pub syscalls: Syscalls,
+    /// Bounds of the tree.
+    pub limits: Limits,
+    /// Protections without which no sandbox is made: one of these that turns out `Degraded` or `Off` fails the creation.
+    pub required: Vec<Protection>,
+}
+
+/// As whom the command runs.
+///
+/// The user namespace maps ids so that `inside_*` is never 0 and files come out owned by `outside_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The uid on the machine that files belong to. May be 0 when a root-owned workspace is run by root.
+    pub outside_uid: u32,
+    /// The gid on the machine.
+    pub outside_gid: u32,
+    /// The uid the command sees; never 0.
+    pub inside_uid: u32,
+    /// The gid the command sees; never 0.
+    pub inside_gid: u32,
+}
+
+/// The file tree of a sandbox: nothing exists in it that no entry puts there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct View {
+    /// What is mounted or made, in this order; a later entry may lie inside an earlier one.
+    pub entries: Vec<ViewEntry>,
+}
+
+/// One entry of a [`View`]. Every `target` is an absolute, normalised path in the new tree; missing parent directories
+/// are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ViewEntry {
+    /// A directory or file of the machine, with everything mounted below it. Where `source` is a symbolic link, the
+    /// same link is made at `target` instead (`/bin -> usr/bin`).
+    Bind {
+        /// Absolute path on the machine.
+        source: PathBuf,
+        /// Where it appears.
+        target: PathBuf,
+        /// What may be done with it.
+        access: Access,
+        /// Whether a missing source is passed over instead of an error.
+        optional: bool,
+    },
+    /// A copy-on-write view of a directory of the machine. Changes go to the sandbox's scratch directory on disk and
+    /// vanish with the sandbox. Mounts below `lower` are not seen.
+    Overlay {
+        /// Absolute path of the directory on the machine.
+        lower: PathBuf,
+        /// Where it appears.
+        target: PathBuf,
+        /// Names of the scratch directory that takes the changes; unique in the view.
+        scratch: String,
+        /// Paths relative to `lower` that are not seen (removed in the view), whether they exist or not.
+        hide: Vec<PathBuf>,
+    },
+    /// A directory on disk that lives as long as the sandbox.
+    Scratch {
+        /// Where it appears.
+        target: PathBuf,
+        /// Name of the scratch directory; unique in the view.
+        scratch: String,
+        /// Permission bits, `0o1777`.
+        mode: u32,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// Where it appears.
+        target: PathBuf,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// Permission bits of its root.
+        mode: u32,
+        /// Whether it stays writable once the view is built.
+        writable: bool,
+    },
+    /// A file written for the sandbox. Where the tree has a symbolic link at `target`, the file it leads to is
+    /// replaced (inside the tree). Read-only.
+    File {
+        /// Where it appears.
+        target: PathBuf,
+        /// Its contents.
+        contents: Vec<u8>,
+    },
+    /// An empty directory.
+    Directory {
+        /// Where it appears.
+        target: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// An empty, unreadable file or directory over something that must not be seen; nothing when it does not exist in the tree.
+    Mask {
+        /// What is hidden.
+        target: PathBuf,
+    },
+    /// The sandbox's own `/proc`, with everything that configures the kernel read-only or masked.
+    Proc,
+    /// `/sys` of the sandbox's network namespace, read-only; an empty directory where it cannot be mounted.
+    Sys,
+    /// `/dev` with null, zero, full, random, urandom, tty, a private pts and ptmx, a private shm of this many bytes, and
+    /// the links fd, stdin, stdout, stderr.
+    Dev {
+        /// Size of `/dev/shm` in bytes.
+        shm_bytes: u64,
+    },
+}
+
+/// What may be done with a bound tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Read and list.
+    Read,
+    /// Read, list and execute.
+    ReadExecute,
+    /// Read, list, execute, write, create, remove, rename across directories.
+    Write,
+}
+
+/// The network of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// Own network namespace, loopback up (v4 and v6), nothing else. With `refusal_port`, init listens on
+    /// 127.0.0.1 at that port and hands the listener to the daemon, which answers every proxy request with a refusal.
+    Loopback {
+        /// TCP port of the refusing proxy.
+        refusal_port: Option<u16>,
+    },
+}
+
+/// Which system calls are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Syscalls {
+    /// What development tools need; see `seccomp.rs` for the table.
+    Development,
+}
+
+/// Bounds of a sandbox. `None` is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of the tree, in bytes (`memory.max`; swap is not given beyond it).
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads of the tree (`pids.max`).
+    pub processes: Option<u32>,
+    /// CPU bandwidth in thousandths of one processor (`cpu.max`).
+    pub cpu_millis: Option<u32>,
+    /// Soft limit of open files (`RLIMIT_NOFILE`).
+    pub open_files_soft: u64,
+    /// Hard limit of open files; lowered to what init has.
+    pub open_files_hard: u64,
+    /// Largest file, in bytes (`RLIMIT_FSIZE`).
+    pub file_bytes: Option<u64>,
+}
+
+/// What to execute in a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandSpec {
+    /// Program and arguments; not empty.
+    pub argv: Vec<OsString>,
+    /// The whole environment, each name once.
+    pub env: Vec<(OsString, OsString)>,
+    /// Absolute working directory, as seen inside.
+    pub cwd: PathBuf,
+    /// Permission bits taken from new files.
+    pub umask: u32,
+}

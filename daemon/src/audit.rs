@@ -1,0 +1,65 @@
+//! The audit log: what was asked, what was decided, and how it ended, so that it cannot be changed afterwards unnoticed.
+//!
+//! # The file
+//!
+//! One JSON object a line, in pure ASCII whatever bytes the values hold, appended only. Every record has, in this order,
+//! `seq` (from 1), `time` (RFC 3339, UTC, microseconds), `kind`, `prev`, its payload, and last `hash`:
+//!
+//! ```text
+//! {"seq":2,"time":"...","kind":"intent","prev":"<hash of record 1>","run_id":"...",...,"hash":"<64 hex digits>"}
+//! ```
+//!
+//! `hash` is the SHA-256 of the line without its last 75 bytes, which are `,"hash":"`, the 64 digits, and `"}`. `prev` is the
+//! `hash` of the record before, 64 zeros for the first. A stranger verifies a log like this:
+//!
+//! ```python
+//! import hashlib, json
+//! prev, seq = "0" * 64, 1
+//! for line in open("audit.jsonl", "rb"):
+//!     line = line.rstrip(b"\n")
+//!     record = json.loads(line)
+//!     assert record["hash"] == hashlib.sha256(line[:-75]).hexdigest(), f"record {seq} was edited"
+//!     assert record["seq"] == seq and record["prev"] == prev, f"record {seq} is not the one that was written here"
+//!     prev, seq = record["hash"], seq + 1
+//! ```
+//!
+//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `peer_denied`. `audit.head` beside
+//! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
+//! daemon's user can forge both; the last hash, noted elsewhere from time to time, pins everything before it.
+//!
+//! # Promises
+//!
+//! - [`AuditLog::intent`] returns when the record is durable (`fdatasync`), and only then may the command start.
+//! - A run whose daemon died gets an `interrupted` record when the log is next opened.
+//! - When the log cannot be written (disk full, file replaced), intents fail, so that no run starts unrecorded, and what was
+//!   half written is taken back. Ends wait in memory and are written as soon as it can be.
+//! - Environment values are never recorded, and what looks like a secret in a command line is taken out.
+//!
+//! Deliberately absent: rotation (move the file away while no daemon runs) and signatures.
+
+mod chain;
+mod file;
+mod head;
+mod record;
+mod redact;
+mod text;
+mod verify;
+mod writer;
+
+pub use chain::{Broken, Fault};
+pub use file::{AuditError, OpenError, Opened};
+pub use record::{
+    Decision, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef, StreamDigest, Usage,
+};
+pub use redact::{REDACTED, redact_argv, redact_text};
+pub use text::{MAX_LIST_BYTES, MAX_LIST_ITEMS, MAX_VALUE_BYTES};
+pub use verify::{VerifyError, VerifyReport, verify};
+pub use writer::AuditLog;
+
+/// Where this user's log is when nothing else is said; `None` where the environment names no place.
+pub fn default_path() -> Option<std::path::PathBuf> {
+    crate::config::EnvFacts::read().audit_path()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! The daemon's command line, shared by `fumehoodd` and `fumehood daemon`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::{Config, LogFormat, Overrides, REFERENCE};
+use crate::launch::Launching;
+use crate::serve::{self, ServeError};
+use crate::{systemd, telemetry};
+
+/// What the command line may say; everything else is in the configuration file.
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArgs {
+    /// Configuration file [default: ~/.config/fumehood/fumehoodd.toml, for root /etc/fumehood/fumehoodd.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Unix socket to listen on [default: $XDG_RUNTIME_DIR/fumehood/fumehood.sock, else /tmp/fumehood-UID/fumehood.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Audit log [default: ~/.local/state/fumehood/audit.jsonl, for root /var/lib/fumehood/audit.jsonl]
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    /// Where sandboxes keep their private /tmp and the changes to the home directory [default: /var/tmp/fumehood-UID]
+    #[arg(long, value_name = "DIR")]
+    scratch_dir: Option<PathBuf>,
+    /// Directory of policy files; may be given again
+    #[arg(long, value_name = "DIR")]
+    policy_dir: Vec<PathBuf>,
+    /// Runs at the same time
+    #[arg(long, value_name = "N")]
+    max_runs: Option<usize>,
+    /// Started by a client: end after 15 minutes without a run or a connection
+    #[arg(long, hide = true)]
+    auto: bool,
+    /// End after so many seconds without a run or a connection
+    #[arg(long, value_name = "SECONDS")]
+    idle_exit: Option<u64>,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<LogFormat>,
+    /// What is logged, like `info` or `fumehoodd=debug,warn`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Print the configuration file with every key, its default and its meaning
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl DaemonArgs {
+    fn overrides(self) -> Overrides {
+        Overrides {
+            config: self.config,
+            socket: self.socket,
+            audit_path: self.audit,
+            scratch_dir: self.scratch_dir,
+            policy_dirs: Some(self.policy_dir).filter(|directories| !directories.is_empty()),
+            max_runs: self.max_runs,
+            auto: self.auto,
+            idle_exit: self.idle_exit.map(Duration::from_secs),
+            log_format: self.log_format,
+            log_filter: self.log,
+        }
+    }
+}
+
+/// Is the daemon until it is told to end. 0: it ended in order; 1: it could not start.
+pub fn run(arguments: DaemonArgs) -> ExitCode {
+    if arguments.print_config {
+        print!("{REFERENCE}");
+        return ExitCode::SUCCESS;
+    }
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fumehoodd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// In this order: what must come before threads, then the runtime.
+fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
+    if arguments.auto {
+        fumehood_sandbox::forget_caller().map_err(ServeError::Runtime)?;
+    }
+    raise_open_files();
+    let config = Config::load(arguments.overrides())?;
+    let inherited = systemd::listeners()?;
+    let launching = Launching::start(&config.scratch_dir)?;
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("fumehoodd")
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let result = runtime.block_on(serve::serve(config, inherited, launching.clone()));
+    // A connection that does not end must not keep the daemon from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    launching.end();
+    result
+}
+
+/// As many open files as may be: each run holds a dozen, each connection one. What cannot be had is missed only by many of them.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

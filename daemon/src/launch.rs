@@ -1,0 +1,257 @@
+//! Where sandboxes come from: the launcher, kept alive, and what the self-test found out about this machine.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fumehood_sandbox::event::{Event, Finding};
+use fumehood_sandbox::spec::{
+    Access, Enforced, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
+};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::run::Enforcement;
+
+/// How long the self-test may take before it counts as failed.
+const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How soon a launcher that could not be started is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The launcher and what is known of the machine; clones share it.
+#[derive(Clone, Debug)]
+pub struct Launching {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    scratch_root: PathBuf,
+    /// `None` between the death of one and the start of the next.
+    launcher: Mutex<Option<Launcher>>,
+    self_test: Mutex<SelfTest>,
+}
+
+/// What the self-test found.
+#[derive(Clone, Debug, Default)]
+pub struct SelfTest {
+    /// What every attempt showed.
+    pub findings: Vec<Finding>,
+    /// The report of the test's own sandbox.
+    pub enforcement: Vec<Enforced>,
+    /// Why there was no test, if there was none.
+    pub failure: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Launching {
+    /// Starts the launcher. Call it before the runtime has threads.
+    pub fn start(scratch_root: &Path) -> Result<Launching, LaunchError> {
+        let launcher = Launcher::start(scratch_root)?;
+        Ok(Launching {
+            shared: Arc::new(Shared {
+                scratch_root: scratch_root.to_owned(),
+                launcher: Mutex::new(Some(launcher)),
+                self_test: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Asks for a sandbox.
+    pub fn create(&self, spec: &SandboxSpec) -> io::Result<Watched> {
+        let sandbox = match &*lock(&self.shared.launcher) {
+            Some(launcher) => launcher.create(spec)?,
+            None => {
+                let dead = "the launcher died and is being started again";
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, dead));
+            }
+        };
+        let socket = watch(sandbox.as_fd())?;
+        Ok(Watched { sandbox, socket })
+    }
+
+    /// What limits sandboxes.
+    pub fn cgroups(&self) -> Option<Cgroups> {
+        lock(&self.shared.launcher).as_ref().map(|launcher| launcher.cgroups().clone())
+    }
+
+    /// What the self-test found.
+    pub fn self_test(&self) -> SelfTest {
+        lock(&self.shared.self_test).clone()
+    }
+
+    /// The first of `required` that the self-test found without effect, with what got through.
+    pub fn missing(&self, required: &[Protection]) -> Option<(Protection, String)> {
+        lock(&self.shared.self_test)
+            .findings
+            .iter()
+            .find(|finding| !finding.held && required.contains(&finding.protection))
+            .map(|finding| (finding.protection, format!("{}: {}", finding.name, finding.detail)))
+    }
+
+    /// A sandbox's own report, corrected by what the self-test found: what was let through is not active.
+    pub fn judge(&self, enforcement: Vec<Enforced>, required: &[Protection]) -> Vec<Enforcement> {
+        let test = lock(&self.shared.self_test);
+        let judged = |entry: Enforced| {
+            let broken = test.findings.iter().find(|finding| !finding.held && finding.protection == entry.protection);
+            let state = match (entry.state, broken) {
+                (State::Active(text), Some(finding)) => {
+                    State::Degraded(format!("{text}; but the self-test got through: {}: {}", finding.name, finding.detail))
+                }
+                (state, _) => state,
+            };
+            Enforcement { protection: entry.protection, state, required: required.contains(&entry.protection) }
+        };
+        enforcement.into_iter().map(judged).collect()
+    }
+
+    /// Tries everything that must not work in a throwaway sandbox, and remembers what that showed.
+    pub async fn test(&self) -> SelfTest {
+        let result = tokio::time::timeout(SELF_TEST_TIMEOUT, self.run_test()).await;
+        let test = match result {
+            Ok(Ok(test)) => test,
+            Ok(Err(failure)) => SelfTest { failure: Some(failure), ..SelfTest::default() },
+            Err(_) => SelfTest { failure: Some("the self-test did not end in time".to_owned()), ..SelfTest::default() },
+        };
+        *lock(&self.shared.self_test) = test.clone();
+        test
+    }
+
+    async fn run_test(&self) -> Result<SelfTest, String> {
+        let mut sandbox = self.create(&test_spec()).map_err(|error| error.to_string())?;
+        let mut test = SelfTest::default();
+        loop {
+            let event = sandbox.receive().await.map_err(|error| error.to_string())?;
+            match event.map(|(event, _)| event) {
+                Some(Event::Ready { enforcement }) => {
+                    test.enforcement = enforcement;
+                    sandbox.handle().self_test().map_err(|error| error.to_string())?;
+                }
+                Some(Event::SelfTest { findings }) => test.findings = findings,
+                Some(Event::Failed(failure)) => {
+                    let errno = io::Error::from_raw_os_error(failure.errno);
+                    let path = String::from_utf8_lossy(&failure.path).into_owned();
+                    return Err(format!("{} {path}: {errno}", failure.stage));
+                }
+                Some(Event::Gone { .. }) if test.findings.is_empty() => {
+                    return Err("the sandbox of the self-test ended early".to_owned());
+                }
+                Some(Event::Gone { .. }) => return Ok(test),
+                Some(_) => {}
+                None => return Err("the launcher died during the self-test".to_owned()),
+            }
+        }
+    }
+
+    /// Watches the launcher and starts it again when it dies. Runs for as long as the daemon does.
+    pub async fn keep_alive(self) {
+        loop {
+            let socket = match &*lock(&self.shared.launcher) {
+                Some(launcher) => watch(launcher.as_fd()),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+            if let Ok(socket) = socket {
+                // Readable means dead: nothing is ever sent on it.
+                let _ = socket.readable().await;
+                let dead = lock(&self.shared.launcher).take();
+                let Some(dead) = dead else { return };
+                tracing::error!(pid = dead.pid(), "the launcher died, and every run with it; starting another");
+                let _ = tokio::task::spawn_blocking(|| dead.bury()).await;
+            }
+            let root = self.shared.scratch_root.clone();
+            match tokio::task::spawn_blocking(move || Launcher::start(&root)).await {
+                Ok(Ok(launcher)) => *lock(&self.shared.launcher) = Some(launcher),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the launcher cannot be started");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends the launcher in order, and with it whatever is left. Blocks until nothing is.
+    pub fn end(&self) {
+        if let Some(launcher) = lock(&self.shared.launcher).take()
+            && let Err(error) = launcher.end()
+        {
+            tracing::warn!(%error, "the launcher did not end in order");
+        }
+    }
+}
+
+/// A sandbox whose events can be awaited.
+#[derive(Debug)]
+pub struct Watched {
+    sandbox: Sandbox,
+    socket: UnixStream,
+}
+
+impl Watched {
+    /// The sandbox, to act on it.
+    pub fn handle(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// The next event with its descriptors; see [`Sandbox::receive`]. Cancelling loses nothing.
+    pub async fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+        loop {
+            self.socket.readable().await?;
+            let sandbox = &mut self.sandbox;
+            match self.socket.try_io(Interest::READABLE, || sandbox.receive()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Watches a socket for the runtime. Its type there is a stream's, of which only the readiness is used; tokio knows no `SOCK_SEQPACKET`.
+fn watch(socket: BorrowedFd<'_>) -> io::Result<UnixStream> {
+    let socket = std::os::unix::net::UnixStream::from(socket.try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// The sandbox of the self-test: every layer, nothing of the user's.
+fn test_spec() -> SandboxSpec {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let inside = |id: u32| if id == 0 { 1000 } else { id };
+    let bind = |path: &str| ViewEntry::Bind {
+        source: path.into(),
+        target: path.into(),
+        access: Access::ReadExecute,
+        optional: true,
+    };
+    let entries = vec![
+        ViewEntry::Proc,
+        ViewEntry::Sys,
+        ViewEntry::Dev { shm_bytes: 1 << 20 },
+        bind("/usr"),
+        ViewEntry::Tmpfs { target: "/tmp".into(), size_bytes: 1 << 20, mode: 0o1777, writable: true },
+    ];
+    SandboxSpec {
+        name: "self-test".to_owned(),
+        identity: Identity { outside_uid: uid, outside_gid: gid, inside_uid: inside(uid), inside_gid: inside(gid) },
+        view: View { entries },
+        hostname: "self-test".to_owned(),
+        network: Network::Loopback { refusal_port: None },
+        syscalls: Syscalls::Development,
+        limits: Limits {
+            memory_bytes: Some(64 << 20),
+            processes: Some(16),
+            cpu_millis: None,
+            open_files_soft: 64,
+            open_files_hard: 64,
+            file_bytes: Some(1 << 20),
+        },
+        required: Vec::new(),
+    }
+}

@@ -1,0 +1,30 @@
+//! The service of Fumehood: it takes requests over gRPC, decides by policy, has them run in sandboxes, and writes everything down.
+//!
+//! ```text
+//! cli.rs       the daemon's command line     config.rs        its configuration
+//! serve.rs     from start to end             listen.rs peer.rs  who connects
+//! service/     the door: wire types          run/             runs and their actors
+//! lower.rs     grants to a sandbox           launch.rs        where sandboxes come from
+//! audit/       what was asked and how it ended
+//! ```
+
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod launch;
+pub mod listen;
+pub mod lower;
+pub mod peer;
+pub mod policy_store;
+pub mod refusal;
+pub mod run;
+pub mod serve;
+pub mod service;
+pub mod systemd;
+pub mod telemetry;
+
+/// Becomes the sandbox launcher, and never returns, when this process was started as one. First thing in `main` of every program that
+/// can be the daemon.
+pub fn entry_if_launcher() {
+    fumehood_sandbox::become_launcher_if_asked();
+}

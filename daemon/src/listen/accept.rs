@@ -1,0 +1,334 @@
+//! Accepting: one task for each endpoint, handshakes beside it, and one stream of what came through.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_stream::Stream as AsyncStream;
+
+use super::connection::{Connection, Stream};
+use super::tls;
+use super::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_REFUSED_CONNECTIONS};
+use crate::audit::{AuditLog, PeerDenied};
+use crate::peer::{Identity, Peer};
+
+/// Connections that are through and wait for the server to take them.
+const READY: usize = 16;
+
+/// How long accepting pauses when the process or the machine has no descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Refused peers are recorded one by one up to so many in [`DENIED_PERIOD`], and counted beyond.
+const DENIED_RECORDS: u32 = 10;
+const DENIED_PERIOD: Duration = Duration::from_secs(60);
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// A Unix socket, of [`super::unix::bind`] or from systemd.
+    Unix(UnixListener),
+    /// TCP with mutual TLS.
+    Tls(TcpListener, tls::Acceptor),
+}
+
+/// Who is let in, and where it is recorded who was not.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The user ids that may use the daemon over a Unix socket.
+    pub allowed_uids: Vec<u32>,
+    /// Gets a `peer_denied` record for each refused connection (10 a minute; more are counted).
+    pub audit: Option<AuditLog>,
+}
+
+/// The connections that are through their handshake. Dropping it ends the accepting and closes the endpoints.
+#[derive(Debug)]
+pub struct Incoming {
+    ready: mpsc::Receiver<Connection>,
+    places: Places,
+}
+
+impl Incoming {
+    /// How many connections are being served; changes wake the receiver. For a daemon that ends when nobody is there.
+    pub fn connections(&self) -> watch::Receiver<usize> {
+        self.places.served.subscribe()
+    }
+}
+
+impl AsyncStream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.ready.poll_recv(cx).map(|connection| connection.map(Ok))
+    }
+}
+
+/// Accepts on all endpoints, from within a tokio runtime, until the result is dropped.
+pub fn incoming(endpoints: Vec<Endpoint>, admission: Admission) -> Incoming {
+    let (through, ready) = mpsc::channel(READY);
+    let places = Places {
+        served: watch::Sender::new(0),
+        refused: watch::Sender::new(0),
+    };
+    let gate = Arc::new(Gate {
+        admission,
+        places: places.clone(),
+        denials: Mutex::new(Denials::default()),
+    });
+    for endpoint in endpoints {
+        tokio::spawn(accept(endpoint, gate.clone(), through.clone()));
+    }
+    Incoming { ready, places }
+}
+
+/// What all handshakes share.
+#[derive(Debug)]
+struct Gate {
+    admission: Admission,
+    places: Places,
+    denials: Mutex<Denials>,
+}
+
+async fn accept(endpoint: Endpoint, gate: Arc<Gate>, through: mpsc::Sender<Connection>) {
+    // Dropping the set ends its tasks.
+    let mut handshakes = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept_one(&endpoint, &gate) => accepted,
+            Some(_) = handshakes.join_next(), if !handshakes.is_empty() => continue,
+            () = through.closed() => return,
+        };
+        let handshake = match accepted {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                // A connection that was gone before it was taken is the usual case; anything else passes with time.
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+                continue;
+            }
+        };
+        oldest_first.retain(|handshake| !handshake.is_finished());
+        if oldest_first.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        let through = through.clone();
+        oldest_first.push_back(handshakes.spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Some(connection)) => {
+                    let _ = through.send(connection).await;
+                }
+                Ok(None) => {}
+                Err(_) => tracing::debug!("a connection said nothing and was closed"),
+            }
+        }));
+    }
+}
+
+type Handshake = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
+
+async fn accept_one(endpoint: &Endpoint, gate: &Arc<Gate>) -> io::Result<Handshake> {
+    let gate = gate.clone();
+    Ok(match endpoint {
+        Endpoint::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            // At once: whoever closes before saying anything is to be recorded too.
+            let peer = gate.unix_peer(&stream)?;
+            Box::pin(async move { gate.let_in(Stream::Unix(stream), peer).await })
+        }
+        Endpoint::Tls(listener, acceptor) => {
+            let (stream, address) = listener.accept().await?;
+            let acceptor = acceptor.clone();
+            Box::pin(async move {
+                // Small messages must not wait for the acknowledgement of the ones before (Nagle).
+                let _ = stream.set_nodelay(true);
+                match acceptor.accept(stream).await {
+                    Ok((stream, name)) => {
+                        let peer = Peer {
+                            identity: Identity::Certificate { name },
+                            allowed: true,
+                        };
+                        gate.let_in(Stream::Tls(Box::new(stream)), peer).await
+                    }
+                    Err(error) => {
+                        gate.denied("tcp", format!("tcp:{address}"), None, error.to_string());
+                        None
+                    }
+                }
+            })
+        }
+    })
+}
+
+impl Gate {
+    fn unix_peer(&self, stream: &UnixStream) -> io::Result<Peer> {
+        let cred = stream.peer_cred()?;
+        let identity = Identity::Unix {
+            uid: cred.uid(),
+            gid: cred.gid(),
+            pid: cred.pid(),
+        };
+        let allowed = self.admission.allowed_uids.contains(&cred.uid());
+        let peer = Peer { identity, allowed };
+        if !allowed {
+            self.denied(
+                "unix",
+                peer.to_string(),
+                peer.pid(),
+                "the uid is not in allowed_uids".to_owned(),
+            );
+        }
+        Ok(peer)
+    }
+
+    /// Waits for the first bytes of HTTP/2 and finds a place.
+    async fn let_in(&self, mut stream: Stream, peer: Peer) -> Option<Connection> {
+        if let Err(error) = stream.read_preface().await {
+            tracing::debug!(%peer, %error, "a connection ended before it was HTTP/2");
+            return None;
+        }
+        let Some(place) = self.places.take(peer.allowed) else {
+            tracing::warn!(%peer, most = MAX_CONNECTIONS, "too many connections: one was closed");
+            return None;
+        };
+        Some(Connection::new(stream, peer, place))
+    }
+
+    fn denied(&self, listener: &'static str, peer: String, peer_pid: Option<i32>, reason: String) {
+        let counted = self
+            .denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count(Instant::now());
+        let Some(suppressed) = counted else { return };
+        tracing::warn!(peer, listener, reason, suppressed, "a peer was refused");
+        if let Some(audit) = &self.admission.audit {
+            audit.peer_denied(&PeerDenied {
+                peer,
+                peer_pid,
+                listener,
+                reason,
+                suppressed,
+            });
+        }
+    }
+}
+
+/// How many peers were refused of late.
+#[derive(Debug, Default)]
+struct Denials {
+    since: Option<Instant>,
+    recorded: u32,
+    suppressed: u64,
+}
+
+impl Denials {
+    /// Counts one more. `Some`, with how many were not recorded since the last that was, when this one is to be recorded.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        if self
+            .since
+            .is_none_or(|since| now.duration_since(since) >= DENIED_PERIOD)
+        {
+            (self.since, self.recorded) = (Some(now), 0);
+        }
+        if self.recorded == DENIED_RECORDS {
+            self.suppressed += 1;
+            return None;
+        }
+        self.recorded += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// The places for connections that are served.
+#[derive(Clone, Debug)]
+struct Places {
+    served: watch::Sender<usize>,
+    /// The part of `served` that is of peers who may not use the daemon.
+    refused: watch::Sender<usize>,
+}
+
+/// One taken place; dropping it frees it.
+#[derive(Debug)]
+pub(super) struct Place(Vec<watch::Sender<usize>>);
+
+impl Places {
+    fn take(&self, allowed: bool) -> Option<Place> {
+        let mut place = Place(Vec::with_capacity(2));
+        let bounds = [
+            (&self.refused, MAX_REFUSED_CONNECTIONS, !allowed),
+            (&self.served, MAX_CONNECTIONS, true),
+        ];
+        for (count, most, _) in bounds.into_iter().filter(|(_, _, applies)| *applies) {
+            let taken = count.send_if_modified(|count| {
+                let free = *count < most;
+                *count += usize::from(free);
+                free
+            });
+            if !taken {
+                return None;
+            }
+            place.0.push(count.clone());
+        }
+        Some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for count in &self.0 {
+            count.send_modify(|count| *count -= 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_recorded_ten_a_minute_and_counted_beyond() {
+        let start = Instant::now();
+        let mut denials = Denials::default();
+        for _ in 0..DENIED_RECORDS {
+            assert_eq!(denials.count(start), Some(0));
+        }
+        for _ in 0..5 {
+            assert_eq!(denials.count(start + Duration::from_secs(59)), None);
+        }
+        assert_eq!(denials.count(start + Duration::from_secs(60)), Some(5));
+        assert_eq!(denials.count(start + Duration::from_secs(60)), Some(0));
+    }
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let places = Places {
+            served: watch::Sender::new(0),
+            refused: watch::Sender::new(0),
+        };
+        let refused: Vec<_> = (0..MAX_REFUSED_CONNECTIONS)
+            .map(|_| places.take(false).unwrap())
+            .collect();
+        assert!(places.take(false).is_none());
+        let allowed: Vec<_> = (0..MAX_CONNECTIONS - refused.len())
+            .map(|_| places.take(true).unwrap())
+            .collect();
+        assert!(places.take(true).is_none());
+        drop(refused);
+        assert!(places.take(false).is_some());
+        drop(allowed);
+        assert_eq!(*places.served.borrow(), 0);
+    }
+}

@@ -1,0 +1,21 @@
+//! Runs: one task owns each, others hold handles.
+//!
+//! ```text
+//! model.rs     what a run is asked, what happens in it, how it ends: plain types
+//! journal.rs   its events, kept within a bound, read by any number of readers at their own pace
+//! actor.rs     the task that owns it: from a place among the running ones to the last event
+//! table.rs     every run that is known, and how many may run at once
+//! host.rs      facts about this machine and this caller that a sandbox is made from
+//! ```
+
+mod actor;
+mod host;
+mod journal;
+mod model;
+mod table;
+
+pub use actor::{Kill, Surroundings};
+pub use host::{Host, HostError};
+pub use journal::{Item, Journal, Reader};
+pub use model::*;
+pub use table::{Bounds, InputError, Run, RunTable, StartError};

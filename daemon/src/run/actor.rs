@@ -1,0 +1,431 @@
+//! The task that owns a run.
+//!
+//! From a place among the running ones to the last event, in the order in which it happens: wait for a place, build the sandbox while
+//! the audit log takes the intent, send the command once both are done, follow it, and when nothing of it exists any more, write
+//! the end down and say so. Every waiting step also listens to requests, so a run can be ended at any moment of its life.
+
+mod follow;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use fumehood_policies::{Decision, Grants};
+use fumehood_sandbox::event as sandbox_event;
+use fumehood_sandbox::event::SignalScope;
+use fumehood_sandbox::spec::{Protection, State};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use super::host::Host;
+use super::journal::Journal;
+use super::model::{CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage};
+use crate::audit::{self, AuditLog};
+use crate::launch::{Launching, Watched};
+use crate::{lower, refusal};
+
+/// A request to end a run.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// Why.
+    pub cause: CancelCause,
+    /// Who asks.
+    pub by: String,
+    /// The reason given.
+    pub reason: String,
+    /// From the stop signal to SIGKILL; `None`: the run's own.
+    pub grace: Option<Duration>,
+}
+
+/// From handles to the actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    Kill(Kill),
+    Signal { signal: i32, scope: SignalScope },
+}
+
+/// What runs share.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Where sandboxes come from.
+    pub launching: Launching,
+    /// Where it is written down. `None` when the configuration says so.
+    pub audit: Option<AuditLog>,
+}
+
+/// Input for the command.
+pub(super) enum Input {
+    Data(Bytes),
+    EndOfFile,
+}
+
+/// What the actor is made from.
+pub(super) struct Actor {
+    pub request: Request,
+    pub surroundings: Surroundings,
+    pub journal: Arc<Journal>,
+    pub snapshot: watch::Sender<Snapshot>,
+    pub commands: mpsc::Receiver<Command>,
+    pub input: mpsc::Receiver<Input>,
+    pub accepted_at: Instant,
+}
+
+/// What is known of a run's end while it is being brought about.
+#[derive(Default)]
+struct Outcome {
+    ending: Option<Ending>,
+    usage: Usage,
+    enforcement: Vec<Enforcement>,
+    digests: [Option<String>; 2],
+}
+
+impl Outcome {
+    fn ended(ending: Ending) -> Self {
+        Outcome { ending: Some(ending), ..Outcome::default() }
+    }
+}
+
+impl Actor {
+    /// Runs the run. `place` resolves when it has a place among the running ones.
+    pub(super) async fn run(mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>>) {
+        let outcome = self.live(place).await;
+        self.finish(outcome).await;
+    }
+
+    async fn live(&mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>>) -> Outcome {
+        // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
+        let decision = self.request.policy.decide(&fumehood_policies::Request {
+            tool: fumehood_policies::Tool::Shell,
+            argv: &self.request.argv,
+            caller_env: &self.request.caller_env,
+            env: &self.request.env,
+            limits: self.request.limits,
+        });
+        let host = self.host().await;
+        self.request.caller_env = Vec::new();
+        let grants = match decision {
+            Decision::Allowed(grants) => grants,
+            Decision::Denied(denial) => {
+                let (rule, explanation) = (denial.rule, denial.explanation);
+                let denied = audit::Decision::Denied { rule: rule.clone(), reason: explanation.clone() };
+                if let Err(ending) = self.write_intent(denied).await {
+                    return Outcome::ended(ending);
+                }
+                return Outcome::ended(Ending::Denied { rule, explanation });
+            }
+        };
+        let host = match host {
+            Ok(host) => host,
+            Err(ending) => return Outcome::ended(ending),
+        };
+        let _place = match self.wait_for(place).await {
+            Ok(Some(place)) => place,
+            Ok(None) => return Outcome::ended(cancelled(CancelCause::Drain)),
+            Err(kill) => return Outcome::ended(kill.ending()),
+        };
+        let queued = self.accepted_at.elapsed();
+        self.set_phase(Phase::Starting);
+        let starting = Instant::now();
+        let mut outcome = self.with_sandbox(&grants, &host, starting).await;
+        outcome.usage.queued = queued;
+        outcome
+    }
+
+    /// Facts of the machine, looked up where blocking is allowed.
+    async fn host(&self) -> Result<Host, Ending> {
+        let request = self.request.clone();
+        let looked = tokio::task::spawn_blocking(move || Host::look_up(&request)).await;
+        match looked {
+            Ok(Ok(host)) => Ok(host),
+            Ok(Err(error)) => Err(failed(None, error.field, 0, error.message)),
+            Err(error) => Err(failed(None, "look up the caller", 0, error.to_string())),
+        }
+    }
+
+    /// Waits for `future` unless somebody ends the run first.
+    async fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Kill> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                value = &mut future => return Ok(value),
+                command = self.commands.recv() => match command {
+                    Some(Command::Kill(kill)) => return Err(kill),
+                    // There is nobody yet to signal.
+                    Some(Command::Signal { .. }) => {}
+                    // The table forgot the run: it is not announced any more, nobody can end it.
+                    None => return Err(Kill::nobody()),
+                },
+            }
+        }
+    }
+
+    /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
+    async fn with_sandbox(&mut self, grants: &Grants, host: &Host, starting: Instant) -> Outcome {
+        let spec = lower::sandbox(&sandbox_name(&self.request.id), grants, host);
+        let missing = self.surroundings.launching.missing(&spec.required);
+        if let Some((protection, why)) = missing {
+            let hint = "the self-test found that it has no effect on this machine; see `fumehood doctor`";
+            let _ = self.write_intent(allowed()).await;
+            return Outcome::ended(failed(Some(protection), &why, 0, hint.to_owned()));
+        }
+        let mut sandbox = match self.surroundings.launching.create(&spec) {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                let _ = self.write_intent(allowed()).await;
+                let errno = error.raw_os_error().unwrap_or(0);
+                return Outcome::ended(failed(None, "ask the launcher for a sandbox", errno, error.to_string()));
+            }
+        };
+        // The intent is durable before the command starts, not before its sandbox is built: both take their time at once.
+        let intent = self.intent(allowed());
+        let audit = self.surroundings.audit.clone();
+        let written = tokio::spawn(async move {
+            match audit {
+                Some(audit) => audit.intent(&intent).await.map(drop),
+                None => Ok(()),
+            }
+        });
+        let ready = match self.wait_for(ready(&mut sandbox)).await {
+            Ok(ready) => ready,
+            Err(kill) => {
+                let _ = written.await;
+                return self.abandon(sandbox, kill.ending()).await;
+            }
+        };
+        let written = written.await.map_err(|error| error.to_string()).and_then(|result| result.map_err(|e| e.to_string()));
+        let (enforcement, refusal) = match ready {
+            Ok(ready) => ready,
+            Err(ending) => return self.abandon(sandbox, ending).await,
+        };
+        if let Err(error) = written {
+            return self.abandon(sandbox, audit_failed(error)).await;
+        }
+        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name));
+        let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
+        let command = lower::command(&self.request.argv, &self.request.env, grants, host);
+        let outcome = self.follow(sandbox, &command, grants, enforcement, starting).await;
+        if let Some(refusal) = refusal {
+            refusal.stop().await;
+        }
+        outcome
+    }
+
+    /// Kills a sandbox in which nothing was started and waits until it is gone.
+    async fn abandon(&mut self, mut sandbox: Watched, ending: Ending) -> Outcome {
+        let _ = sandbox.handle().kill();
+        while let Ok(Some((event, _))) = sandbox.receive().await {
+            if matches!(event, sandbox_event::Event::Gone { .. }) {
+                break;
+            }
+        }
+        Outcome::ended(ending)
+    }
+
+    fn intent(&self, decision: audit::Decision) -> audit::Intent {
+        let request = &self.request;
+        audit::Intent {
+            run_id: request.id.clone(),
+            peer: request.peer.to_string(),
+            peer_pid: request.peer.pid(),
+            request_digest: hex(&request.digest),
+            policy_name: request.policy.name.clone(),
+            policy_digest: request.policy.digest.to_string(),
+            decision,
+            argv: request.argv.clone(),
+            env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
+            workspace: path_bytes(&request.workspace),
+            cwd: path_bytes(&request.cwd),
+            labels: request.labels.clone(),
+        }
+    }
+
+    async fn write_intent(&self, decision: audit::Decision) -> Result<(), Ending> {
+        let Some(audit) = &self.surroundings.audit else { return Ok(()) };
+        audit.intent(&self.intent(decision)).await.map(drop).map_err(|error| audit_failed(error.to_string()))
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.snapshot.send_modify(|snapshot| snapshot.phase = phase);
+    }
+
+    /// Writes the end down and announces it.
+    async fn finish(self, outcome: Outcome) {
+        let ending = outcome.ending.unwrap_or(Ending::Lost { why: "the run's end was not seen".to_owned() });
+        // A denial is one record, not an intent with an end.
+        if let (Some(audit), false) = (&self.surroundings.audit, matches!(ending, Ending::Denied { .. })) {
+            let end = audit_end(&self.request.id, &ending, &outcome.enforcement, &outcome.usage, outcome.digests);
+            if let Err(error) = audit.end(&end).await {
+                tracing::error!(run = self.request.id, %error, "the end of a run is not in the audit log");
+            }
+        }
+        tracing::info!(run = self.request.id, ending = ending.name(), "run finished");
+        let finished = Arc::new(Finished { ending, usage: outcome.usage });
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.phase = Phase::Finished;
+            snapshot.finished_at = Some(SystemTime::now());
+            snapshot.finished = Some(Arc::clone(&finished));
+        });
+        self.journal.append(Event::Finished(finished));
+    }
+
+    /// Says that the command runs.
+    fn announce_start(&self, started: Started) {
+        let started = Arc::new(started);
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.phase = Phase::Running;
+            snapshot.started_at = Some(SystemTime::now());
+            snapshot.started = Some(Arc::clone(&started));
+        });
+        self.journal.append(Event::Started(started));
+    }
+}
+
+impl Kill {
+    fn nobody() -> Kill {
+        Kill { cause: CancelCause::Drain, by: String::new(), reason: String::new(), grace: None }
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::Cancelled { cause: self.cause, by: self.by.clone(), reason: self.reason.clone() }
+    }
+}
+
+fn cancelled(cause: CancelCause) -> Ending {
+    Ending::Cancelled { cause, by: String::new(), reason: String::new() }
+}
+
+fn allowed() -> audit::Decision {
+    audit::Decision::Allowed { rule: "tools.shell".to_owned() }
+}
+
+fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String) -> Ending {
+    Ending::SandboxFailed { protection, stage: stage.to_owned(), errno, path: Vec::new(), hint }
+}
+
+fn audit_failed(error: String) -> Ending {
+    failed(None, "write the audit record", 0, error)
+}
+
+/// The name of a run's sandbox: cgroups and directories take fewer characters than ids do, and none may begin with a dot.
+fn sandbox_name(id: &str) -> String {
+    format!("run-{}", id.replace(':', "_"))
+}
+
+/// Waits until the sandbox can take a command. An error is the run's ending.
+async fn ready(sandbox: &mut Watched) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
+    loop {
+        match sandbox.receive().await {
+            Ok(Some((sandbox_event::Event::Created, _))) => {}
+            Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
+            Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure)),
+            Ok(Some((sandbox_event::Event::Gone { init_status, .. }, _))) => {
+                return Err(Ending::Lost { why: format!("init ended with {init_status} before it was ready") });
+            }
+            Ok(Some((event, _))) => return Err(Ending::Lost { why: format!("init sent {event:?} before it was ready") }),
+            Ok(None) => return Err(Ending::Lost { why: "the launcher died".to_owned() }),
+            Err(error) => return Err(Ending::Lost { why: format!("the sandbox's socket broke: {error}") }),
+        }
+    }
+}
+
+fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
+    let sandbox_event::Failure { protection, stage, errno, path } = failure;
+    let hint = match (errno, protection) {
+        (0, Some(protection)) => {
+            format!("the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks", protection.name())
+        }
+        (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES, Some(_)) => {
+            "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it".to_owned()
+        }
+        _ => String::new(),
+    };
+    Ending::SandboxFailed { protection, stage, errno, path, hint }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn path_bytes(path: &PathBuf) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    path.as_os_str().as_bytes().to_vec()
+}
+
+/// The end as the audit log records it.
+fn audit_end(
+    run_id: &str,
+    ending: &Ending,
+    enforcement: &[Enforcement],
+    usage: &Usage,
+    digests: [Option<String>; 2],
+) -> audit::End {
+    use audit::Detail::{Bytes as Text, Flag, Number};
+    let text = |text: &str| Text(text.as_bytes().to_vec());
+    let details: Vec<(&str, audit::Detail)> = match ending {
+        Ending::Exited { code } => vec![("code", Number((*code).into()))],
+        Ending::Signaled { signal, core } => vec![("signal", Number((*signal).into())), ("core", Flag(*core))],
+        Ending::TimedOut { limit, after } => vec![
+            ("limit", text(&format!("{limit:?}").to_lowercase())),
+            ("after_ms", Number(i64::try_from(after.as_millis()).unwrap_or(i64::MAX))),
+        ],
+        Ending::Cancelled { cause, by, reason } => vec![
+            ("cause", text(&format!("{cause:?}").to_lowercase())),
+            ("by", text(by)),
+            ("reason", text(reason)),
+        ],
+        Ending::OutOfMemory { limit_bytes } => vec![("limit_bytes", Number(*limit_bytes as i64))],
+        Ending::OutputLimit { stream, limit_bytes } => vec![
+            ("stream", text(&format!("{stream:?}").to_lowercase())),
+            ("limit_bytes", Number(*limit_bytes as i64)),
+        ],
+        Ending::Denied { rule, explanation } => vec![("rule", text(rule)), ("explanation", text(explanation))],
+        Ending::SpawnFailed { stage, errno, path } => {
+            vec![("stage", text(stage)), ("errno", Number((*errno).into())), ("path", Text(path.clone()))]
+        }
+        Ending::SandboxFailed { protection, stage, errno, path, hint } => vec![
+            ("protection", text(protection.map_or("", Protection::name))),
+            ("stage", text(stage)),
+            ("errno", Number((*errno).into())),
+            ("path", Text(path.clone())),
+            ("hint", text(hint)),
+        ],
+        Ending::Lost { why } => vec![("why", text(why))],
+    };
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).ok();
+    let measured = usage.from_cgroup.is_some();
+    let [stdout, stderr] = Stream::ALL.map(|stream| audit::StreamDigest {
+        bytes: usage.output_bytes[stream.index()],
+        sha256: digests[stream.index()].clone(),
+    });
+    audit::End {
+        run_id: run_id.to_owned(),
+        outcome: ending.name().to_owned(),
+        details: details.into_iter().map(|(name, detail)| (name.to_owned(), detail)).collect(),
+        shell_code: Some(ending.shell_code()),
+        enforcement: enforcement
+            .iter()
+            .map(|entry| {
+                let (state, detail) = match &entry.state {
+                    State::Active(detail) => ("active", detail),
+                    State::Degraded(detail) => ("degraded", detail),
+                    State::Off(detail) => ("off", detail),
+                };
+                audit::Enforcement {
+                    protection: entry.protection.name().to_owned(),
+                    state: state.to_owned(),
+                    detail: detail.clone(),
+                }
+            })
+            .collect(),
+        usage: audit::Usage {
+            wall_us: micros(usage.wall).filter(|_| measured),
+            cpu_user_us: micros(usage.cpu_user).filter(|_| measured),
+            cpu_system_us: micros(usage.cpu_system).filter(|_| measured),
+            memory_peak_bytes: Some(usage.memory_peak_bytes).filter(|_| measured),
+            oom_kills: Some(usage.oom_kills).filter(|_| usage.from_cgroup == Some(true)),
+        },
+        stdout,
+        stderr,
+    }
+}

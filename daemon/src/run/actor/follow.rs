@@ -1,0 +1,394 @@
+//! Following a command: from exec to the moment nothing of it exists any more.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use fumehood_policies::{Grants, Limits};
+use fumehood_sandbox::Sandbox;
+use fumehood_sandbox::event::{self as sandbox_event, ExitStatus, SignalScope};
+use fumehood_sandbox::spec::CommandSpec;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+use super::{Actor, Command, Ending, Enforcement, Event, Input, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed};
+use crate::launch::Watched;
+use crate::run::journal::Journal;
+use crate::run::model::{TimeLimit, Usage};
+
+/// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
+
+/// Most bytes read at once; the bound of `Output.data` on the wire.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Size asked for the pipes. More than the kernel's 64 KiB saves switches; an ordinary user's quota may refuse it.
+const PIPE_BYTES: i32 = 256 * 1024;
+
+/// How often CPU time is looked at where it is limited.
+const CPU_PERIOD: Duration = Duration::from_millis(500);
+
+/// SIGTERM, what an end begins with.
+const STOP_SIGNAL: i32 = 15;
+
+/// One output stream while it is open.
+struct Output {
+    stream: Stream,
+    pipe: Option<pipe::Receiver>,
+    buffer: BytesMut,
+    offset: u64,
+    digest: Sha256,
+}
+
+/// What happened to an output pipe.
+enum Read {
+    Data(Bytes),
+    /// End of file, or nothing more to come (`false`).
+    Closed(bool),
+}
+
+impl Output {
+    /// The stream's reading end here, its writing end for the command.
+    fn new(stream: Stream) -> std::io::Result<(Output, OwnedFd)> {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let pipe = Some(pipe::Receiver::from_owned_fd(reader)?);
+        Ok((Output { stream, pipe, buffer: BytesMut::new(), offset: 0, digest: Sha256::new() }, writer))
+    }
+
+    /// Waits for output, once the journal has room for it. With `gone`, nobody is left to write, and a pipe that neither has
+    /// data nor ends is given up. Never resolves for a closed stream.
+    async fn read(&mut self, journal: &Journal, gone: bool) -> Read {
+        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        journal.room(CHUNK_BYTES.min(journal.chunk_bytes())).await;
+        loop {
+            if gone {
+                match tokio::time::timeout(DRAIN_GRACE, pipe.readable()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => return Read::Closed(false),
+                }
+            } else if pipe.readable().await.is_err() {
+                return Read::Closed(false);
+            }
+            let most = CHUNK_BYTES.min(journal.chunk_bytes());
+            if self.buffer.capacity() < most {
+                self.buffer.reserve(most);
+            }
+            let mut limited = bytes::BufMut::limit(&mut self.buffer, most);
+            match pipe.try_read_buf(&mut limited) {
+                Ok(0) => return Read::Closed(true),
+                // A little data is copied, so that it does not keep a large buffer alive.
+                Ok(read) if read < most / 4 => {
+                    let data = Bytes::copy_from_slice(&self.buffer);
+                    self.buffer.clear();
+                    return Read::Data(data);
+                }
+                Ok(_) => return Read::Data(self.buffer.split().freeze()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return Read::Closed(false),
+            }
+        }
+    }
+}
+
+/// Where following stands.
+struct Following {
+    started: Option<Instant>,
+    exited: Option<Ending>,
+    wall: Option<Duration>,
+    /// Why we end it, once we do.
+    cause: Option<Ending>,
+    /// When what is left is killed.
+    kill_at: Option<Instant>,
+    last_output: Instant,
+    /// Set once no process exists any more, or nobody can say.
+    gone: bool,
+    usage: sandbox_event::Usage,
+    measured: bool,
+    limits: Limits,
+    next_cpu_check: Instant,
+}
+
+/// The deadline that comes next.
+enum Deadline {
+    Kill,
+    Wall(Duration),
+    Idle(Duration),
+    Cpu,
+}
+
+impl Following {
+    fn new(limits: Limits) -> Self {
+        let now = Instant::now();
+        Following {
+            started: None,
+            exited: None,
+            wall: None,
+            cause: None,
+            kill_at: None,
+            last_output: now,
+            gone: false,
+            usage: sandbox_event::Usage::default(),
+            measured: false,
+            limits,
+            next_cpu_check: now + CPU_PERIOD,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<(Instant, Deadline)> {
+        let running = self.started.filter(|_| self.exited.is_none() && self.cause.is_none());
+        let wall = running.zip(self.limits.wall).map(|(started, wall)| (started + wall, Deadline::Wall(wall)));
+        let idle = running.zip(self.limits.idle).map(|(_, idle)| (self.last_output + idle, Deadline::Idle(idle)));
+        let cpu = running.zip(self.limits.cpu_time).map(|_| (self.next_cpu_check, Deadline::Cpu));
+        let kill = self.kill_at.map(|at| (at, Deadline::Kill));
+        [kill, wall, idle, cpu].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Begins to end the run: the stop signal to the whole tree, and SIGKILL when the grace is over.
+    fn end(&mut self, sandbox: &Sandbox, cause: Ending, grace: Duration) {
+        self.cause.get_or_insert(cause);
+        if grace.is_zero() || self.started.is_none() {
+            let _ = sandbox.kill();
+        } else {
+            if self.kill_at.is_none() {
+                let _ = sandbox.signal(STOP_SIGNAL, SignalScope::Tree);
+            }
+            self.kill_by(Instant::now() + grace);
+        }
+    }
+
+    fn kill_by(&mut self, at: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// How the run ended, once it is gone.
+    fn ending(self) -> Ending {
+        let killed = matches!(self.exited, Some(Ending::Signaled { signal: 9, .. }));
+        match (self.cause, self.exited) {
+            (Some(cause), _) => cause,
+            (None, Some(_)) if killed && self.usage.oom_kills > 0 => {
+                Ending::OutOfMemory { limit_bytes: self.limits.memory_bytes.unwrap_or(0) }
+            }
+            (None, Some(exited)) => exited,
+            (None, None) if self.measured => Ending::Lost { why: "init was killed".to_owned() },
+            (None, None) => Ending::Lost { why: "the launcher died".to_owned() },
+        }
+    }
+}
+
+impl Actor {
+    pub(super) async fn follow(
+        &mut self,
+        mut sandbox: Watched,
+        command: &CommandSpec,
+        grants: &Grants,
+        enforcement: Vec<Enforcement>,
+        starting: Instant,
+    ) -> Outcome {
+        let sent = self.send_command(sandbox.handle(), command).await;
+        let [mut stdout, mut stderr] = match sent {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                return self.abandon(sandbox, failed(None, "send the command", errno, error.to_string())).await;
+            }
+        };
+        let mut state = Following::new(grants.limits);
+        let mut setup = Duration::ZERO;
+        while !(state.gone && stdout.pipe.is_none() && stderr.pipe.is_none()) {
+            let deadline = state.next_deadline();
+            let sleep = async {
+                match &deadline {
+                    Some((at, _)) => tokio::time::sleep_until((*at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let gone = state.gone;
+            tokio::select! {
+                event = sandbox.receive(), if !gone => match event {
+                    Ok(Some((event, _))) => {
+                        if let sandbox_event::Event::Started { pid } = event {
+                            state.started = Some(Instant::now());
+                            state.last_output = Instant::now();
+                            setup = starting.elapsed();
+                            self.announce_start(Started {
+                                enforcement: enforcement.clone(),
+                                policy_name: self.request.policy.name.clone(),
+                                policy_digest: self.request.policy.digest.0,
+                                pid,
+                                limits: grants.limits,
+                            });
+                        } else {
+                            self.sandbox_event(&mut state, sandbox.handle(), event);
+                        }
+                    }
+                    // The launcher died, and every sandbox with it.
+                    Ok(None) | Err(_) => state.gone = true,
+                },
+                read = stdout.read(&self.journal, gone) => self.output(&mut state, sandbox.handle(), &mut stdout, read),
+                read = stderr.read(&self.journal, gone) => self.output(&mut state, sandbox.handle(), &mut stderr, read),
+                Some(command) = self.commands.recv() => self.command(&mut state, sandbox.handle(), command),
+                () = sleep => if let Some((_, deadline)) = deadline {
+                    self.deadline(&mut state, sandbox.handle(), deadline);
+                },
+            }
+            // What is left of a tree whose main process has ended and that nobody reads from any more is ended now.
+            if state.exited.is_some() && !state.gone && stdout.pipe.is_none() && stderr.pipe.is_none() {
+                let _ = sandbox.handle().kill();
+            }
+        }
+        let usage = Usage {
+            wall: state.wall.or_else(|| state.started.map(|started| started.elapsed())).unwrap_or_default(),
+            cpu_user: Duration::from_micros(state.usage.cpu_user_us),
+            cpu_system: Duration::from_micros(state.usage.cpu_system_us),
+            memory_peak_bytes: state.usage.memory_peak_bytes,
+            oom_kills: state.usage.oom_kills,
+            from_cgroup: state.measured.then_some(state.usage.from_cgroup),
+            output_bytes: [stdout.offset, stderr.offset],
+            queued: Duration::ZERO,
+            setup,
+        };
+        let digests = [stdout.digest, stderr.digest].map(|digest| Some(hex(&digest.finalize())));
+        Outcome { ending: Some(state.ending()), usage, enforcement, digests }
+    }
+
+    /// Makes the pipes and sends the command with their far ends.
+    async fn send_command(&mut self, sandbox: &Sandbox, command: &CommandSpec) -> std::io::Result<[Output; 2]> {
+        let (stdout, stdout_writer) = Output::new(Stream::Stdout)?;
+        let (stderr, stderr_writer) = Output::new(Stream::Stderr)?;
+        let stdin = if self.request.input {
+            let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            let writer = pipe::Sender::from_owned_fd(writer)?;
+            // A receiver that never gets anything takes the place of the one that moves.
+            let (_, nothing) = mpsc::channel(1);
+            tokio::spawn(feed(writer, std::mem::replace(&mut self.input, nothing)));
+            reader
+        } else {
+            std::fs::File::open("/dev/null")?.into()
+        };
+        sandbox.exec(command, [stdin, stdout_writer, stderr_writer])?;
+        Ok([stdout, stderr])
+    }
+
+    fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
+        use sandbox_event::Event::{Created, Exited, Failed, Gone, Ready, SelfTest, SpawnFailed, CpuTime, Started};
+        match event {
+            SpawnFailed { stage, errno, path, protection } => {
+                state.cause.get_or_insert(match protection {
+                    None => Ending::SpawnFailed { stage, errno, path },
+                    Some(_) => sandbox_failed(sandbox_event::Failure { protection, stage, errno, path }),
+                });
+                let _ = sandbox.kill();
+            }
+            Exited { status, leftovers, leftover_count } => {
+                let status = match status {
+                    ExitStatus::Exited(code) => Ending::Exited { code },
+                    ExitStatus::Signaled { signal, core } => Ending::Signaled { signal, core },
+                };
+                state.wall = state.started.map(|started| started.elapsed());
+                state.exited = Some(status.clone());
+                // With nobody left, init ends by itself.
+                if leftover_count > 0 {
+                    state.kill_by(Instant::now() + DRAIN_GRACE);
+                }
+                self.set_phase(Phase::Ending);
+                self.journal.append(Event::Exited { status, leftovers, leftover_count });
+            }
+            CpuTime { micros } => {
+                let limit = state.limits.cpu_time.filter(|limit| Duration::from_micros(micros) >= *limit);
+                if let (Some(after), None) = (limit, &state.exited) {
+                    self.set_phase(Phase::Ending);
+                    state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Cpu, after }, state.limits.grace);
+                }
+            }
+            Failed(failure) => {
+                state.cause.get_or_insert(sandbox_failed(failure));
+            }
+            Gone { usage, .. } => {
+                state.gone = true;
+                state.usage = usage;
+                state.measured = true;
+            }
+            Created | Ready { .. } | Started { .. } | SelfTest { .. } => {}
+        }
+    }
+
+    fn output(&self, state: &mut Following, sandbox: &Sandbox, output: &mut Output, read: Read) {
+        match read {
+            Read::Data(data) => {
+                state.last_output = Instant::now();
+                output.digest.update(&data);
+                let offset = output.offset;
+                output.offset += data.len() as u64;
+                self.journal.append(Event::Output { stream: output.stream, offset, data });
+                self.journal_limit(state, sandbox, output.stream);
+            }
+            Read::Closed(end_of_file) => {
+                output.pipe = None;
+                output.buffer = BytesMut::new();
+                let (stream, total_bytes) = (output.stream, output.offset);
+                self.journal.append(Event::Closed { stream, total_bytes, end_of_file });
+            }
+        }
+    }
+
+    fn journal_limit(&self, state: &mut Following, sandbox: &Sandbox, stream: Stream) {
+        let Some(limit_bytes) = state.limits.output_bytes else { return };
+        if state.cause.is_none() && self.journal.output_bytes() > limit_bytes {
+            self.set_phase(Phase::Ending);
+            state.end(sandbox, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
+        }
+    }
+
+    fn command(&self, state: &mut Following, sandbox: &Sandbox, command: Command) {
+        match command {
+            Command::Signal { signal, scope } => {
+                let _ = sandbox.signal(signal, scope);
+            }
+            Command::Kill(kill) if state.exited.is_none() => {
+                self.set_phase(Phase::Ending);
+                state.end(sandbox, kill.ending(), kill.grace.unwrap_or(state.limits.grace));
+            }
+            // It has ended by itself; what is left of it goes now.
+            Command::Kill(_) => {
+                let _ = sandbox.kill();
+            }
+        }
+    }
+
+    fn deadline(&self, state: &mut Following, sandbox: &Sandbox, deadline: Deadline) {
+        match deadline {
+            Deadline::Kill => {
+                state.kill_at = None;
+                let _ = sandbox.kill();
+            }
+            Deadline::Wall(after) => {
+                self.set_phase(Phase::Ending);
+                state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Wall, after }, state.limits.grace);
+            }
+            // A command that waits for its reader is not idle.
+            Deadline::Idle(_) if !self.journal.has_room(CHUNK_BYTES) => state.last_output = Instant::now(),
+            Deadline::Idle(after) => {
+                self.set_phase(Phase::Ending);
+                state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Idle, after }, state.limits.grace);
+            }
+            Deadline::Cpu => {
+                state.next_cpu_check = Instant::now() + CPU_PERIOD;
+                let _ = sandbox.ask_cpu_time();
+            }
+        }
+    }
+}
+
+/// Fills the command's input until end of file, or until nobody reads it any more.
+async fn feed(mut pipe: pipe::Sender, mut input: mpsc::Receiver<Input>) {
+    while let Some(Input::Data(data)) = input.recv().await {
+        // EPIPE: the command closed its input. What clients still send is dropped, as under a shell.
+        if pipe.write_all(&data).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Facts about this machine and this caller that a sandbox is made from. Looked up once per run; `lower.rs` is pure and gets them as
+//! data.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fumehood_sandbox::spec::Identity;
+use nix::unistd::{Gid, Group, Uid, User};
+
+use crate::peer::Identity as PeerIdentity;
+
+use super::model::Request;
+
+/// The ids a command sees when its files belong to root: the first ordinary user of most systems, so that tools that look at ids find
+/// nothing odd.
+const INSIDE_FOR_ROOT: u32 = 1000;
+
+/// Directories that cannot be a workspace: the command would get the machine's own files to write, or the view could not be built.
+const NOT_WORKSPACES: &[&str] = &[
+    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
+    "/var/tmp",
+];
+
+/// What `lower.rs` needs to know beside the grants.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// As whom the command runs.
+    pub identity: Identity,
+    /// That user's name.
+    pub user: String,
+    /// That group's name.
+    pub group: String,
+    /// The home directory's path.
+    pub home: PathBuf,
+    /// Whether it exists on this machine.
+    pub home_exists: bool,
+    /// The workspace, without symbolic links.
+    pub workspace: PathBuf,
+    /// The working directory: absolute.
+    pub cwd: PathBuf,
+}
+
+/// Why a run's surroundings cannot be had. `field` is the request's.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    /// The field of the request it is about.
+    pub field: &'static str,
+    /// What is wrong with it and what to do.
+    pub message: String,
+}
+
+impl HostError {
+    fn workspace(message: String) -> Self {
+        HostError { field: "spec.workspace", message }
+    }
+}
+
+impl Host {
+    /// Looks everything up. Blocks on the file system and the user database.
+    pub fn look_up(request: &Request) -> Result<Host, HostError> {
+        let given = &request.workspace;
+        let workspace = given.canonicalize().map_err(|error| {
+            HostError::workspace(format!("workspace {}: {error}; name an existing directory", given.display()))
+        })?;
+        let metadata = workspace
+            .metadata()
+            .map_err(|error| HostError::workspace(format!("workspace {}: {error}", workspace.display())))?;
+        if !metadata.is_dir() {
+            return Err(HostError::workspace(format!("workspace {} is not a directory", workspace.display())));
+        }
+        let (uid, gid) = owner(request, metadata.uid(), metadata.gid());
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        // Root's daemon takes an ordinary user's own group; what belongs to root keeps root's.
+        let gid = if Uid::effective().is_root() { user.as_ref().map_or(gid, |user| user.gid.as_raw()) } else { gid };
+        let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+        let home = home(request, uid, user.as_ref());
+        let forbidden = workspace == Path::new("/")
+            || NOT_WORKSPACES.iter().any(|path| workspace == Path::new(path))
+            || home.starts_with(&workspace);
+        if forbidden {
+            return Err(HostError::workspace(format!(
+                "workspace {}: it would give the command your home directory or the system; \
+                 change to a project's directory or name one with --workspace",
+                workspace.display()
+            )));
+        }
+        let cwd = match request.cwd.as_path() {
+            cwd if cwd.as_os_str().is_empty() => workspace.clone(),
+            cwd if cwd.is_absolute() => cwd.to_owned(),
+            cwd => workspace.join(cwd),
+        };
+        let inside = |id: u32| if id == 0 { INSIDE_FOR_ROOT } else { id };
+        Ok(Host {
+            identity: Identity { outside_uid: uid, outside_gid: gid, inside_uid: inside(uid), inside_gid: inside(gid) },
+            user: not_root(user.as_ref().map_or_else(|| format!("u{uid}"), |user| user.name.clone())),
+            group: not_root(group.map_or_else(|| format!("g{gid}"), |group| group.name)),
+            home_exists: home.is_dir(),
+            home,
+            workspace,
+            cwd,
+        })
+    }
+}
+
+/// The name inside of what is root outside: `root` is 0 inside, and the command is not.
+fn not_root(name: String) -> String {
+    if name == "root" { "fumehood".to_owned() } else { name }
+}
+
+/// As whom the command runs: an ordinary daemon can only be itself; root's runs a caller's command as the caller and its own as
+/// the workspace's owner.
+fn owner(request: &Request, workspace_uid: u32, workspace_gid: u32) -> (u32, u32) {
+    if !Uid::effective().is_root() {
+        return (Uid::effective().as_raw(), Gid::effective().as_raw());
+    }
+    match request.peer.identity {
+        PeerIdentity::Unix { uid, gid, .. } if uid != 0 => (uid, gid),
+        _ => (workspace_uid, workspace_gid),
+    }
+}
+
+/// The home directory: what the caller says, where the caller is the one the command runs as; else what the user database says.
+fn home(request: &Request, uid: u32, user: Option<&User>) -> PathBuf {
+    let own = matches!(request.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
+    let said = request.caller_env.iter().rev().find(|(name, _)| name == b"HOME").map(|(_, value)| value);
+    let said = said.map(|value| PathBuf::from(OsStr::from_bytes(value))).filter(|home| own && home.is_absolute());
+    said.or_else(|| user.map(|user| user.dir.clone()))
+        .and_then(|home| home.canonicalize().ok().or(Some(home)))
+        .filter(|home| home.is_absolute() && home != Path::new("/"))
+        .unwrap_or_else(|| PathBuf::from("/home/fumehood"))
+}

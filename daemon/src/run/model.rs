@@ -1,0 +1,329 @@
+//! What a run is asked, what happens in it, and how it ends.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fumehood_policies::{Limits, Policy, RequestedLimits};
+use fumehood_sandbox::event::Leftover;
+use fumehood_sandbox::spec::{Protection, State};
+
+use crate::peer::Peer;
+
+/// A request to run a command, checked at the door.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its id, chosen by the client or by the door.
+    pub id: String,
+    /// SHA-256 of the request as the wire carried it.
+    pub digest: [u8; 32],
+    /// Who asks.
+    pub peer: Peer,
+    /// Program and arguments.
+    pub argv: Vec<Vec<u8>>,
+    /// The request's own variables.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The caller's environment, candidates for the policy's `pass`. Emptied once the policy has decided.
+    pub caller_env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The workspace as the caller named it: absolute.
+    pub workspace: PathBuf,
+    /// The working directory: absolute, or relative to the workspace; empty for the workspace.
+    pub cwd: PathBuf,
+    /// The policy that decides.
+    pub policy: Arc<Policy>,
+    /// Bounds tighter than the policy's.
+    pub limits: RequestedLimits,
+    /// Whether the command's input is a pipe that clients fill; /dev/null otherwise.
+    pub input: bool,
+    /// Bytes of output kept, of both streams together.
+    pub keep_bytes: usize,
+    /// Free text of the caller's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+impl Stream {
+    /// Both, in the order of their descriptors.
+    pub const ALL: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+    /// 0 or 1, for arrays of both.
+    pub fn index(self) -> usize {
+        match self {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        }
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It has a place in the queue or among the running ones.
+    Accepted {
+        /// Runs that wait before it.
+        queue_position: u32,
+    },
+    /// The command was executed.
+    Started(Arc<Started>),
+    /// It wrote something.
+    Output {
+        /// To which stream.
+        stream: Stream,
+        /// Bytes of that stream before these.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The main process ended.
+    Exited {
+        /// How: `Exited` or `Signaled` only.
+        status: Ending,
+        /// Processes still there, at most 64.
+        leftovers: Vec<Leftover>,
+        /// How many in all.
+        leftover_count: u32,
+    },
+    /// No more output of a stream will come.
+    Closed {
+        /// Which.
+        stream: Stream,
+        /// Its length.
+        total_bytes: u64,
+        /// Whether end of file was seen.
+        end_of_file: bool,
+    },
+    /// The run is over.
+    Finished(Arc<Finished>),
+}
+
+/// What holds for a run that was started.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The state of every protection, in the order of reports.
+    pub enforcement: Vec<Enforcement>,
+    /// The policy's name.
+    pub policy_name: String,
+    /// The policy's digest.
+    pub policy_digest: [u8; 32],
+    /// The main process's pid inside.
+    pub pid: i32,
+    /// The bounds in force.
+    pub limits: Limits,
+}
+
+/// The state of one protection.
+#[derive(Clone, Debug)]
+pub struct Enforcement {
+    /// Which.
+    pub protection: Protection,
+    /// How far it holds.
+    pub state: State,
+    /// Whether the policy requires it.
+    pub required: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The main process called exit.
+    Exited {
+        /// With this code.
+        code: i32,
+    },
+    /// A signal ended it.
+    Signaled {
+        /// Its number.
+        signal: i32,
+        /// Whether a core was dumped.
+        core: bool,
+    },
+    /// A time limit passed.
+    TimedOut {
+        /// Which.
+        limit: TimeLimit,
+        /// Its value.
+        after: Duration,
+    },
+    /// Somebody asked for the end.
+    Cancelled {
+        /// Why.
+        cause: CancelCause,
+        /// Who.
+        by: String,
+        /// The reason given.
+        reason: String,
+    },
+    /// The memory limit was reached and the kernel killed the main process.
+    OutOfMemory {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The output limit was passed.
+    OutputLimit {
+        /// By this stream.
+        stream: Stream,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The policy refuses the request.
+    Denied {
+        /// The rule.
+        rule: String,
+        /// Why, and what would allow it.
+        explanation: String,
+    },
+    /// The command could not be executed.
+    SpawnFailed {
+        /// The step.
+        stage: String,
+        /// The kernel's error number.
+        errno: i32,
+        /// The path it was about.
+        path: Vec<u8>,
+    },
+    /// The sandbox could not be built.
+    SandboxFailed {
+        /// The protection that failed.
+        protection: Option<Protection>,
+        /// The step.
+        stage: String,
+        /// The kernel's error number; 0 for a required protection that is missing.
+        errno: i32,
+        /// The path it was about.
+        path: Vec<u8>,
+        /// What would mend it.
+        hint: String,
+    },
+    /// What happened is not known.
+    Lost {
+        /// What was noticed.
+        why: String,
+    },
+}
+
+/// Time limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// Elapsed time.
+    Wall,
+    /// Time without output.
+    Idle,
+    /// CPU time of the tree.
+    Cpu,
+}
+
+/// Why a run was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelCause {
+    /// A client called Kill.
+    Kill,
+    /// The connection that owned the run ended.
+    Disconnect,
+    /// The daemon drained.
+    Drain,
+}
+
+impl Ending {
+    /// As a shell would say it; see `Finished.shell_code` in `runs.proto`.
+    pub fn shell_code(&self) -> i32 {
+        match self {
+            Ending::Exited { code } => *code,
+            Ending::Signaled { signal, .. } => 128 + signal,
+            Ending::TimedOut { .. } => 124,
+            Ending::Cancelled { .. } | Ending::OutOfMemory { .. } | Ending::OutputLimit { .. } => 137,
+            // What execvp's callers use: not found, or found and not executable.
+            Ending::SpawnFailed { stage, errno, .. } if stage == "search" || stage == "exec" => {
+                if *errno == nix::libc::ENOENT { 127 } else { 126 }
+            }
+            Ending::Denied { .. } | Ending::SpawnFailed { .. } | Ending::SandboxFailed { .. } | Ending::Lost { .. } => 125,
+        }
+    }
+
+    /// Its name in the audit log, as the wire's member of `Ending`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ending::Exited { .. } => "exited",
+            Ending::Signaled { .. } => "signaled",
+            Ending::TimedOut { .. } => "timed_out",
+            Ending::Cancelled { .. } => "cancelled",
+            Ending::OutOfMemory { .. } => "out_of_memory",
+            Ending::OutputLimit { .. } => "output_limit",
+            Ending::Denied { .. } => "denied",
+            Ending::SpawnFailed { .. } => "spawn_failed",
+            Ending::SandboxFailed { .. } => "sandbox_failed",
+            Ending::Lost { .. } => "lost",
+        }
+    }
+}
+
+/// The last event's contents.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// How the run ended.
+    pub ending: Ending,
+    /// What it consumed.
+    pub usage: Usage,
+}
+
+/// What a run consumed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// From the command's start to its end; zero when it never started.
+    pub wall: Duration,
+    /// CPU time in user mode.
+    pub cpu_user: Duration,
+    /// CPU time in the kernel.
+    pub cpu_system: Duration,
+    /// Highest memory use.
+    pub memory_peak_bytes: u64,
+    /// Processes that the out-of-memory killer ended.
+    pub oom_kills: u64,
+    /// Whether the figures are a cgroup's; `None` when there are none.
+    pub from_cgroup: Option<bool>,
+    /// Bytes written to both streams.
+    pub output_bytes: [u64; 2],
+    /// From acceptance to a place among the running ones.
+    pub queued: Duration,
+    /// From that place to the command's start.
+    pub setup: Duration,
+}
+
+/// Where a run is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for a place.
+    Queued,
+    /// Its sandbox is being built.
+    Starting,
+    /// The command runs.
+    Running,
+    /// It is being ended, or the main process has ended.
+    Ending,
+    /// It is over.
+    Finished,
+}
+
+/// What is known of a run at a moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Where it is.
+    pub phase: Phase,
+    /// When the command was executed.
+    pub started_at: Option<SystemTime>,
+    /// When the run was over.
+    pub finished_at: Option<SystemTime>,
+    /// What holds; from the start on.
+    pub started: Option<Arc<Started>>,
+    /// How it ended.
+    pub finished: Option<Arc<Finished>>,
+}

@@ -1,0 +1,387 @@
+//! Every run that is known, and how many may run at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use fumehood_policies::Policy;
+use fumehood_sandbox::event::SignalScope;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use uuid::Uuid;
+
+use super::actor::{Actor, Command, Input, Kill, Surroundings};
+use super::journal::{Journal, Reader};
+use super::model::{CancelCause, Event, Phase, Request, Snapshot};
+use crate::peer::Peer;
+
+/// Requests that may wait for an actor that is busy; more make their senders wait.
+const COMMANDS: usize = 16;
+
+/// Messages of input that may wait for a command that does not read; more make the client wait.
+const INPUTS: usize = 4;
+
+/// How many runs there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// At once.
+    pub running: usize,
+    /// Waiting for a place.
+    pub queued: usize,
+    /// Finished ones kept.
+    pub retained: usize,
+    /// How long finished ones are kept.
+    pub retain_for: Duration,
+}
+
+/// A run, as everybody but its actor sees it.
+#[derive(Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Who started it.
+    pub peer: Peer,
+    /// SHA-256 of the request.
+    pub digest: [u8; 32],
+    /// Program and arguments.
+    pub argv: Vec<Vec<u8>>,
+    /// The workspace as asked.
+    pub workspace: std::path::PathBuf,
+    /// The working directory as asked.
+    pub cwd: std::path::PathBuf,
+    /// The policy that decides.
+    pub policy: Arc<Policy>,
+    /// The caller's labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+    /// Its place in the order of acceptance.
+    pub number: u64,
+    takes_input: bool,
+    journal: Arc<Journal>,
+    snapshot: watch::Receiver<Snapshot>,
+    commands: mpsc::Sender<Command>,
+    input: Mutex<Option<mpsc::Sender<Input>>>,
+}
+
+/// Why input is not taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// The request said so.
+    #[error("the run takes no input: it was started with input NONE")]
+    NotTaken,
+    /// End of file was sent.
+    #[error("the run's input is closed: end of file was sent")]
+    Closed,
+}
+
+impl Run {
+    /// What is known of it now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.borrow().clone()
+    }
+
+    /// The number of its newest event.
+    pub fn last_seq(&self) -> u64 {
+        self.journal.last_seq()
+    }
+
+    /// A reader of its events.
+    pub fn reader(&self, from_seq: u64) -> Reader {
+        self.journal.reader(from_seq)
+    }
+
+    /// Waits until it is over.
+    pub async fn finished(&self) {
+        let mut snapshot = self.snapshot.clone();
+        // An error means that the actor is gone, and then it is over.
+        let _ = snapshot.wait_for(|snapshot| snapshot.phase == Phase::Finished).await;
+    }
+
+    /// Asks for its end. Returns at once; a run that is over is none the worse.
+    pub async fn kill(&self, kill: Kill) {
+        let _ = self.commands.send(Command::Kill(kill)).await;
+    }
+
+    /// Sends a signal to a running command. False when it is over.
+    pub async fn signal(&self, signal: i32, scope: SignalScope) -> bool {
+        self.commands.send(Command::Signal { signal, scope }).await.is_ok()
+    }
+
+    /// Gives bytes to its input, waiting while the command has not read what was given before. What comes after the
+    /// command closed its input or ended is dropped.
+    pub async fn input(&self, data: bytes::Bytes, eof: bool) -> Result<(), InputError> {
+        if !self.takes_input {
+            return Err(InputError::NotTaken);
+        }
+        let sender = lock(&self.input).clone().ok_or(InputError::Closed)?;
+        if !data.is_empty() {
+            let _ = sender.send(Input::Data(data)).await;
+        }
+        if eof {
+            let _ = sender.send(Input::EndOfFile).await;
+            lock(&self.input).take();
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a run is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The daemon stops taking runs.
+    #[error("the daemon is draining and takes no more runs")]
+    Draining,
+    /// As many runs as may wait are waiting.
+    #[error("{running} runs are running and {queued} are waiting, as many as may")]
+    Full {
+        /// Running at once.
+        running: usize,
+        /// Waiting.
+        queued: usize,
+    },
+    /// The id is taken by a run with another request, or by somebody else's.
+    #[error("run id {0:?} is taken by a run with another request; choose another id")]
+    Exists(String),
+}
+
+/// The table of runs; clones share it.
+#[derive(Clone, Debug)]
+pub struct RunTable {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bounds: Bounds,
+    surroundings: Surroundings,
+    runs: Mutex<Runs>,
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    draining: AtomicBool,
+    /// Runs that are not over.
+    active: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    by_id: HashMap<String, Arc<Run>>,
+    next_number: u64,
+    /// Numbers and ids of finished runs in the order of their ends, with the time of the end.
+    ended: std::collections::VecDeque<(Instant, u64, String)>,
+}
+
+impl RunTable {
+    /// An empty table.
+    pub fn new(bounds: Bounds, surroundings: Surroundings) -> RunTable {
+        RunTable {
+            shared: Arc::new(Shared {
+                bounds,
+                surroundings,
+                runs: Mutex::default(),
+                places: Arc::new(Semaphore::new(bounds.running)),
+                waiting: AtomicUsize::new(0),
+                draining: AtomicBool::new(false),
+                active: watch::channel(0).0,
+            }),
+        }
+    }
+
+    /// An id for a run whose client chose none.
+    pub fn new_id() -> String {
+        Uuid::now_v7().to_string()
+    }
+
+    /// Takes a run: registers it and starts its actor. With `owned`, the reader that comes along holds the run up (see
+    /// [`Journal`]). The second value is true when the same request had been taken under this id before.
+    pub fn start(&self, request: Request, owned: bool) -> Result<(Arc<Run>, bool, Reader), StartError> {
+        let shared = &self.shared;
+        let mut runs = lock(&shared.runs);
+        shared.forget_old(&mut runs);
+        if let Some(run) = runs.by_id.get(&request.id) {
+            if run.digest != request.digest || !may_see(&request.peer, run) {
+                return Err(StartError::Exists(request.id));
+            }
+            return Ok((Arc::clone(run), true, run.reader(0)));
+        }
+        if shared.draining.load(Ordering::SeqCst) {
+            return Err(StartError::Draining);
+        }
+        let place = Arc::clone(&shared.places).try_acquire_owned().ok();
+        let queue_position = match &place {
+            Some(_) => 0,
+            None => {
+                let waiting = shared.waiting.load(Ordering::SeqCst);
+                if waiting >= shared.bounds.queued {
+                    return Err(StartError::Full { running: shared.bounds.running, queued: waiting });
+                }
+                shared.waiting.fetch_add(1, Ordering::SeqCst);
+                waiting as u32 + 1
+            }
+        };
+        let (run, actor, reader) = prepare(request, shared.surroundings.clone(), runs.next_number, owned);
+        runs.next_number += 1;
+        runs.by_id.insert(run.id.clone(), Arc::clone(&run));
+        shared.active.send_modify(|active| *active += 1);
+        drop(runs);
+        // Registered before it is announced: whoever reads the first event finds the run.
+        actor.journal.append(Event::Accepted { queue_position });
+        tokio::spawn(self.clone().supervise(Arc::clone(&run), actor, place));
+        Ok((run, false, reader))
+    }
+
+    async fn supervise(self, run: Arc<Run>, actor: Actor, place: Option<OwnedSemaphorePermit>) {
+        let places = Arc::clone(&self.shared.places);
+        let waiting = Waiting { shared: Arc::clone(&self.shared), counted: place.is_none() };
+        let place = async move {
+            let place = match place {
+                Some(place) => Some(place),
+                // Closed by a drain.
+                None => places.acquire_owned().await.ok(),
+            };
+            drop(waiting);
+            place
+        };
+        // A task of its own, so that a panic in it is seen here and the run is counted as over.
+        if let Err(error) = tokio::spawn(actor.run(place)).await {
+            tracing::error!(run = run.id, %error, "the actor of a run failed");
+        }
+        let mut runs = lock(&self.shared.runs);
+        runs.ended.push_back((Instant::now(), run.number, run.id.clone()));
+        self.shared.forget_old(&mut runs);
+        drop(runs);
+        self.shared.active.send_modify(|active| *active -= 1);
+    }
+
+    /// A run by its id, if this peer may see it.
+    pub fn get(&self, peer: &Peer, id: &str) -> Option<Arc<Run>> {
+        let mut runs = lock(&self.shared.runs);
+        self.shared.forget_old(&mut runs);
+        runs.by_id.get(id).filter(|run| may_see(peer, run)).cloned()
+    }
+
+    /// The runs this peer may see, newest first.
+    pub fn list(&self, peer: &Peer) -> Vec<Arc<Run>> {
+        let mut runs = lock(&self.shared.runs);
+        self.shared.forget_old(&mut runs);
+        let mut list: Vec<_> = runs.by_id.values().filter(|run| may_see(peer, run)).cloned().collect();
+        drop(runs);
+        list.sort_by_key(|run| std::cmp::Reverse(run.number));
+        list
+    }
+
+    /// Forgets a finished run. False when it is not finished.
+    pub fn release(&self, run: &Run) -> bool {
+        if run.snapshot().phase != Phase::Finished {
+            return false;
+        }
+        let mut runs = lock(&self.shared.runs);
+        if runs.by_id.get(&run.id).is_some_and(|known| known.number == run.number) {
+            runs.by_id.remove(&run.id);
+        }
+        true
+    }
+
+    /// How many runs are not over; changes can be waited for.
+    pub fn active(&self) -> watch::Receiver<usize> {
+        self.shared.active.subscribe()
+    }
+
+    /// Whether it still takes runs.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    /// Stops taking runs. Those that wait for a place are cancelled.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.places.close();
+    }
+
+    /// Ends every run that is left, because the daemon drains.
+    pub async fn end_all(&self, grace: Duration) {
+        let runs: Vec<_> = lock(&self.shared.runs).by_id.values().cloned().collect();
+        for run in runs.iter().filter(|run| run.snapshot().phase != Phase::Finished) {
+            let kill = Kill {
+                cause: CancelCause::Drain,
+                by: String::new(),
+                reason: "the daemon is stopping".to_owned(),
+                grace: Some(grace),
+            };
+            run.kill(kill).await;
+        }
+    }
+}
+
+/// Its own runs are seen by everybody; all of them by root and by the daemon's own user.
+fn may_see(peer: &Peer, run: &Run) -> bool {
+    use crate::peer::Identity::{Certificate, Unix};
+    match (&peer.identity, &run.peer.identity) {
+        (Unix { uid, .. }, _) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => true,
+        (Unix { uid, .. }, Unix { uid: owner, .. }) => uid == owner,
+        (Certificate { name }, Certificate { name: owner }) => name == owner,
+        _ => false,
+    }
+}
+
+/// Keeps count of the runs that wait for a place, also when their tasks are dropped.
+struct Waiting {
+    shared: Arc<Shared>,
+    counted: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.counted {
+            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Shared {
+    /// Forgets finished runs that are too many or too old.
+    fn forget_old(&self, runs: &mut Runs) {
+        while let Some((ended, number, id)) = runs.ended.front() {
+            if runs.ended.len() <= self.bounds.retained && ended.elapsed() < self.bounds.retain_for {
+                return;
+            }
+            // The id may have been released and taken again.
+            if runs.by_id.get(id).is_some_and(|run| run.number == *number) {
+                runs.by_id.remove(id);
+            }
+            runs.ended.pop_front();
+        }
+    }
+}
+
+fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: bool) -> (Arc<Run>, Actor, Reader) {
+    let journal = Journal::new(request.keep_bytes);
+    let reader = if owned { journal.owner() } else { journal.reader(0) };
+    let (commands_sender, commands) = mpsc::channel(COMMANDS);
+    let (input_sender, input) = mpsc::channel(INPUTS);
+    let initial = Snapshot { phase: Phase::Queued, started_at: None, finished_at: None, started: None, finished: None };
+    let (snapshot, snapshots) = watch::channel(initial);
+    let run = Arc::new(Run {
+        id: request.id.clone(),
+        peer: request.peer.clone(),
+        digest: request.digest,
+        argv: request.argv.clone(),
+        workspace: request.workspace.clone(),
+        cwd: request.cwd.clone(),
+        policy: Arc::clone(&request.policy),
+        labels: request.labels.clone(),
+        accepted_at: SystemTime::now(),
+        number,
+        takes_input: request.input,
+        journal: Arc::clone(&journal),
+        snapshot: snapshots,
+        commands: commands_sender,
+        input: Mutex::new(request.input.then_some(input_sender)),
+    });
+    let actor = Actor { request, surroundings, journal, snapshot, commands, input, accepted_at: Instant::now() };
+    (run, actor, reader)
+}

@@ -1,0 +1,335 @@
+//! The daemon from start to end.
+//!
+//! Start: policies, audit log, self-test, listeners, ready. End, on SIGTERM or SIGINT: no more runs are taken and health says so, those
+//! there are may go on for the grace, then they are ended, and the record of their end is written before the log is closed. A
+//! second signal ends the grace.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use fumehood_proto::FILE_DESCRIPTOR_SET;
+use fumehood_proto::v1::node_server::NodeServer;
+use fumehood_proto::v1::policies_server::PoliciesServer;
+use fumehood_proto::v1::runs_server::RunsServer;
+use fumehood_sandbox::LaunchError;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tonic::service::InterceptorLayer;
+use tonic::{Request, Status};
+
+use crate::audit::{self, AuditLog};
+use crate::config::{Config, ConfigError};
+use crate::launch::Launching;
+use crate::listen::{self, Admission, Endpoint, tls, unix};
+use crate::peer::Peer;
+use crate::policy_store::{PolicyStore, StoreError};
+use crate::run::{Bounds, RunTable, Surroundings};
+use crate::service::{Door, NodeService, PoliciesService, RunsService};
+use crate::systemd;
+
+/// Longest message taken: argv and environments (2 MiB each), an inline policy (1 MiB), and room.
+const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// How long connections may take to end once the runs are over.
+const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
+
+/// How long ended runs may take to be gone.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What systemd handed over.
+    #[error(transparent)]
+    Activation(#[from] systemd::ActivationError),
+    /// The launcher.
+    #[error("cannot make sandboxes: {0}")]
+    Launch(#[from] LaunchError),
+    /// Its own log.
+    #[error(transparent)]
+    Telemetry(#[from] crate::telemetry::TelemetryError),
+    /// The runtime.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    /// Its policies.
+    #[error(transparent)]
+    Policies(#[from] StoreError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] audit::OpenError),
+    /// Its socket.
+    #[error(transparent)]
+    Bind(#[from] unix::BindError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The TCP address.
+    #[error("cannot listen on {address}: {source}")]
+    Tcp {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals or the server.
+    #[error("cannot serve: {0}")]
+    Serve(String),
+}
+
+/// Serves until told to end.
+pub async fn serve(
+    config: Config,
+    inherited: Vec<std::os::unix::net::UnixListener>,
+    launching: Launching,
+) -> Result<(), ServeError> {
+    let mut signals = Signals::new().map_err(|error| ServeError::Serve(error.to_string()))?;
+    let policies = PolicyStore::load(&config.policy_dirs, &config.default_policy)?;
+    let audit = open_audit(&config).await?;
+    let (endpoints, socket) = endpoints(&config, inherited).await?;
+    test_machine(&launching).await;
+    tokio::spawn(launching.clone().keep_alive());
+
+    let bounds = Bounds {
+        running: config.max_runs,
+        queued: config.max_queue,
+        retained: config.retained_runs,
+        retain_for: config.retain_for,
+    };
+    let runs = RunTable::new(bounds, Surroundings { launching: launching.clone(), audit: audit.clone() });
+    let incoming = listen::incoming(
+        endpoints,
+        Admission { allowed_uids: config.allowed_uids.clone(), audit: audit.clone() },
+    );
+    let connections = incoming.connections();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<RunsServer<RunsService>>().await;
+
+    let door = Door {
+        policies: policies.clone(),
+        inline_policies: config.inline_policies,
+        keep_bytes: config.keep_bytes,
+        max_keep_bytes: config.max_keep_bytes,
+    };
+    let node = NodeService {
+        launching,
+        runs: runs.clone(),
+        started_at: SystemTime::now(),
+        idle_exit: config.idle_exit,
+    };
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let describe = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = listen::server()
+        .layer(InterceptorLayer::new(only_allowed))
+        .add_service(
+            RunsServer::new(RunsService { runs: runs.clone(), door }).max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(PoliciesServer::new(PoliciesService { policies }))
+        .add_service(NodeServer::new(node))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(describe)?)
+        // Tools older than 2024 know only this one.
+        .add_service(reflection().build_v1alpha().map_err(describe)?)
+        .serve_with_incoming_shutdown(incoming, async {
+            let _ = stopped.await;
+        });
+    let mut server = tokio::spawn(server);
+    systemd::ready();
+    tracing::info!(socket = %config.socket.display(), pid = std::process::id(), "serving");
+
+    let ended = tokio::select! {
+        () = signals.next() => Ended::Asked,
+        () = idle(config.idle_exit, runs.active(), connections) => Ended::Idle,
+        result = &mut server => Ended::Broken(match result {
+            Ok(Ok(())) => "the server ended by itself".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        }),
+    };
+    systemd::stopping();
+    runs.drain();
+    health.set_not_serving::<RunsServer<RunsService>>().await;
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    drain(&runs, &mut signals, config.drain_grace).await;
+    // Whoever connects from here on finds no socket and starts another daemon.
+    if let Some(socket) = socket
+        && let Err(error) = socket.remove()
+    {
+        tracing::warn!(%error, "the socket is left behind");
+    }
+    let _ = stop.send(());
+    if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
+        server.abort();
+    }
+    if let Some(audit) = audit
+        && let Err(error) = audit.close().await
+    {
+        tracing::error!(%error, "the audit log is not complete");
+    }
+    match ended {
+        Ended::Broken(error) => Err(ServeError::Serve(error)),
+        Ended::Asked | Ended::Idle => {
+            tracing::info!("ended");
+            Ok(())
+        }
+    }
+}
+
+/// Why serving ends.
+enum Ended {
+    Asked,
+    Idle,
+    Broken(String),
+}
+
+/// Opens the audit log. Where nobody chose its place and another daemon of this user writes there (one was started in a login
+/// session, one by cron), the next free of `audit-2.jsonl` to `audit-9.jsonl` beside it is taken.
+async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
+    let mut paths = vec![config.audit.path.clone()];
+    if audit::default_path().as_ref() == Some(&config.audit.path) {
+        paths.extend((2..=9).map(|number| config.audit.path.with_file_name(format!("audit-{number}.jsonl"))));
+    }
+    let instance = RunTable::new_id();
+    let open = move || {
+        let mut opened = AuditLog::open(&paths[0], &instance);
+        for path in &paths[1..] {
+            if !matches!(opened, Err(audit::OpenError::InUse { .. })) {
+                break;
+            }
+            opened = AuditLog::open(path, &instance);
+        }
+        opened
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    match opened.map_err(|error| ServeError::Serve(error.to_string()))? {
+        Ok(audit) => Ok(Some(audit)),
+        Err(error) if config.audit.required => Err(error.into()),
+        Err(error) => {
+            tracing::error!(%error, "there is no audit log, and the configuration does not require one");
+            Ok(None)
+        }
+    }
+}
+
+/// Where to listen: what systemd handed over, or the configured socket; and TCP where configured.
+async fn endpoints(
+    config: &Config,
+    inherited: Vec<std::os::unix::net::UnixListener>,
+) -> Result<(Vec<Endpoint>, Option<unix::Socket>), ServeError> {
+    let mut endpoints = Vec::new();
+    let mut own = None;
+    for listener in inherited {
+        let listener = tokio::net::UnixListener::from_std(listener);
+        endpoints.push(Endpoint::Unix(listener.map_err(|error| ServeError::Serve(error.to_string()))?));
+    }
+    if endpoints.is_empty() {
+        let reach = unix::Reach::of(&config.allowed_uids, config.uid);
+        let (listener, socket) = unix::bind(&config.socket, reach)?;
+        endpoints.push(Endpoint::Unix(listener));
+        own = Some(socket);
+    }
+    if let Some(tcp) = &config.tcp {
+        let acceptor = tls::Acceptor::new(tcp)?;
+        let listener = tokio::net::TcpListener::bind(tcp.listen)
+            .await
+            .map_err(|source| ServeError::Tcp { address: tcp.listen, source })?;
+        endpoints.push(Endpoint::Tls(listener, acceptor));
+    }
+    Ok((endpoints, own))
+}
+
+/// Tries everything that must not work, and says what got through.
+async fn test_machine(launching: &Launching) {
+    let test = launching.test().await;
+    if let Some(failure) = &test.failure {
+        tracing::error!(failure, "no sandbox can be made on this machine; `fumehood doctor` says why");
+    }
+    for finding in test.findings.iter().filter(|finding| !finding.held) {
+        let protection = finding.protection.name();
+        tracing::warn!(protection, name = finding.name, detail = finding.detail, "a protection does not hold here");
+    }
+}
+
+/// Nobody else gets further than this.
+fn only_allowed(request: Request<()>) -> Result<Request<()>, Status> {
+    match Peer::of(&request) {
+        Ok(_) => Ok(request),
+        Err(error) => Err(crate::service::refuse(error)),
+    }
+}
+
+/// Waits for the runs to be over; when the grace or the patience is, ends them.
+async fn drain(runs: &RunTable, signals: &mut Signals, grace: Duration) {
+    let mut active = runs.active();
+    let over = |active: &mut watch::Receiver<usize>| {
+        let mut active = active.clone();
+        async move { active.wait_for(|active| *active == 0).await.is_ok() }
+    };
+    if *active.borrow() > 0 {
+        tracing::info!(runs = *active.borrow(), ?grace, "draining");
+    }
+    let hurried = tokio::select! {
+        _ = over(&mut active) => return,
+        () = tokio::time::sleep(grace) => false,
+        () = signals.next() => true,
+    };
+    let grace = if hurried { Duration::ZERO } else { Duration::from_secs(2) };
+    tracing::info!(runs = *active.borrow(), hurried, "ending the runs that are left");
+    runs.end_all(grace).await;
+    let ended = tokio::select! {
+        _ = over(&mut active) => true,
+        () = async { signals.next().await; runs.end_all(Duration::ZERO).await; std::future::pending().await } => true,
+        () = tokio::time::sleep(END_TIMEOUT) => false,
+    };
+    if !ended {
+        tracing::error!(runs = *active.borrow(), "some runs did not end; the launcher's end takes them along");
+    }
+}
+
+/// Resolves when nothing ran and nobody was connected for `period`; never without one.
+async fn idle(period: Option<Duration>, mut active: watch::Receiver<usize>, mut connections: watch::Receiver<usize>) {
+    let Some(period) = period else { return std::future::pending().await };
+    loop {
+        let busy = *active.borrow_and_update() > 0 || *connections.borrow_and_update() > 0;
+        let changed = async {
+            tokio::select! {
+                result = active.changed() => result.is_ok(),
+                result = connections.changed() => result.is_ok(),
+            }
+        };
+        if busy {
+            if !changed.await {
+                return;
+            }
+        } else if tokio::time::timeout(period, changed).await.is_err() {
+            tracing::info!(?period, "nothing to do; ending");
+            return;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The door: where wire types begin and end.
+//!
+//! ```text
+//! runs.rs      service Runs          request.rs   a request, checked field by field
+//! policies.rs  service Policies      convert.rs   what goes out
+//! node.rs      service Node          status.rs    every gRPC status there is
+//! ```
+
+mod convert;
+mod node;
+mod policies;
+mod request;
+mod runs;
+mod status;
+
+pub use node::NodeService;
+pub use policies::PoliciesService;
+pub use request::Door;
+pub use runs::RunsService;
+
+/// The status for a peer that may not use this daemon.
+pub fn refuse(error: crate::peer::PeerError) -> tonic::Status {
+    status::Refused::from(error).into()
+}

@@ -1,0 +1,328 @@
+//! A request to run something, checked field by field. What comes out is valid; everything wrong with it is said at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fumehood_policies::{Policy, RequestedLimits};
+use fumehood_proto::convert::duration_to_std;
+use fumehood_proto::v1;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+use super::status;
+use crate::peer::Peer;
+use crate::policy_store::{MAX_POLICY_BYTES, PolicyStore};
+use crate::run::{Request, RunTable};
+
+/// Bounds of a request; the wire documents them.
+const MAX_ID_BYTES: usize = 128;
+const MAX_ARGUMENT_BYTES: usize = 131_071;
+const MAX_VALUE_BYTES: usize = 131_072;
+const MAX_NAME_BYTES: usize = 4096;
+const MAX_ARGUMENTS_TOTAL_BYTES: usize = 2_097_152;
+const MAX_PATH_BYTES: usize = 4095;
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_KEY_BYTES: usize = 64;
+const MAX_LABEL_VALUE_BYTES: usize = 256;
+
+/// What the door needs to know.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The policies a request may name.
+    pub policies: PolicyStore,
+    /// Whether it may bring one.
+    pub inline_policies: bool,
+    /// Output kept when a request does not say.
+    pub keep_bytes: u64,
+    /// Output kept at most.
+    pub max_keep_bytes: u64,
+}
+
+/// A checked request with what concerns its connection only.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub request: Request,
+    /// A slow reader of the Run stream holds the command back.
+    pub block: bool,
+    /// The run goes on when the Run stream ends early.
+    pub keep: bool,
+}
+
+/// What is wrong so far.
+#[derive(Default)]
+struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    fn add(&mut self, field: impl Into<String>, what: impl Into<String>) {
+        self.0.push((field.into(), what.into()));
+    }
+
+    /// The value of a check, or its default with the violation noted.
+    fn take<T: Default>(&mut self, field: &str, result: Result<T, String>) -> T {
+        result.unwrap_or_else(|what| {
+            self.add(field, what);
+            T::default()
+        })
+    }
+}
+
+impl Door {
+    /// Checks a request to start a run.
+    pub(super) fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
+        // The same request gives the same digest whatever a client's encoder does: it is taken over our own encoding.
+        let digest: [u8; 32] = Sha256::digest(start.encode_to_vec()).into();
+        let v1::StartRequest { run_id, spec } = start;
+        let Some(spec) = spec else { return Err(status::invalid_field("spec", "missing; it says what to run")) };
+        // Every field is named: one that is added to the wire and forgotten here does not compile.
+        let v1::RunSpec {
+            argv,
+            env,
+            caller_env,
+            workspace,
+            cwd,
+            policy,
+            limits,
+            input,
+            output,
+            on_disconnect,
+            labels,
+        } = spec;
+        let mut wrong = Violations::default();
+        let id = wrong.take("run_id", check_id(run_id));
+        check_argv(&mut wrong, &argv);
+        let total: usize = argv.iter().map(Bytes::len).sum::<usize>() + env.iter().map(|v| v.name.len() + v.value.len() + 2).sum::<usize>();
+        if total > MAX_ARGUMENTS_TOTAL_BYTES {
+            wrong.add("spec.argv", format!("argv and env are {total} bytes together, more than {MAX_ARGUMENTS_TOTAL_BYTES}; use a file or stdin"));
+        }
+        let env = check_env(&mut wrong, env);
+        // Candidates only: what could not be a variable is passed over, and what the policy does not pass is dropped later.
+        let caller_env = caller_env
+            .into_iter()
+            .filter(|variable| variable_problem(variable).is_none())
+            .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
+            .collect();
+        let workspace = wrong.take("spec.workspace", check_workspace(&workspace));
+        let cwd = wrong.take("spec.cwd", check_path(&cwd));
+        let policy = self.policy(&mut wrong, policy);
+        let limits = check_limits(&mut wrong, limits);
+        let input = match v1::InputMode::try_from(input) {
+            Ok(v1::InputMode::Unspecified | v1::InputMode::None) => false,
+            Ok(v1::InputMode::Stream) => true,
+            Err(_) => {
+                wrong.add("spec.input", format!("{input} is no InputMode"));
+                false
+            }
+        };
+        let (keep_bytes, block) = self.output(&mut wrong, output);
+        let keep = match v1::OnDisconnect::try_from(on_disconnect) {
+            Ok(v1::OnDisconnect::Unspecified | v1::OnDisconnect::Kill) => false,
+            Ok(v1::OnDisconnect::Keep) => true,
+            Err(_) => {
+                wrong.add("spec.on_disconnect", format!("{on_disconnect} is no OnDisconnect"));
+                false
+            }
+        };
+        check_labels(&mut wrong, &labels);
+        match (wrong.0.is_empty(), policy) {
+            (true, Some(policy)) => Ok(Checked {
+                request: Request {
+                    id,
+                    digest,
+                    peer: peer.clone(),
+                    argv: argv.into_iter().map(Vec::from).collect(),
+                    env,
+                    caller_env,
+                    workspace,
+                    cwd,
+                    policy,
+                    limits,
+                    input,
+                    keep_bytes,
+                    labels,
+                },
+                block,
+                keep,
+            }),
+            _ => Err(status::invalid(wrong.0)),
+        }
+    }
+
+    fn policy(&self, wrong: &mut Violations, reference: Option<v1::PolicyReference>) -> Option<Arc<Policy>> {
+        use v1::policy_reference::Reference;
+        match reference.and_then(|reference| reference.reference) {
+            None => self.policies.get("").map(|stored| Arc::clone(&stored.policy)),
+            Some(Reference::Name(name)) => {
+                let stored = self.policies.get(&name);
+                if stored.is_none() {
+                    let known = self.policies.names();
+                    wrong.add("spec.policy.name", format!("there is no policy {name:?}; there are: {known}"));
+                }
+                stored.map(|stored| Arc::clone(&stored.policy))
+            }
+            Some(Reference::Inline(v1::InlinePolicy { toml, origin })) => {
+                const FIELD: &str = "spec.policy.inline";
+                if !self.inline_policies {
+                    wrong.add(FIELD, "this daemon takes no policies from requests (inline_policies = false); name one of its own");
+                    return None;
+                }
+                if toml.len() as u64 > MAX_POLICY_BYTES || origin.len() > MAX_NAME_BYTES {
+                    wrong.add(FIELD, format!("longer than {MAX_POLICY_BYTES} bytes"));
+                    return None;
+                }
+                let origin = if origin.is_empty() { "policy" } else { &origin };
+                match Policy::parse(&toml, origin) {
+                    Ok(policy) => Some(Arc::new(policy)),
+                    Err(errors) => {
+                        wrong.add(FIELD, errors.to_string());
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn output(&self, wrong: &mut Violations, options: Option<v1::OutputOptions>) -> (usize, bool) {
+        let v1::OutputOptions { keep_bytes, flow } = options.unwrap_or_default();
+        let keep = keep_bytes.unwrap_or(self.keep_bytes);
+        if keep > self.max_keep_bytes {
+            wrong.add("spec.output.keep_bytes", format!("{keep} is more than {}", self.max_keep_bytes));
+        }
+        let block = match v1::FlowControl::try_from(flow) {
+            Ok(v1::FlowControl::Unspecified | v1::FlowControl::Drop) => false,
+            Ok(v1::FlowControl::Block) => true,
+            Err(_) => {
+                wrong.add("spec.output.flow", format!("{flow} is no FlowControl"));
+                false
+            }
+        };
+        (keep as usize, block)
+    }
+}
+
+fn check_id(id: String) -> Result<String, String> {
+    if id.is_empty() {
+        return Ok(RunTable::new_id());
+    }
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    if id.len() > MAX_ID_BYTES || !id.bytes().all(valid) {
+        return Err(format!("not 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : -"));
+    }
+    Ok(id)
+}
+
+fn check_argv(wrong: &mut Violations, argv: &[Bytes]) {
+    match argv.first() {
+        None => wrong.add("spec.argv", "empty; name at least a program"),
+        Some(program) if program.is_empty() => wrong.add("spec.argv[0]", "empty; name a program"),
+        Some(_) => {}
+    }
+    for (index, argument) in argv.iter().enumerate() {
+        let field = || format!("spec.argv[{index}]");
+        if argument.contains(&0) {
+            wrong.add(field(), "holds a NUL byte, which no argument can");
+        } else if argument.len() > MAX_ARGUMENT_BYTES {
+            wrong.add(field(), format!("{} bytes, more than {MAX_ARGUMENT_BYTES}", argument.len()));
+        }
+        // One report of a kind is enough for a list that may have a million entries.
+        if wrong.0.len() > 16 {
+            return;
+        }
+    }
+}
+
+/// Why a variable cannot be one.
+fn variable_problem(variable: &v1::EnvironmentVariable) -> Option<String> {
+    let v1::EnvironmentVariable { name, value } = variable;
+    if name.is_empty() {
+        return Some("the name is empty".to_owned());
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Some(format!("the name has {} bytes, more than {MAX_NAME_BYTES}", name.len()));
+    }
+    if name.contains(&b'=') || name.contains(&0) {
+        return Some("the name holds '=' or NUL".to_owned());
+    }
+    if value.contains(&0) {
+        return Some("the value holds NUL".to_owned());
+    }
+    // The kernel counts name, '=', value and the closing NUL as one string.
+    if name.len() + value.len() + 2 > MAX_VALUE_BYTES {
+        return Some(format!("name and value have {} bytes, more than {MAX_VALUE_BYTES}", name.len() + value.len()));
+    }
+    None
+}
+
+fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut names = HashSet::new();
+    for (index, variable) in env.iter().enumerate() {
+        let again = || Some("the name is given twice".to_owned());
+        if let Some(problem) = variable_problem(variable).or_else(|| if names.insert(&variable.name) { None } else { again() }) {
+            wrong.add(format!("spec.env[{index}]"), problem);
+        }
+        if wrong.0.len() > 16 {
+            break;
+        }
+    }
+    env.into_iter().map(|variable| (variable.name.to_vec(), variable.value.to_vec())).collect()
+}
+
+fn check_path(path: &[u8]) -> Result<PathBuf, String> {
+    if path.contains(&0) {
+        return Err("holds a NUL byte, which no path can".to_owned());
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err(format!("{} bytes, more than {MAX_PATH_BYTES}", path.len()));
+    }
+    Ok(Path::new(OsStr::from_bytes(path)).to_owned())
+}
+
+fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
+    let path = check_path(path)?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("not an absolute path; name the project's directory".to_owned()),
+    }
+}
+
+fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> RequestedLimits {
+    let v1::RequestedLimits { wall, idle, cpu_time, memory_bytes, processes, output_bytes, grace } =
+        limits.unwrap_or_default();
+    let mut duration = |field: &str, value: Option<prost_types::Duration>, zero: bool| -> Option<Duration> {
+        let field = format!("spec.limits.{field}");
+        match duration_to_std(&value?) {
+            Ok(duration) if duration.is_zero() && !zero => wrong.add(field, "zero; leave it out for the policy's own"),
+            Ok(duration) => return Some(duration),
+            Err(error) => wrong.add(field, error.to_string()),
+        }
+        None
+    };
+    let (wall, idle) = (duration("wall", wall, false), duration("idle", idle, false));
+    let (cpu_time, grace) = (duration("cpu_time", cpu_time, false), duration("grace", grace, true));
+    for (field, zero) in [
+        ("memory_bytes", memory_bytes == Some(0)),
+        ("processes", processes == Some(0)),
+        ("output_bytes", output_bytes == Some(0)),
+    ] {
+        if zero {
+            wrong.add(format!("spec.limits.{field}"), "zero; leave it out for the policy's own");
+        }
+    }
+    RequestedLimits { wall, idle, cpu_time, grace, memory_bytes, processes, output_bytes }
+}
+
+fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
+    let long = |(key, value): (&String, &String)| {
+        key.is_empty() || key.len() > MAX_LABEL_KEY_BYTES || value.len() > MAX_LABEL_VALUE_BYTES
+    };
+    if labels.len() > MAX_LABELS {
+        wrong.add("spec.labels", format!("{} pairs, more than {MAX_LABELS}", labels.len()));
+    } else if labels.iter().any(long) {
+        wrong.add("spec.labels", format!("keys have 1 to {MAX_LABEL_KEY_BYTES} bytes, values up to {MAX_LABEL_VALUE_BYTES}"));
+    }
+}

@@ -1,0 +1,325 @@
+//! Service `Runs`.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fumehood_proto::convert::duration_to_std;
+use fumehood_proto::v1;
+use fumehood_proto::v1::runs_server::Runs;
+use fumehood_sandbox::event::SignalScope;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::request::{Checked, Door};
+use super::status::{self, Refused};
+use super::convert;
+use crate::peer::Peer;
+use crate::run::{CancelCause, InputError, Kill, Phase, Reader, Run, RunTable, Snapshot};
+
+/// Events that wait for HTTP/2 flow control, per stream. The journal holds the rest.
+const EVENTS: usize = 4;
+
+/// Most bytes of one input message; the wire documents it.
+const MAX_INPUT_BYTES: usize = 1 << 20;
+
+/// Most bytes of a reason.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The page sizes of List; the wire documents them.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct RunsService {
+    /// The runs.
+    pub runs: RunTable,
+    /// What checks requests.
+    pub door: Door,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::RunEvent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Runs for RunsService {
+    type RunStream = Events;
+    type AttachStream = Events;
+
+    async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Events>, Status> {
+        use v1::run_request::Message;
+        let peer = peer(&request)?;
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|request| request.message);
+        let Some(Message::Start(start)) = first else {
+            return Err(status::invalid_field("start", "missing; the first message says what to run"));
+        };
+        let Checked { request, block, keep } = self.door.check(&peer, start)?;
+        let (run, existed, reader) = self.runs.start(request, block).map_err(Refused::from)?;
+        // A request that repeats another's id follows that run; it does not own it.
+        let owner = (!existed && !keep).then(|| Owner::new(Arc::clone(&run), &peer));
+        let inputs = Inputs { run: Arc::clone(&run) };
+        let (events, stream) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            // Ends with the events: whoever stops listening stops talking.
+            let talk = async {
+                while let Ok(Some(message)) = messages.message().await {
+                    let result = match message.message {
+                        Some(Message::Stdin(stdin)) => inputs.stdin(stdin).await,
+                        Some(Message::Signal(signal)) => inputs.signal(signal).await,
+                        Some(Message::Start(_)) => Err(status::invalid_field("start", "only the first message starts a run")),
+                        None => Err(status::invalid_field("message", "empty; send stdin or signal")),
+                    };
+                    if let Err(status) = result {
+                        return Some(status);
+                    }
+                }
+                None
+            };
+            follow(run, reader, events, talk, owner).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+        let peer = peer(&request)?;
+        let Checked { request, block: _, keep: _ } = self.door.check(&peer, request.into_inner())?;
+        let (run, existed, _) = self.runs.start(request, false).map_err(Refused::from)?;
+        Ok(Response::new(v1::StartResponse { run: Some(convert::run_info(&run, false)), existed }))
+    }
+
+    async fn attach(&self, request: Request<Streaming<v1::AttachRequest>>) -> Result<Response<Events>, Status> {
+        use v1::attach_request::Message;
+        let peer = peer(&request)?;
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|request| request.message);
+        let Some(Message::Attach(v1::AttachStart { run_id, from_seq })) = first else {
+            return Err(status::invalid_field("attach", "missing; the first message says which run to follow"));
+        };
+        let run = self.find(&peer, &run_id)?;
+        let reader = run.reader(from_seq);
+        let inputs = Inputs { run: Arc::clone(&run) };
+        let (events, stream) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            let talk = async {
+                while let Ok(Some(message)) = messages.message().await {
+                    let result = match message.message {
+                        Some(Message::Stdin(stdin)) => inputs.stdin(stdin).await,
+                        Some(Message::Signal(signal)) => inputs.signal(signal).await,
+                        Some(Message::Attach(_)) => Err(status::invalid_field("attach", "only the first message attaches")),
+                        None => Err(status::invalid_field("message", "empty; send stdin or signal")),
+                    };
+                    if let Err(status) = result {
+                        return Some(status);
+                    }
+                }
+                None
+            };
+            follow(run, reader, events, talk, None).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::WaitRequest { run_id, timeout } = request.into_inner();
+        let timeout = duration("timeout", timeout)?;
+        let run = self.find(&peer, &run_id)?;
+        match timeout {
+            Some(timeout) => drop(tokio::time::timeout(timeout, run.finished()).await),
+            None => run.finished().await,
+        }
+        Ok(Response::new(v1::WaitResponse { run: Some(convert::run_info(&run, false)) }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
+        Ok(Response::new(v1::GetResponse { run: Some(convert::run_info(&run, false)) }))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::ListRequest { states, page_size, page_token } = request.into_inner();
+        let states: HashSet<i32> = states.into_iter().collect();
+        let before: u64 = match page_token.as_str() {
+            "" => u64::MAX,
+            token => token.parse().map_err(|_| status::invalid_field("page_token", "not one that List gave"))?,
+        };
+        let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
+        let mut page: Vec<Arc<Run>> = Vec::new();
+        let mut more = false;
+        for run in self.runs.list(&peer).into_iter().filter(|run| run.number < before) {
+            if page.len() > size {
+                break;
+            }
+            if states.is_empty() || states.contains(&convert::run_info(&run, true).state) {
+                more = page.len() == size;
+                if more {
+                    break;
+                }
+                page.push(run);
+            }
+        }
+        let next_page_token = page.last().filter(|_| more).map(|run| run.number.to_string()).unwrap_or_default();
+        let runs = page.iter().map(|run| convert::run_info(run, true)).collect();
+        Ok(Response::new(v1::ListResponse { runs, next_page_token }))
+    }
+
+    async fn signal(&self, request: Request<v1::SignalRequest>) -> Result<Response<v1::SignalResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::SignalRequest { run_id, signal, scope } = request.into_inner();
+        let run = self.find(&peer, &run_id)?;
+        match run.snapshot() {
+            Snapshot { phase: Phase::Queued | Phase::Starting, .. } => {
+                return Err(status::precondition("NOT_STARTED", &run_id, "the command has not started yet"));
+            }
+            Snapshot { phase: Phase::Finished, .. } => {
+                return Err(status::precondition("FINISHED", &run_id, "the run is over"));
+            }
+            _ => {}
+        }
+        Inputs { run }.signal(v1::SignalInput { signal, scope }).await?;
+        Ok(Response::new(v1::SignalResponse {}))
+    }
+
+    async fn kill(&self, request: Request<v1::KillRequest>) -> Result<Response<v1::KillResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::KillRequest { run_id, grace, reason } = request.into_inner();
+        let grace = duration("grace", grace)?;
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(status::invalid_field("reason", format!("longer than {MAX_REASON_BYTES} bytes")));
+        }
+        let run = self.find(&peer, &run_id)?;
+        run.kill(Kill { cause: CancelCause::Kill, by: peer.to_string(), reason, grace }).await;
+        run.finished().await;
+        Ok(Response::new(v1::KillResponse { run: Some(convert::run_info(&run, false)) }))
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
+        if !self.runs.release(&run) {
+            return Err(status::precondition("NOT_FINISHED", &run.id, "the run is not finished; kill it first or wait for it"));
+        }
+        Ok(Response::new(v1::ReleaseResponse {}))
+    }
+}
+
+impl RunsService {
+    fn find(&self, peer: &Peer, id: &str) -> Result<Arc<Run>, Status> {
+        self.runs.get(peer, id).ok_or_else(|| status::no_such_run(id))
+    }
+}
+
+/// Who asks, if they may.
+pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    Peer::of(request).cloned().map_err(|error| Refused::from(error).into())
+}
+
+fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
+    value.map(|value| duration_to_std(&value)).transpose().map_err(|error| status::invalid_field(field, error.to_string()))
+}
+
+/// Sends a run's events until the last one, or until the client stops listening. `talk` is what the client says meanwhile; it ends
+/// the stream only with an error.
+async fn follow(
+    run: Arc<Run>,
+    mut reader: Reader,
+    events: mpsc::Sender<Result<v1::RunEvent, Status>>,
+    talk: impl Future<Output = Option<Status>>,
+    owner: Option<Owner>,
+) {
+    let mut talk = std::pin::pin!(talk);
+    let mut talking = true;
+    loop {
+        tokio::select! {
+            item = reader.next() => match item {
+                Some(item) => {
+                    if events.send(Ok(convert::event(&run.id, item))).await.is_err() {
+                        return;
+                    }
+                }
+                None => {
+                    if let Some(owner) = owner {
+                        owner.disarm();
+                    }
+                    return;
+                }
+            },
+            said = &mut talk, if talking => match said {
+                Some(status) => {
+                    let _ = events.send(Err(status)).await;
+                    return;
+                }
+                None => talking = false,
+            },
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// Ends the run when the stream that started it ends before it.
+struct Owner {
+    run: Option<Arc<Run>>,
+    by: String,
+}
+
+impl Owner {
+    fn new(run: Arc<Run>, peer: &Peer) -> Owner {
+        Owner { run: Some(run), by: peer.to_string() }
+    }
+
+    fn disarm(mut self) {
+        self.run = None;
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        let kill = Kill {
+            cause: CancelCause::Disconnect,
+            by: std::mem::take(&mut self.by),
+            reason: "the stream that started the run ended".to_owned(),
+            grace: None,
+        };
+        tokio::spawn(async move { run.kill(kill).await });
+    }
+}
+
+/// What a client says on a stream.
+struct Inputs {
+    run: Arc<Run>,
+}
+
+impl Inputs {
+    async fn stdin(&self, v1::Stdin { data, eof }: v1::Stdin) -> Result<(), Status> {
+        if data.len() > MAX_INPUT_BYTES {
+            return Err(status::invalid_field("stdin.data", format!("{} bytes, more than {MAX_INPUT_BYTES}", data.len())));
+        }
+        let reason = |error: &InputError| match error {
+            InputError::NotTaken => "INPUT_NOT_TAKEN",
+            InputError::Closed => "INPUT_CLOSED",
+        };
+        self.run
+            .input(data, eof)
+            .await
+            .map_err(|error| status::precondition(reason(&error), &self.run.id, error.to_string()))
+    }
+
+    async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {
+        if !(1..=64).contains(&signal) {
+            return Err(status::invalid_field("signal", format!("{signal} is not between 1 and 64")));
+        }
+        let scope = match v1::SignalScope::try_from(scope) {
+            Ok(v1::SignalScope::Unspecified | v1::SignalScope::Leader) => SignalScope::Leader,
+            Ok(v1::SignalScope::Group) => SignalScope::Group,
+            Ok(v1::SignalScope::Tree) => SignalScope::Tree,
+            Err(_) => return Err(status::invalid_field("scope", format!("{scope} is no SignalScope"))),
+        };
+        self.run.signal(signal, scope).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! Every gRPC status there is, each with details that a program can act on.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::peer::PeerError;
+use crate::run::StartError;
+
+/// `ErrorInfo.domain` of everything this daemon refuses.
+const DOMAIN: &str = "fumehood";
+
+/// When a client that was refused for want of a place should come again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+fn status(code: Code, reason: &str, message: String, mut details: ErrorDetails) -> Status {
+    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// The request is wrong; each field that is.
+pub(super) fn invalid(violations: Vec<(String, String)>) -> Status {
+    let message = violations.iter().map(|(field, what)| format!("{field}: {what}")).collect::<Vec<_>>().join("; ");
+    let violations = violations.into_iter().map(|(field, what)| FieldViolation::new(field, what)).collect::<Vec<_>>();
+    let mut details = ErrorDetails::new();
+    details.set_bad_request(violations);
+    status(Code::InvalidArgument, "INVALID_REQUEST", message, details)
+}
+
+/// One field is wrong.
+pub(super) fn invalid_field(field: &str, what: impl Into<String>) -> Status {
+    invalid(vec![(field.to_owned(), what.into())])
+}
+
+/// There is no such run, or it is somebody else's: the same answer for both.
+pub(super) fn no_such_run(id: &str) -> Status {
+    let message = format!("there is no run {id:?}: it never was, was released, or was forgotten by age");
+    status(Code::NotFound, "NO_SUCH_RUN", message, ErrorDetails::new())
+}
+
+/// There is no such policy.
+pub(super) fn no_such_policy(name: &str, known: &str) -> Status {
+    let message = format!("there is no policy {name:?}; there are: {known}");
+    status(Code::NotFound, "NO_SUCH_POLICY", message, ErrorDetails::new())
+}
+
+/// The run is not in a state for this.
+pub(super) fn precondition(reason: &str, run: &str, what: impl Into<String>) -> Status {
+    let what = what.into();
+    let mut details = ErrorDetails::new();
+    details.add_precondition_failure_violation(reason, format!("run/{run}"), what.clone());
+    status(Code::FailedPrecondition, reason, what, details)
+}
+
+/// This peer may not.
+pub(super) fn permission(reason: &str, message: impl Into<String>) -> Status {
+    status(Code::PermissionDenied, reason, message.into(), ErrorDetails::new())
+}
+
+impl From<PeerError> for Refused {
+    fn from(error: PeerError) -> Self {
+        Refused(permission("PEER_NOT_ALLOWED", error.to_string()))
+    }
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Self {
+        let message = error.to_string();
+        Refused(match error {
+            StartError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
+            StartError::Full { .. } => {
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(RETRY_AFTER));
+                status(Code::ResourceExhausted, "TOO_MANY_RUNS", message, details)
+            }
+            StartError::Exists(_) => status(Code::AlreadyExists, "RUN_ID_TAKEN", message, ErrorDetails::new()),
+        })
+    }
+}
+
+/// A status on its way out; lets `?` turn the errors of this house into one.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) Status);
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Refused(status)
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(Refused(status): Refused) -> Self {
+        status
+    }
+}
