@@ -15,7 +15,7 @@ mod model;
 mod table;
 
 pub use actor::{Kill, Surroundings};
-pub use host::{Host, HostError};
+pub use host::{Asked, Host, WorkspaceError};
 pub use journal::{Item, Journal, Reader};
 pub use model::*;
 pub use table::{Bounds, InputError, Run, RunTable, StartError};

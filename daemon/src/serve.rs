@@ -98,7 +98,11 @@ pub async fn serve(
         retained: config.retained_runs,
         retain_for: config.retain_for,
     };
-    let runs = RunTable::new(bounds, Surroundings { launching: launching.clone(), audit: audit.clone() });
+    let runs = RunTable::new(bounds, Surroundings {
+            launching: launching.clone(),
+            audit: audit.clone(),
+            audit_required: config.audit.required,
+        });
     let incoming = listen::incoming(
         endpoints,
         Admission { allowed_uids: config.allowed_uids.clone(), audit: audit.clone() },

@@ -7,7 +7,7 @@
 mod follow;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +18,6 @@ use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{Protection, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::host::Host;
 use super::journal::Journal;
 use super::model::{CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage};
 use crate::audit::{self, AuditLog};
@@ -50,8 +49,24 @@ pub(super) enum Command {
 pub struct Surroundings {
     /// Where sandboxes come from.
     pub launching: Launching,
-    /// Where it is written down. `None` when the configuration says so.
+    /// Where it is written down; `None` where there is no log and the configuration does not require one.
     pub audit: Option<AuditLog>,
+    /// Whether a run whose intent cannot be written may not start.
+    pub audit_required: bool,
+}
+
+impl Surroundings {
+    /// What a record that could not be written means for its run.
+    fn judge_audit(&self, written: Result<(), String>) -> Result<(), Ending> {
+        match written {
+            Err(error) if self.audit_required => Err(failed(None, "write the audit record", 0, error)),
+            Err(error) => {
+                tracing::error!(error, "a run is not in the audit log, and the configuration does not require it");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
 }
 
 /// Input for the command.
@@ -102,7 +117,6 @@ impl Actor {
             env: &self.request.env,
             limits: self.request.limits,
         });
-        let host = self.host().await;
         self.request.caller_env = Vec::new();
         let grants = match decision {
             Decision::Allowed(grants) => grants,
@@ -115,10 +129,6 @@ impl Actor {
                 return Outcome::ended(Ending::Denied { rule, explanation });
             }
         };
-        let host = match host {
-            Ok(host) => host,
-            Err(ending) => return Outcome::ended(ending),
-        };
         let _place = match self.wait_for(place).await {
             Ok(Some(place)) => place,
             Ok(None) => return Outcome::ended(cancelled(CancelCause::Drain)),
@@ -127,20 +137,9 @@ impl Actor {
         let queued = self.accepted_at.elapsed();
         self.set_phase(Phase::Starting);
         let starting = Instant::now();
-        let mut outcome = self.with_sandbox(&grants, &host, starting).await;
+        let mut outcome = self.with_sandbox(&grants, starting).await;
         outcome.usage.queued = queued;
         outcome
-    }
-
-    /// Facts of the machine, looked up where blocking is allowed.
-    async fn host(&self) -> Result<Host, Ending> {
-        let request = self.request.clone();
-        let looked = tokio::task::spawn_blocking(move || Host::look_up(&request)).await;
-        match looked {
-            Ok(Ok(host)) => Ok(host),
-            Ok(Err(error)) => Err(failed(None, error.field, 0, error.message)),
-            Err(error) => Err(failed(None, "look up the caller", 0, error.to_string())),
-        }
     }
 
     /// Waits for `future` unless somebody ends the run first.
@@ -161,8 +160,8 @@ impl Actor {
     }
 
     /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
-    async fn with_sandbox(&mut self, grants: &Grants, host: &Host, starting: Instant) -> Outcome {
-        let spec = lower::sandbox(&sandbox_name(&self.request.id), grants, host);
+    async fn with_sandbox(&mut self, grants: &Grants, starting: Instant) -> Outcome {
+        let spec = lower::sandbox(&sandbox_name(&self.request.id), grants, &self.request.host);
         let missing = self.surroundings.launching.missing(&spec.required);
         if let Some((protection, why)) = missing {
             let hint = "the self-test found that it has no effect on this machine; see `fumehood doctor`";
@@ -194,16 +193,17 @@ impl Actor {
             }
         };
         let written = written.await.map_err(|error| error.to_string()).and_then(|result| result.map_err(|e| e.to_string()));
+        let written = self.surroundings.judge_audit(written);
         let (enforcement, refusal) = match ready {
             Ok(ready) => ready,
             Err(ending) => return self.abandon(sandbox, ending).await,
         };
-        if let Err(error) = written {
-            return self.abandon(sandbox, audit_failed(error)).await;
+        if let Err(ending) = written {
+            return self.abandon(sandbox, ending).await;
         }
         let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name));
         let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
-        let command = lower::command(&self.request.argv, &self.request.env, grants, host);
+        let command = lower::command(&self.request.argv, &self.request.env, grants, &self.request.host);
         let outcome = self.follow(sandbox, &command, grants, enforcement, starting).await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
@@ -234,15 +234,16 @@ impl Actor {
             decision,
             argv: request.argv.clone(),
             env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
-            workspace: path_bytes(&request.workspace),
-            cwd: path_bytes(&request.cwd),
+            workspace: path_bytes(&request.host.workspace),
+            cwd: path_bytes(&request.host.cwd),
             labels: request.labels.clone(),
         }
     }
 
     async fn write_intent(&self, decision: audit::Decision) -> Result<(), Ending> {
         let Some(audit) = &self.surroundings.audit else { return Ok(()) };
-        audit.intent(&self.intent(decision)).await.map(drop).map_err(|error| audit_failed(error.to_string()))
+        let written = audit.intent(&self.intent(decision)).await.map(drop).map_err(|error| error.to_string());
+        self.surroundings.judge_audit(written)
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -303,10 +304,6 @@ fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String)
     Ending::SandboxFailed { protection, stage: stage.to_owned(), errno, path: Vec::new(), hint }
 }
 
-fn audit_failed(error: String) -> Ending {
-    failed(None, "write the audit record", 0, error)
-}
-
 /// The name of a run's sandbox: cgroups and directories take fewer characters than ids do, and none may begin with a dot.
 fn sandbox_name(id: &str) -> String {
     format!("run-{}", id.replace(':', "_"))
@@ -347,7 +344,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn path_bytes(path: &PathBuf) -> Vec<u8> {
+fn path_bytes(path: &Path) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt;
     path.as_os_str().as_bytes().to_vec()
 }

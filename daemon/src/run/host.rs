@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use fumehood_sandbox::spec::Identity;
 use nix::unistd::{Gid, Group, Uid, User};
 
-use crate::peer::Identity as PeerIdentity;
-
-use super::model::Request;
+use crate::peer::{Identity as PeerIdentity, Peer};
 
 /// The ids a command sees when its files belong to root: the first ordinary user of most systems, so that tools that look at ids find
 /// nothing odd.
@@ -42,52 +40,63 @@ pub struct Host {
     pub cwd: PathBuf,
 }
 
-/// Why a run's surroundings cannot be had. `field` is the request's.
+/// Why a directory cannot be a workspace.
 #[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct HostError {
-    /// The field of the request it is about.
-    pub field: &'static str,
-    /// What is wrong with it and what to do.
-    pub message: String,
+pub enum WorkspaceError {
+    /// It cannot be looked at.
+    #[error("{}: {source}; name an existing directory", path.display())]
+    Look {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// It holds too much.
+    #[error(
+        "{} would give the command your home directory or the system itself; change to a project's directory, or name one",
+        .0.display()
+    )]
+    TooWide(PathBuf),
 }
 
-impl HostError {
-    fn workspace(message: String) -> Self {
-        HostError { field: "spec.workspace", message }
-    }
+/// Who asks for what, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Who.
+    pub peer: &'a Peer,
+    /// The workspace: absolute.
+    pub workspace: &'a Path,
+    /// The working directory: absolute, or relative to the workspace; empty for the workspace.
+    pub cwd: &'a Path,
+    /// The caller's environment.
+    pub caller_env: &'a [(Vec<u8>, Vec<u8>)],
 }
 
 impl Host {
     /// Looks everything up. Blocks on the file system and the user database.
-    pub fn look_up(request: &Request) -> Result<Host, HostError> {
-        let given = &request.workspace;
-        let workspace = given.canonicalize().map_err(|error| {
-            HostError::workspace(format!("workspace {}: {error}; name an existing directory", given.display()))
-        })?;
-        let metadata = workspace
-            .metadata()
-            .map_err(|error| HostError::workspace(format!("workspace {}: {error}", workspace.display())))?;
+    pub fn look_up(asked: Asked<'_>) -> Result<Host, WorkspaceError> {
+        let look = |source| WorkspaceError::Look { path: asked.workspace.to_owned(), source };
+        let workspace = asked.workspace.canonicalize().map_err(look)?;
+        let metadata = workspace.metadata().map_err(look)?;
         if !metadata.is_dir() {
-            return Err(HostError::workspace(format!("workspace {} is not a directory", workspace.display())));
+            return Err(WorkspaceError::NotADirectory(workspace));
         }
-        let (uid, gid) = owner(request, metadata.uid(), metadata.gid());
+        let (uid, gid) = owner(asked.peer, metadata.uid(), metadata.gid());
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         // Root's daemon takes an ordinary user's own group; what belongs to root keeps root's.
         let gid = if Uid::effective().is_root() { user.as_ref().map_or(gid, |user| user.gid.as_raw()) } else { gid };
         let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-        let home = home(request, uid, user.as_ref());
-        let forbidden = workspace == Path::new("/")
+        let home = home(asked, uid, user.as_ref());
+        if workspace == Path::new("/")
             || NOT_WORKSPACES.iter().any(|path| workspace == Path::new(path))
-            || home.starts_with(&workspace);
-        if forbidden {
-            return Err(HostError::workspace(format!(
-                "workspace {}: it would give the command your home directory or the system; \
-                 change to a project's directory or name one with --workspace",
-                workspace.display()
-            )));
+            || home.starts_with(&workspace)
+        {
+            return Err(WorkspaceError::TooWide(workspace));
         }
-        let cwd = match request.cwd.as_path() {
+        let cwd = match asked.cwd {
             cwd if cwd.as_os_str().is_empty() => workspace.clone(),
             cwd if cwd.is_absolute() => cwd.to_owned(),
             cwd => workspace.join(cwd),
@@ -112,20 +121,20 @@ fn not_root(name: String) -> String {
 
 /// As whom the command runs: an ordinary daemon can only be itself; root's runs a caller's command as the caller and its own as
 /// the workspace's owner.
-fn owner(request: &Request, workspace_uid: u32, workspace_gid: u32) -> (u32, u32) {
+fn owner(peer: &Peer, workspace_uid: u32, workspace_gid: u32) -> (u32, u32) {
     if !Uid::effective().is_root() {
         return (Uid::effective().as_raw(), Gid::effective().as_raw());
     }
-    match request.peer.identity {
+    match peer.identity {
         PeerIdentity::Unix { uid, gid, .. } if uid != 0 => (uid, gid),
         _ => (workspace_uid, workspace_gid),
     }
 }
 
 /// The home directory: what the caller says, where the caller is the one the command runs as; else what the user database says.
-fn home(request: &Request, uid: u32, user: Option<&User>) -> PathBuf {
-    let own = matches!(request.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
-    let said = request.caller_env.iter().rev().find(|(name, _)| name == b"HOME").map(|(_, value)| value);
+fn home(asked: Asked<'_>, uid: u32, user: Option<&User>) -> PathBuf {
+    let own = matches!(asked.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
+    let said = asked.caller_env.iter().rev().find(|(name, _)| name == b"HOME").map(|(_, value)| value);
     let said = said.map(|value| PathBuf::from(OsStr::from_bytes(value))).filter(|home| own && home.is_absolute());
     said.or_else(|| user.map(|user| user.dir.clone()))
         .and_then(|home| home.canonicalize().ok().or(Some(home)))

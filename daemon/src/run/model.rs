@@ -1,7 +1,6 @@
 //! What a run is asked, what happens in it, and how it ends.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +9,7 @@ use fumehood_policies::{Limits, Policy, RequestedLimits};
 use fumehood_sandbox::event::Leftover;
 use fumehood_sandbox::spec::{Protection, State};
 
+use super::host::Host;
 use crate::peer::Peer;
 
 /// A request to run a command, checked at the door.
@@ -27,10 +27,8 @@ pub struct Request {
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// The caller's environment, candidates for the policy's `pass`. Emptied once the policy has decided.
     pub caller_env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The workspace as the caller named it: absolute.
-    pub workspace: PathBuf,
-    /// The working directory: absolute, or relative to the workspace; empty for the workspace.
-    pub cwd: PathBuf,
+    /// As whom and where.
+    pub host: Host,
     /// The policy that decides.
     pub policy: Arc<Policy>,
     /// Bounds tighter than the policy's.

@@ -45,9 +45,9 @@ pub struct Run {
     pub digest: [u8; 32],
     /// Program and arguments.
     pub argv: Vec<Vec<u8>>,
-    /// The workspace as asked.
+    /// The workspace.
     pub workspace: std::path::PathBuf,
-    /// The working directory as asked.
+    /// The working directory.
     pub cwd: std::path::PathBuf,
     /// The policy that decides.
     pub policy: Arc<Policy>,
@@ -370,8 +370,8 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
         peer: request.peer.clone(),
         digest: request.digest,
         argv: request.argv.clone(),
-        workspace: request.workspace.clone(),
-        cwd: request.cwd.clone(),
+        workspace: request.host.workspace.clone(),
+        cwd: request.host.cwd.clone(),
         policy: Arc::clone(&request.policy),
         labels: request.labels.clone(),
         accepted_at: SystemTime::now(),

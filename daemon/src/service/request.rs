@@ -18,7 +18,7 @@ use tonic::Status;
 use super::status;
 use crate::peer::Peer;
 use crate::policy_store::{MAX_POLICY_BYTES, PolicyStore};
-use crate::run::{Request, RunTable};
+use crate::run::{Asked, Host, Request, RunTable};
 
 /// Bounds of a request; the wire documents them.
 const MAX_ID_BYTES: usize = 128;
@@ -73,8 +73,16 @@ impl Violations {
 }
 
 impl Door {
-    /// Checks a request to start a run.
-    pub(super) fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
+    /// Checks a request to start a run, where blocking is allowed: directories and the user database are looked at.
+    pub(super) async fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
+        let (door, peer) = (self.clone(), peer.clone());
+        match tokio::task::spawn_blocking(move || door.check_blocking(&peer, start)).await {
+            Ok(result) => result,
+            Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
+        }
+    }
+
+    fn check_blocking(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
         // The same request gives the same digest whatever a client's encoder does: it is taken over our own encoding.
         let digest: [u8; 32] = Sha256::digest(start.encode_to_vec()).into();
         let v1::StartRequest { run_id, spec } = start;
@@ -102,13 +110,17 @@ impl Door {
         }
         let env = check_env(&mut wrong, env);
         // Candidates only: what could not be a variable is passed over, and what the policy does not pass is dropped later.
-        let caller_env = caller_env
+        let caller_env: Vec<(Vec<u8>, Vec<u8>)> = caller_env
             .into_iter()
             .filter(|variable| variable_problem(variable).is_none())
             .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
             .collect();
-        let workspace = wrong.take("spec.workspace", check_workspace(&workspace));
         let cwd = wrong.take("spec.cwd", check_path(&cwd));
+        let host = check_workspace(&workspace).and_then(|workspace| {
+            let asked = Asked { peer, workspace: &workspace, cwd: &cwd, caller_env: &caller_env };
+            Host::look_up(asked).map_err(|error| error.to_string())
+        });
+        let host = wrong.take("spec.workspace", host.map(Some));
         let policy = self.policy(&mut wrong, policy);
         let limits = check_limits(&mut wrong, limits);
         let input = match v1::InputMode::try_from(input) {
@@ -129,8 +141,8 @@ impl Door {
             }
         };
         check_labels(&mut wrong, &labels);
-        match (wrong.0.is_empty(), policy) {
-            (true, Some(policy)) => Ok(Checked {
+        match (wrong.0.is_empty(), policy, host) {
+            (true, Some(policy), Some(host)) => Ok(Checked {
                 request: Request {
                     id,
                     digest,
@@ -138,8 +150,7 @@ impl Door {
                     argv: argv.into_iter().map(Vec::from).collect(),
                     env,
                     caller_env,
-                    workspace,
-                    cwd,
+                    host,
                     policy,
                     limits,
                     input,

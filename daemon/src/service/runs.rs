@@ -57,7 +57,7 @@ impl Runs for RunsService {
         let Some(Message::Start(start)) = first else {
             return Err(status::invalid_field("start", "missing; the first message says what to run"));
         };
-        let Checked { request, block, keep } = self.door.check(&peer, start)?;
+        let Checked { request, block, keep } = self.door.check(&peer, start).await?;
         let (run, existed, reader) = self.runs.start(request, block).map_err(Refused::from)?;
         // A request that repeats another's id follows that run; it does not own it.
         let owner = (!existed && !keep).then(|| Owner::new(Arc::clone(&run), &peer));
@@ -86,7 +86,7 @@ impl Runs for RunsService {
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         let peer = peer(&request)?;
-        let Checked { request, block: _, keep: _ } = self.door.check(&peer, request.into_inner())?;
+        let Checked { request, block: _, keep: _ } = self.door.check(&peer, request.into_inner()).await?;
         let (run, existed, _) = self.runs.start(request, false).map_err(Refused::from)?;
         Ok(Response::new(v1::StartResponse { run: Some(convert::run_info(&run, false)), existed }))
     }

@@ -687,9 +687,10 @@ pub struct AttachStart {
     #[prost(uint64, tag = "2")]
     pub from_seq: u64,
 }
-/// Something that happened in a run. A reader that asks from the beginning sees, in this order and with `seq` counting
-/// from 1 without holes: accepted, started, output of both streams, exited, closed for each stream, finished. `started`,
-/// `exited` and `closed` are absent where the run never came that far; `gap` stands for events that are no longer kept.
+/// Something that happened in a run. `seq` counts from 1 without holes. `accepted` is first; `started` comes before any
+/// output; `exited` when the main process was reaped and `closed` when a stream ended, near to each other in either order;
+/// `finished` is last and comes exactly once. `started`, `exited` and `closed` are absent where the run never came that far;
+/// `gap` stands for events that are no longer kept.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunEvent {
     /// The run.
