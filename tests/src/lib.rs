@@ -1,1 +1,46 @@
-//! placeholder
+//! The harness of the end-to-end tests: a daemon of a test's own, ways to use it, and the proof that nothing is left of it.
+//!
+//! ```text
+//! house.rs      a daemon in a private directory, from start to the check that nothing stays behind
+//! cli.rs        the command-line program as a process
+//! run.rs        requests and what became of them, through the client library
+//! leftovers.rs  what is left of a daemon, looked for in /proc, in cgroups and on disk
+//! wait.rs       conditions with a deadline
+//! ```
+//!
+//! Tests run as whoever runs `cargo test`. Root's also play an ordinary user ([`Who::Ordinary`]), because Fumehood promises
+//! its work to both.
+
+mod cli;
+mod house;
+mod leftovers;
+mod run;
+mod wait;
+
+pub use cli::{Cli, Ended, Running};
+pub use house::{Builder, House, PROGRAM, Who};
+pub use leftovers::{Process, cgroups_named, descent, holding, mounts_naming, process};
+pub use run::{Told, argv, inline, named_policy, send};
+pub use wait::{DEADLINE, eventually, within};
+
+/// Whether this process may do everything.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether the environment declares something absent on this machine: `FUMEHOOD_TEST_WITHOUT_CGROUPS=1`. Without such a
+/// declaration, what needs it fails.
+#[must_use]
+pub fn declared_absent(what: &str) -> bool {
+    std::env::var_os(format!("FUMEHOOD_TEST_WITHOUT_{what}")).is_some_and(|value| value == "1")
+}
+
+/// For tests of what only root's daemon does: true as root, else says that the test did not run.
+#[must_use]
+pub fn as_root_only(test: &str) -> bool {
+    if !is_root() {
+        println!("not run, because it is about root's daemon: {test}");
+    }
+    is_root()
+}

@@ -87,8 +87,10 @@ pub struct Detail {
     pub version: Option<Version>,
     /// Which limits can be set: each was set on a cgroup and read back.
     pub in_force: InForce,
-    /// What is missing and why, one sentence each, with the command that mends it where there is one.
+    /// What is missing and why, one sentence each.
     pub missing: Vec<String>,
+    /// Commands or settings that would mend it.
+    pub remedy: Vec<String>,
 }
 
 impl Detail {

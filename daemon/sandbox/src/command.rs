@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rights::Rights;
 use crate::seccomp::Program;
-use crate::spec::{CommandSpec, Limits, Protection};
+use crate::spec::{CommandSpec, Fallback, Limits, Protection};
 use crate::sys::{self, Forked};
 use crate::wire;
 
@@ -45,6 +45,7 @@ impl SpawnError {
 /// What the command's process takes on before it becomes the command.
 pub(crate) struct Confinement {
     pub limits: Limits,
+    pub fallback: Fallback,
     pub rights: Rights,
     pub filters: Program,
 }
@@ -113,7 +114,7 @@ pub(crate) fn confine(
     nix::unistd::setsid().map_err(|errno| SpawnError::new("setsid", errno as i32, ""))?;
     sys::reset_signals();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(command.umask));
-    set_rlimits(&confinement.limits)
+    set_rlimits(&confinement.limits, &confinement.fallback)
         .map_err(|errno| SpawnError::layer(Protection::Resources, "setrlimit", errno as i32))?;
     // Before Landlock: entering a directory needs no right, but its failure should be the directory's own.
     nix::unistd::chdir(&command.cwd).map_err(|errno| SpawnError::new("cwd", errno as i32, &command.cwd))?;
@@ -128,7 +129,12 @@ pub(crate) fn confine(
         .map_err(|error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error)))
 }
 
-fn set_rlimits(limits: &Limits) -> Result<(), Errno> {
+fn set_rlimits(limits: &Limits, fallback: &Fallback) -> Result<(), Errno> {
+    if let Some(processes) = fallback.processes {
+        let (_, inherited) = getrlimit(Resource::RLIMIT_NPROC)?;
+        let processes = u64::from(processes).min(inherited);
+        setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
+    }
     // No core files: they would hold the memory of the command in the workspace.
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     let (_, inherited) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -47,6 +47,11 @@ pub enum Event {
         /// How many there are in all.
         leftover_count: u32,
     },
+    /// The tree used more memory than it may, and was killed. Only where no cgroup limits it; `Exited` follows.
+    MemoryExceeded {
+        /// What it used, in bytes, as far as it was looked at.
+        bytes: u64,
+    },
     /// The answer to [`Request::CpuTime`].
     CpuTime {
         /// CPU time of the tree so far, in microseconds; what a process that was not waited for by its parent used before

@@ -8,8 +8,7 @@
 //! Init itself is confined by everything but Landlock and seccomp, which the command's process takes on after the fork. It is not dumpable
 //! and lies outside the command's Landlock domain, so the command can neither trace it nor read its memory.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -24,9 +23,12 @@ use crate::command::{self, Confinement};
 use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
-use crate::spec::{CommandSpec, Enforced, Network, Protection, SandboxSpec, State};
+use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys;
 use crate::{selftest, view, wire};
+
+/// How often memory is looked at where no cgroup limits it.
+const MEMORY_PERIOD_MS: u16 = 250;
 
 /// Left-over processes named in a report, at most.
 const MAX_LEFTOVERS: usize = 64;
@@ -44,22 +46,21 @@ pub(crate) struct Birth<'a> {
     pub scratch: &'a Path,
     /// What the cgroup enforces.
     pub resources: State,
+    /// What it does not.
+    pub fallback: Fallback,
 }
 
 /// Runs init. Never returns.
 pub(crate) fn run(birth: Birth<'_>) -> ! {
-    let mut go = File::from(birth.go);
     // Asked for again after the ids change, which clears it. From here to there the launcher's death shows as end of file.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    if !matches!(go.read(&mut [0]), Ok(1)) {
+    if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(&birth.go, &mut [0u8][..])), Ok(1)) {
         std::process::exit(1);
     }
-    drop(go);
-    let socket = birth.socket;
-    let code = match set_up(birth.spec, birth.life, birth.scratch, birth.resources) {
-        Ok(ready) => serve(&socket, birth.life, ready),
+    let code = match set_up(&birth) {
+        Ok(ready) => serve(&birth.socket, birth.life, ready),
         Err(failure) => {
-            let _ = wire::send(socket.as_fd(), &Event::Failed(failure), &[]);
+            let _ = wire::send(birth.socket.as_fd(), &Event::Failed(failure), &[]);
             1
         }
     };
@@ -72,7 +73,8 @@ struct Ready {
     rights: Rights,
     filters: Program,
     refusal: Option<OwnedFd>,
-    limits: crate::spec::Limits,
+    limits: Limits,
+    fallback: Fallback,
 }
 
 fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl FnOnce(E) -> Failure {
@@ -84,12 +86,13 @@ fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl
     }
 }
 
-fn set_up(spec: &SandboxSpec, life: BorrowedFd<'_>, scratch: &Path, resources: State) -> Result<Ready, Failure> {
+fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
+    let spec = birth.spec;
     use Protection::{FilesystemView, Ipc, Network as Net, Privileges, Processes};
     sys::reserve_low(&[0, 1, 3]).map_err(fail(Protection::Descriptors, "reserve descriptors"))?;
     // While this process may still pass through directories that the command's user may not.
     let scratch = rustix::fs::open(
-        scratch,
+        birth.scratch,
         rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )
@@ -98,7 +101,7 @@ fn set_up(spec: &SandboxSpec, life: BorrowedFd<'_>, scratch: &Path, resources: S
     // Changing ids cleared the request; whether the launcher died in between shows on the pipe.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(fail(Processes, "ask for the death signal"))?;
-    if hung_up(life) {
+    if hung_up(birth.life) {
         std::process::exit(1);
     }
 
@@ -124,9 +127,9 @@ fn set_up(spec: &SandboxSpec, life: BorrowedFd<'_>, scratch: &Path, resources: S
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(spec, &built, &rights, resources);
+    let enforcement = report(spec, &built, &rights, birth.resources.clone());
     require(&spec.required, &enforcement)?;
-    Ok(Ready { enforcement, rights, filters, refusal, limits: spec.limits })
+    Ok(Ready { enforcement, rights, filters, refusal, limits: spec.limits, fallback: birth.fallback })
 }
 
 /// Becomes the ids the command runs as, keeping the capabilities that this process has in its own user namespace and still needs,
@@ -242,7 +245,8 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
     }
     drop(refusal);
 
-    let mut confinement = Some(Confinement { limits: ready.limits, rights: ready.rights, filters: ready.filters });
+    let Ready { limits, fallback, rights, filters, .. } = ready;
+    let mut confinement = Some(Confinement { limits, fallback, rights, filters });
     let mut leader = None;
     loop {
         let mut fds = [
@@ -250,10 +254,15 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             PollFd::new(children.as_fd(), PollFlags::POLLIN),
             PollFd::new(life, PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
+        match poll(&mut fds, watch_memory.map_or(PollTimeout::NONE, |_| MEMORY_PERIOD_MS.into())) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return 1,
             Ok(_) => {}
+        }
+        if let Some(bytes) = watch_memory.and_then(|limit| Some(memory()).filter(|bytes| *bytes > limit)) {
+            let _ = wire::send(socket.as_fd(), &Event::MemoryExceeded { bytes }, &[]);
+            sys::kill(-1, libc::SIGKILL);
         }
         let [requests, child, launcher] = fds.map(|fd| fd.any().unwrap_or(false));
         if launcher {
@@ -373,6 +382,13 @@ fn cpu_time() -> u64 {
         .map(|(_, stat)| stat.fields.iter().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>())
         .sum();
     ticks * (1_000_000 / ticks_per_second)
+}
+
+/// Resident memory of every process of the sandbox, in bytes. Pages that several share count for each: an upper bound.
+fn memory() -> u64 {
+    // rss, in pages, is field 24.
+    let pages: u64 = processes().filter_map(|(_, stat)| stat.fields.get(21)?.parse::<u64>().ok()).sum();
+    pages * rustix::param::page_size() as u64
 }
 
 /// `/proc/PID/stat` of a process.

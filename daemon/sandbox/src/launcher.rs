@@ -17,12 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{self, Backend, Leaf};
 use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
-use crate::spec::{Protection, SandboxSpec, State};
+use crate::spec::{Fallback, Limits, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
 use crate::{idmap, scratch, wire};
 
 /// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
 pub(crate) const ARGV0: &str = "fumehood-launcher";
+
+/// How often ended sweepers are reaped.
+const SWEEPERS_PERIOD_MS: u16 = 50;
 
 /// What limits sandboxes on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +34,8 @@ pub struct Cgroups {
     pub version: u8,
     /// How far limits hold.
     pub state: State,
-    /// What is missing and why, one sentence each, with the command that mends it where there is one.
-    pub missing: Vec<String>,
+    /// Commands or settings that would mend what is missing.
+    pub remedy: Vec<String>,
 }
 
 /// From the daemon to the launcher.
@@ -158,7 +161,7 @@ impl Launcher {
             cgroup::Version::V2 => 2,
         });
         let resources = detail.state();
-        let cgroups = Cgroups { version, state: resources.clone(), missing: detail.missing };
+        let cgroups = Cgroups { version, state: resources.clone(), remedy: detail.remedy };
         let greeting = Greeting::Ready { instance, cgroups };
         let launcher = Launcher {
             backend,
@@ -179,8 +182,9 @@ impl Launcher {
         loop {
             let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
             fds.extend(self.living.iter().map(|sandbox| PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)));
-            // Sweepers have no descriptor of their own; they are looked after when anything else happens.
-            if !matches!(poll(&mut fds, PollTimeout::NONE), Ok(_) | Err(nix::errno::Errno::EINTR)) {
+            // Sweepers have no descriptor of their own; they are looked after every so often while there are any.
+            let timeout = if self.sweepers.is_empty() { PollTimeout::NONE } else { SWEEPERS_PERIOD_MS.into() };
+            if !matches!(poll(&mut fds, timeout), Ok(_) | Err(nix::errno::Errno::EINTR)) {
                 return;
             }
             let requests = fds[0].any().unwrap_or(false);
@@ -237,10 +241,11 @@ impl Launcher {
         }
     }
 
-    /// The sandbox's cgroup, and what it enforces. Without one, setrlimit bounds what it can (open files, file size), and the report
-    /// says so.
+    /// The sandbox's cgroup, and what it enforces. What it does not is left to [`fallback`], and the report says so.
     fn limits(&self, spec: &SandboxSpec) -> (Option<Leaf>, State) {
-        let without = |why: &str| State::Degraded(format!("rlimits only, no cgroup: {why}"));
+        let without = |why: &str| {
+            State::Degraded(format!("no cgroup ({why}): processes by rlimit, memory looked at four times a second, CPU not limited"))
+        };
         if !self.backend.is_usable() {
             let (State::Active(why) | State::Degraded(why) | State::Off(why)) = &self.resources;
             return (None, without(why));
@@ -276,7 +281,9 @@ impl Launcher {
             .map_err(failure(Some(Protection::Processes), "clone3 into new namespaces"))?;
         let Some((pid, pidfd)) = child else {
             drop(go_write);
-            self.become_init(Birth { spec, socket, go: go_read, life: self.life.0.as_fd(), scratch, resources })
+            let life = self.life.0.as_fd();
+            let fallback = fallback(leaf, &spec.limits);
+            self.become_init(Birth { spec, socket, go: go_read, life, scratch, resources, fallback })
         };
         drop(go_read);
         let released = self.map_ids(pid, spec).and_then(|()| {
@@ -390,6 +397,15 @@ impl Launcher {
 
 fn failure<E: Into<io::Error>>(protection: Option<Protection>, stage: &'static str) -> impl FnOnce(E) -> Failure {
     move |error| Failure { protection, stage: stage.into(), errno: sys::errno_of(&error.into()), path: Vec::new() }
+}
+
+/// What the cgroup does not bound.
+fn fallback(leaf: Option<&Leaf>, limits: &Limits) -> Fallback {
+    let held = leaf.map(Leaf::in_force).unwrap_or_default();
+    Fallback {
+        memory_bytes: limits.memory_bytes.filter(|_| !held.memory),
+        processes: limits.processes.filter(|_| !held.processes),
+    }
 }
 
 /// Removes a sandbox's cgroup. It is empty, because its init is dead; killing confirms that before it is said. What cannot be removed

@@ -256,6 +256,15 @@ pub struct Limits {
     pub file_bytes: Option<u64>,
 }
 
+/// Bounds that no cgroup holds, so that init and the command's process must.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fallback {
+    /// Memory of the tree: init looks at it [every so often](crate::init) and ends the tree that has more.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads: `RLIMIT_NPROC`, which since Linux 5.14 counts within the sandbox's own user namespace.
+    pub processes: Option<u32>,
+}
+
 /// What to execute in a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandSpec {

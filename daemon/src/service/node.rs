@@ -79,7 +79,8 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
         // The test's sandbox asks for few limits; what the machine offers is what the launcher found.
         let state = match (&cgroups, entry.protection) {
             (Some(cgroups), Protection::Resources) => match &cgroups.state {
-                State::Off(why) => State::Degraded(format!("rlimits only, no cgroup: {why}")),
+                // A run falls back on rlimits and says so.
+                State::Off(why) => State::Degraded(format!("no cgroup: {why}")),
                 state => state.clone(),
             },
             _ => entry.state.clone(),
@@ -87,7 +88,7 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
         let (state, detail) = convert::state(&state);
         let remedy = match (entry.protection, state) {
             (_, v1::ProtectionState::Active) => String::new(),
-            (Protection::Resources, _) => resources_remedy(cgroups.as_ref().map_or(&[], |cgroups| cgroups.missing.as_slice())),
+            (Protection::Resources, _) => cgroups.as_ref().map(|cgroups| cgroups.remedy.join("; ")).unwrap_or_default(),
             (Protection::FilesystemRights, _) => {
                 "boot a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in the lsm= parameter (Linux 6.2 or newer)".to_owned()
             }
@@ -109,10 +110,6 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
         remedy: String::new(),
     }));
     found
-}
-
-fn resources_remedy(missing: &[String]) -> String {
-    missing.join("; ")
 }
 
 /// What stands in the way of user namespaces most often, as far as the kernel's settings tell.

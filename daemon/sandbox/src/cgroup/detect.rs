@@ -37,15 +37,15 @@ pub(super) fn detect(instance: &str, own: &[libc::pid_t]) -> (Backend, Detail) {
     {
         return none(vec![format!(
             "the instance name {instance:?} is not made of letters, digits and '-'"
-        )]);
+        )], Vec::new());
     }
     let machine = match (fs::read("/proc/self/mountinfo"), fs::read("/proc/self/cgroup")) {
         (Ok(mountinfo), Ok(cgroup)) => Machine {
             mounts: proc::mounts(&mountinfo),
             memberships: proc::memberships(&cgroup),
         },
-        (Err(error), _) => return none(vec![format!("cannot read /proc/self/mountinfo: {error}")]),
-        (_, Err(error)) => return none(vec![format!("cannot read /proc/self/cgroup: {error}")]),
+        (Err(error), _) => return none(vec![format!("cannot read /proc/self/mountinfo: {error}")], Vec::new()),
+        (_, Err(error)) => return none(vec![format!("cannot read /proc/self/cgroup: {error}")], Vec::new()),
     };
     let folder = format!("{PREFIX}{instance}");
     // On a hybrid machine the v2 mount has no controllers that limit anything, and v1 is what there is.
@@ -58,11 +58,11 @@ pub(super) fn detect(instance: &str, own: &[libc::pid_t]) -> (Backend, Detail) {
         Some((root, base)) => detect_v2(&root, &base, &folder, own),
         None => none(vec![
             "no cgroup file system is mounted where this process can see it".to_owned(),
-        ]),
+        ], Vec::new()),
     }
 }
 
-fn none(missing: Vec<String>) -> (Backend, Detail) {
+fn none(missing: Vec<String>, remedy: Vec<String>) -> (Backend, Detail) {
     (
         Backend {
             version: None,
@@ -72,6 +72,7 @@ fn none(missing: Vec<String>) -> (Backend, Detail) {
             version: None,
             in_force: InForce::default(),
             missing,
+            remedy,
         },
     )
 }
@@ -117,6 +118,7 @@ fn detect_v2(root: &Path, base: &Path, folder: &str, own: &[libc::pid_t]) -> (Ba
         candidates.push(root);
     }
     let mut missing = Vec::new();
+    let mut remedy = Vec::new();
     for candidate in candidates {
         match enter_v2(candidate, folder, own) {
             Ok((places, in_force)) => {
@@ -134,6 +136,7 @@ fn detect_v2(root: &Path, base: &Path, folder: &str, own: &[libc::pid_t]) -> (Ba
                     version: Some(Version::V2),
                     in_force,
                     missing,
+                    remedy: Vec::new(),
                 };
                 return (
                     Backend {
@@ -143,10 +146,14 @@ fn detect_v2(root: &Path, base: &Path, folder: &str, own: &[libc::pid_t]) -> (Ba
                     detail,
                 );
             }
-            Err(error) => missing.push(format!("{error}; {}", mend_v2(candidate, &error))),
+            Err(error) => {
+                remedy.push(mend_v2(candidate, &error));
+                missing.push(error.to_string());
+            }
         }
     }
-    none(missing)
+    remedy.dedup();
+    none(missing, remedy)
 }
 
 /// Makes the instance's directory below `base` with controllers enabled down to its children, and tries it out. Undoes
@@ -288,7 +295,7 @@ fn mend_v2(base: &Path, error: &CgroupError) -> String {
     match error.errno {
         libc::EROFS => "the container must be started with a writable cgroup file system".to_owned(),
         _ if !geteuid().is_root() && Path::new("/run/systemd/system").is_dir() => {
-            "start the daemon in a cgroup of its own: systemd-run --user --scope -p Delegate=yes fumehood daemon"
+            "systemd-run --user --scope -p Delegate=yes fumehood daemon   (starts the daemon in a cgroup of its own)"
                 .to_owned()
         }
         libc::EBUSY => format!(
@@ -313,6 +320,7 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
     let mut in_force = InForce::default();
     let mut missing = Vec::new();
     let mut to_give = Vec::new();
+    let mut not_permitted = Vec::new();
     for controller in [
         Controller::Memory,
         Controller::Pids,
@@ -334,20 +342,19 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
                 in_force.processes |= holds.processes;
                 in_force.cpu |= holds.cpu;
             }
-            Err(error) => {
-                if matches!(error.errno, libc::EACCES | libc::EPERM) && !geteuid().is_root() {
-                    to_give.push(user_base(&base).display().to_string());
-                }
-                missing.push(error.to_string());
+            Err(error) if matches!(error.errno, libc::EACCES | libc::EPERM) && !geteuid().is_root() => {
+                to_give.push(user_base(&base).display().to_string());
+                not_permitted.push(name);
             }
+            Err(error) => missing.push(error.to_string()),
         }
     }
     to_give.dedup();
+    let mut remedy = Vec::new();
     if !to_give.is_empty() {
         let (paths, uid) = (to_give.join(" "), geteuid());
-        missing.push(format!(
-            "to give this user cgroups, as root: mkdir -p {paths} && chown {uid} {paths}"
-        ));
+        missing.insert(0, format!("user {uid} may not make cgroups (v1: {})", not_permitted.join(", ")));
+        remedy.push(format!("sudo sh -c 'mkdir -p {paths} && chown {uid} {paths}'"));
     }
     missing.extend(swap_note(in_force));
     if !(in_force.memory || in_force.processes || in_force.cpu) {
@@ -357,12 +364,13 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
         };
         // Only accounting is left, which bounds nothing; what was made for it goes.
         missing.extend(backend.remove_instance().err().map(|error| error.to_string()));
-        return none(missing);
+        return none(missing, remedy);
     }
     let detail = Detail {
         version: Some(Version::V1),
         in_force,
         missing,
+        remedy,
     };
     (
         Backend {

@@ -39,7 +39,7 @@ impl Fixture {
         assert!(
             backend.is_usable(),
             "this machine gives us no cgroups: {}",
-            detail.missing.join("; ")
+            [detail.missing.clone(), detail.remedy.clone()].concat().join("; ")
         );
         Some(Fixture { backend, detail })
     }
@@ -407,6 +407,7 @@ fn the_report_tells_active_degraded_and_off_apart() {
             cpu,
         },
         missing: missing.iter().map(|text| (*text).to_owned()).collect(),
+        remedy: Vec::new(),
     };
     let active = State::Active("cgroup v2: memory, processes, cpu".to_owned());
     assert_eq!(detail(Some(Version::V2), true, &[]).state(), active);

@@ -274,7 +274,9 @@ impl Actor {
     }
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
-        use sandbox_event::Event::{Created, Exited, Failed, Gone, Ready, SelfTest, SpawnFailed, CpuTime, Started};
+        use sandbox_event::Event::{
+            CpuTime, Created, Exited, Failed, Gone, MemoryExceeded, Ready, SelfTest, SpawnFailed, Started,
+        };
         match event {
             SpawnFailed { stage, errno, path, protection } => {
                 state.cause.get_or_insert(match protection {
@@ -296,6 +298,10 @@ impl Actor {
                 }
                 self.set_phase(Phase::Ending);
                 self.journal.append(Event::Exited { status, leftovers, leftover_count });
+            }
+            MemoryExceeded { .. } => {
+                let limit_bytes = state.limits.memory_bytes.unwrap_or(0);
+                state.cause.get_or_insert(Ending::OutOfMemory { limit_bytes });
             }
             CpuTime { micros } => {
                 let limit = state.limits.cpu_time.filter(|limit| Duration::from_micros(micros) >= *limit);
