@@ -107,6 +107,15 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     entries
 }
 
+/// The hidden path that the workspace is or lies in, with the rule that hides it. The workspace is mounted over everything, so such a
+/// run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
+pub fn hidden_workspace(grants: &Grants, host: &Host) -> Option<(&'static str, PathBuf)> {
+    let filesystem = &grants.filesystem;
+    let in_home = filesystem.hide_in_home.iter().map(|path| ("filesystem.hide-in-home", host.home.join(path)));
+    let elsewhere = filesystem.hide.iter().map(|pattern| ("filesystem.hide", resolve(pattern, host)));
+    in_home.chain(elsewhere).find(|(_, hidden)| host.workspace.starts_with(hidden))
+}
+
 fn resolve(pattern: &PathPattern, host: &Host) -> PathBuf {
     let join = |base: &Path, rest: &str| if rest.is_empty() { base.to_owned() } else { base.join(rest) };
     match pattern {
@@ -207,3 +216,6 @@ fn environment(own: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> BTre
     env.extend(own.iter().cloned());
     env
 }
+
+#[cfg(test)]
+mod tests;

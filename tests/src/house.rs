@@ -97,7 +97,8 @@ impl Builder {
         if fs::hard_link(&self.program, &house.program).is_err() {
             fs::copy(&self.program, &house.program).expect("copy the program");
         }
-        for (name, mode) in [("run", 0o700), ("state", 0o700), ("home", 0o700), ("work", 0o755)] {
+        // The daemon makes its scratch directory itself where it may; here its parent may be root's.
+        for (name, mode) in [("run", 0o700), ("state", 0o700), ("home", 0o700), ("work", 0o755), ("scratch", 0o700)] {
             house.make_directory(name, mode);
         }
         let quoted = |path: PathBuf| format!("{path:?}");
@@ -304,8 +305,6 @@ impl House {
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
-        // The scratch directory's parent is root's when root plays an ordinary user.
-        self.make_directory("scratch", 0o700);
         let mut child = command.spawn().expect("start the daemon");
         let gave_up = Instant::now() + DEADLINE;
         let mut message = [0; 256];

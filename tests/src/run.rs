@@ -121,7 +121,13 @@ impl Told {
     #[must_use]
     pub fn output(&self, stream: OutputStream) -> Vec<u8> {
         let mut all = Vec::new();
-        let mut next = 0;
+        // Who has not seen the beginning begins anywhere.
+        let first = self.each().find_map(|event| match event {
+            Event::Output(output) if output.stream() == stream => Some(output.offset),
+            _ => None,
+        });
+        let from_beginning = self.events.first().is_some_and(|event| event.seq == 1);
+        let mut next = if from_beginning { 0 } else { first.unwrap_or(0) };
         for event in self.each() {
             match event {
                 Event::Output(output) if output.stream() == stream => {

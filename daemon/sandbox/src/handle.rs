@@ -11,6 +11,9 @@ use crate::launcher::{ARGV0, Cgroups, Command, Configuration, Greeting};
 use crate::spec::{CommandSpec, SandboxSpec};
 use crate::wire;
 
+/// `PIPEFS_MAGIC` of linux/magic.h: the file system of unnamed pipes.
+const PIPEFS: rustix::fs::FsWord = 0x5049_5045;
+
 /// Why there is no launcher.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -102,7 +105,8 @@ impl Launcher {
         let memory = wire::memory_file(spec)?;
         wire::send(self.socket.as_fd(), &Command::Create, &[memory.as_fd(), theirs.as_fd()])?;
         wire::set_nonblocking(&socket)?;
-        Ok(Sandbox { socket, init: None })
+        let owner = (spec.identity.outside_uid, spec.identity.outside_gid);
+        Ok(Sandbox { socket, init: None, owner })
     }
 
     /// Ends the launcher in order: every sandbox is killed, every cgroup and scratch directory removed. Blocks until that is
@@ -128,6 +132,8 @@ pub struct Sandbox {
     socket: OwnedFd,
     /// Init's pidfd, once `Created` came.
     init: Option<OwnedFd>,
+    /// The ids that the command's files belong to.
+    owner: (u32, u32),
 }
 
 impl Sandbox {
@@ -142,8 +148,12 @@ impl Sandbox {
         Ok(message)
     }
 
-    /// Sends the command to execute, once `Ready` came. `stdio` becomes 0, 1 and 2.
+    /// Sends the command to execute, once `Ready` came. `stdio` becomes 0, 1 and 2; pipes among them are given to the command's user,
+    /// because opening `/dev/stderr` anew asks for the pipe's owner and mode.
     pub fn exec(&self, command: &CommandSpec, stdio: [OwnedFd; 3]) -> io::Result<()> {
+        for fd in &stdio {
+            self.give_pipe(fd)?;
+        }
         let memory = wire::memory_file(command)?;
         let [stdin, stdout, stderr] = &stdio;
         wire::send(
@@ -151,6 +161,16 @@ impl Sandbox {
             &Request::Exec,
             &[memory.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         )
+    }
+
+    /// Makes an unnamed pipe the command's user's. Only root can, and only root needs to.
+    fn give_pipe(&self, fd: &OwnedFd) -> io::Result<()> {
+        let (uid, gid) = self.owner;
+        if !rustix::process::geteuid().is_root() || uid == 0 || rustix::fs::fstatfs(fd)?.f_type != PIPEFS {
+            return Ok(());
+        }
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
     }
 
     /// Asks for the self-test instead of a command, once `Ready` came.

@@ -57,6 +57,9 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
     if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(&birth.go, &mut [0u8][..])), Ok(1)) {
         std::process::exit(1);
     }
+    // A session of its own, and with it a scheduling group (autogroup): what a command does to init's stays here. Cannot fail in a
+    // process that has just been born.
+    let _ = rustix::process::setsid();
     let code = match set_up(&birth) {
         Ok(ready) => serve(&birth.socket, birth.life, ready),
         Err(failure) => {
@@ -260,7 +263,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             Err(_) => return 1,
             Ok(_) => {}
         }
-        if let Some(bytes) = watch_memory.and_then(|limit| Some(memory()).filter(|bytes| *bytes > limit)) {
+        if let Some(bytes) = watch_memory.and_then(memory_above) {
             let _ = wire::send(socket.as_fd(), &Event::MemoryExceeded { bytes }, &[]);
             sys::kill(-1, libc::SIGKILL);
         }
@@ -384,11 +387,26 @@ fn cpu_time() -> u64 {
     ticks * (1_000_000 / ticks_per_second)
 }
 
-/// Resident memory of every process of the sandbox, in bytes. Pages that several share count for each: an upper bound.
-fn memory() -> u64 {
+/// Resident memory of every process of the sandbox, in bytes, where that is more than `limit`.
+fn memory_above(limit: u64) -> Option<u64> {
+    let page = rustix::param::page_size() as u64;
     // rss, in pages, is field 24.
-    let pages: u64 = processes().filter_map(|(_, stat)| stat.fields.get(21)?.parse::<u64>().ok()).sum();
-    pages * rustix::param::page_size() as u64
+    let resident = |stat: &Stat| stat.fields.get(21).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * page;
+    // Cheap, and too much: pages that several processes share count for each, which for a thousand forks of one interpreter is a
+    // thousand times what they use.
+    if processes().map(|(_, stat)| resident(&stat)).sum::<u64>() <= limit {
+        return None;
+    }
+    let used = processes().map(|(pid, stat)| proportional(pid).unwrap_or_else(|| resident(&stat))).sum();
+    (used > limit).then_some(used)
+}
+
+/// Resident memory of a process in bytes, shared pages divided among those that share them. `None` for one that hides it by not being
+/// dumpable.
+fn proportional(pid: i32) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_ascii_whitespace().next()?;
+    Some(kib.parse::<u64>().ok()? * 1024)
 }
 
 /// `/proc/PID/stat` of a process.

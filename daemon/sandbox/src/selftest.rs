@@ -139,7 +139,7 @@ fn no_privileges() -> Attempt {
         status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned()).unwrap_or_default()
     };
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        if field(set).trim_matches('0') != "" {
+        if !field(set).trim_matches('0').is_empty() {
             return Err(format!("{set} {}", field(set)));
         }
     }

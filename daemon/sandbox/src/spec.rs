@@ -138,29 +138,36 @@ pub enum ViewEntry {
     /// same link is made at `target` instead (`/bin -> usr/bin`).
     Bind {
         /// Absolute path on the machine.
+        #[serde(with = "as_os_string")]
         source: PathBuf,
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// What may be done with it.
         access: Access,
-        /// Whether a missing source is passed over instead of an error.
+        /// Whether a missing source is passed over instead of an error. A source that is not optional must be given without
+        /// symbolic links: one that turns up on the way was put there since the path was looked at, and is an error.
         optional: bool,
     },
     /// A copy-on-write view of a directory of the machine. Changes go to the sandbox's scratch directory on disk and
     /// vanish with the sandbox. Mounts below `lower` are not seen.
     Overlay {
         /// Absolute path of the directory on the machine.
+        #[serde(with = "as_os_string")]
         lower: PathBuf,
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// Names of the scratch directory that takes the changes; unique in the view.
         scratch: String,
         /// Paths relative to `lower` that are not seen (removed in the view), whether they exist or not.
+        #[serde(with = "as_os_strings")]
         hide: Vec<PathBuf>,
     },
     /// A directory on disk that lives as long as the sandbox.
     Scratch {
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// Name of the scratch directory; unique in the view.
         scratch: String,
@@ -170,6 +177,7 @@ pub enum ViewEntry {
     /// A file system in memory.
     Tmpfs {
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// Its size in bytes.
         size_bytes: u64,
@@ -182,6 +190,7 @@ pub enum ViewEntry {
     /// replaced (inside the tree). Read-only.
     File {
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// Its contents.
         contents: Vec<u8>,
@@ -189,6 +198,7 @@ pub enum ViewEntry {
     /// An empty directory.
     Directory {
         /// Where it appears.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
         /// Permission bits.
         mode: u32,
@@ -196,11 +206,13 @@ pub enum ViewEntry {
     /// An empty, unreadable file or directory over something that must not be seen; nothing when it does not exist in the tree.
     Mask {
         /// What is hidden.
+        #[serde(with = "as_os_string")]
         target: PathBuf,
     },
     /// The sandbox's own `/proc`, with everything that configures the kernel read-only or masked.
     Proc,
-    /// `/sys` of the sandbox's network namespace, read-only; an empty directory where it cannot be mounted.
+    /// What programs ask `/sys` about: processors, memory, the network interfaces of the sandbox. Read-only; an empty
+    /// directory where it cannot be mounted.
     Sys,
     /// `/dev` with null, zero, full, random, urandom, tty, a private pts and ptmx, a private shm of this many bytes, and
     /// the links fd, stdin, stdout, stderr.
@@ -273,7 +285,41 @@ pub struct CommandSpec {
     /// The whole environment, each name once.
     pub env: Vec<(OsString, OsString)>,
     /// Absolute working directory, as seen inside.
+    #[serde(with = "as_os_string")]
     pub cwd: PathBuf,
     /// Permission bits taken from new files.
     pub umask: u32,
+}
+
+/// Paths on the way to the launcher. serde's own form of a path is text, and on Linux a path need not be any.
+mod as_os_string {
+    use std::ffi::{OsStr, OsString};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        let path: &OsStr = path.as_os_str();
+        path.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        OsString::deserialize(deserializer).map(PathBuf::from)
+    }
+}
+
+/// The same for several.
+mod as_os_strings {
+    use std::ffi::{OsStr, OsString};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| -> &OsStr { path.as_os_str() }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        Ok(Vec::<OsString>::deserialize(deserializer)?.into_iter().map(PathBuf::from).collect())
+    }
 }

@@ -127,12 +127,16 @@ impl<'a> Builder<'a> {
     }
 
     fn bind(&mut self, source: &Path, target: &Path, access: Access, optional: bool) -> Result<(), Failure> {
-        let fd = match resolve(&self.old, source, OFlags::NOFOLLOW) {
+        let links = if optional { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        let fd = match resolve_within(&self.old, source, OFlags::NOFOLLOW, links) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if optional => return Ok(()),
             result => result.map_err(fail("open", source))?,
         };
         let stat = rustix::fs::fstat(&fd).map_err(fail("stat", source))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Symlink && !optional {
+            return Err(fail("open", source)(Errno::LOOP));
+        }
         if kind == FileType::Symlink {
             let link = rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(fail("read the link", source))?;
             let (parent, name) = self.parent(target)?;
@@ -346,6 +350,11 @@ fn join_link(path: &Path, link: &Path) -> PathBuf {
 
 /// Opens `path` below `root` as if `root` were `/`.
 fn resolve(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    resolve_within(root, path, flags, ResolveFlags::empty())
+}
+
+/// As [`resolve`], with further restrictions.
+fn resolve_within(root: &OwnedFd, path: &Path, flags: OFlags, restrictions: ResolveFlags) -> Result<OwnedFd, Errno> {
     let relative: PathBuf = names(path).collect();
     let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { &relative };
     loop {
@@ -355,7 +364,7 @@ fn resolve(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno>
             relative,
             flags | OFlags::PATH | OFlags::CLOEXEC,
             Mode::empty(),
-            ResolveFlags::IN_ROOT,
+            ResolveFlags::IN_ROOT | restrictions,
         ) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,

@@ -120,15 +120,17 @@ impl Actor {
         self.request.caller_env = Vec::new();
         let grants = match decision {
             Decision::Allowed(grants) => grants,
-            Decision::Denied(denial) => {
-                let (rule, explanation) = (denial.rule, denial.explanation);
-                let denied = audit::Decision::Denied { rule: rule.clone(), reason: explanation.clone() };
-                if let Err(ending) = self.write_intent(denied).await {
-                    return Outcome::ended(ending);
-                }
-                return Outcome::ended(Ending::Denied { rule, explanation });
-            }
+            Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
         };
+        if let Some((rule, hidden)) = lower::hidden_workspace(&grants, &self.request.host) {
+            let explanation = format!(
+                "policy `{}` hides {}, and the workspace {} lies there; name another directory, or a policy that does not hide it",
+                self.request.policy.name,
+                hidden.display(),
+                self.request.host.workspace.display()
+            );
+            return self.deny(rule.to_owned(), explanation).await;
+        }
         let _place = match self.wait_for(place).await {
             Ok(Some(place)) => place,
             Ok(None) => return Outcome::ended(cancelled(CancelCause::Drain)),
@@ -140,6 +142,15 @@ impl Actor {
         let mut outcome = self.with_sandbox(&grants, starting).await;
         outcome.usage.queued = queued;
         outcome
+    }
+
+    /// Writes a denial down and makes it the run's end.
+    async fn deny(&self, rule: String, explanation: String) -> Outcome {
+        let denied = audit::Decision::Denied { rule: rule.clone(), reason: explanation.clone() };
+        match self.write_intent(denied).await {
+            Ok(()) => Outcome::ended(Ending::Denied { rule, explanation }),
+            Err(ending) => Outcome::ended(ending),
+        }
     }
 
     /// Waits for `future` unless somebody ends the run first.

@@ -5,7 +5,8 @@
 //! does not fit, and a reader that comes by gets one [`Item::Gap`] for it.
 //!
 //! No reader can hold the writer up, with one exception that a run asks for: its *owner* may (`FlowControl::Block`). The writer then
-//! waits in [`Journal::room`] until the owner has taken enough that nothing unread is given up.
+//! waits in [`Journal::room`] until the owner has taken enough. What the owner has not taken is never given up, so a writer that does not
+//! wait (for the last of a run that is over) makes the journal larger than its bound, by as much as it appends.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,7 +136,7 @@ impl Journal {
         } else {
             inner.tail_bytes += cost;
             inner.tail.push_back(entry);
-            while inner.tail_bytes > inner.half && inner.tail.len() > 1 {
+            while inner.tail_bytes > inner.half && inner.tail.len() > 1 && inner.oldest_is_free() {
                 inner.give_up_oldest();
             }
         }
@@ -151,6 +152,12 @@ impl Journal {
     /// Bytes of output appended so far, of both streams.
     pub fn output_bytes(&self) -> u64 {
         self.lock().output_bytes
+    }
+
+    /// Memory that its events take, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let inner = self.lock();
+        inner.head_bytes + inner.tail_bytes
     }
 
     /// The largest event to append at once: a few fit each half of the bound.
@@ -196,6 +203,12 @@ impl Inner {
     fn has_room(&self, bytes: usize) -> bool {
         // One event always fits: a bound below the size of a chunk must not stop everything.
         self.owed.is_none_or(|owed| owed == 0 || owed + bytes + EVENT_OVERHEAD <= self.half)
+    }
+
+    /// Whether the oldest event of the tail is not owed to the owner.
+    fn oldest_is_free(&self) -> bool {
+        let oldest = self.tail.front().map_or(0, |entry| cost(&entry.event));
+        self.owed.is_none_or(|owed| owed <= self.tail_bytes - oldest)
     }
 
     fn give_up_oldest(&mut self) {
@@ -390,6 +403,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_owner_has_not_taken_is_kept_even_past_the_bound() {
+        let journal = Journal::new(MIN_KEEP_BYTES);
+        let owner = journal.owner();
+        for index in 0..500 {
+            journal.append(output(index * 1000, 1000));
+        }
+        journal.append(finished());
+        assert_eq!(drain(owner).await, (500_000, 0));
+        // Nobody is owed anything any more; what is appended next brings it back into its bound.
+        journal.append(output(500_000, 1000));
+        assert!(journal.memory_bytes() <= MIN_KEEP_BYTES + 2 * (1000 + EVENT_OVERHEAD));
+    }
+
+    #[tokio::test]
     async fn an_owner_that_leaves_lets_the_writer_go() {
         let journal = Journal::new(MIN_KEEP_BYTES);
         let owner = journal.owner();
@@ -408,7 +435,8 @@ mod tests {
         for index in 0..100_000 {
             journal.append(output(index, 1));
         }
-        let kept = { journal.lock().head.len() + journal.lock().tail.len() };
+        let inner = journal.lock();
+        let kept = inner.head.len() + inner.tail.len();
         assert!(kept <= MIN_KEEP_BYTES / EVENT_OVERHEAD + 1, "{kept} events kept");
     }
 

@@ -1,6 +1,6 @@
 //! Every run that is known, and how many may run at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::actor::{Actor, Command, Input, Kill, Surroundings};
 use super::journal::{Journal, Reader};
-use super::model::{CancelCause, Event, Phase, Request, Snapshot};
+use super::model::{CancelCause, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
 use crate::peer::Peer;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
@@ -20,6 +20,9 @@ const COMMANDS: usize = 16;
 
 /// Messages of input that may wait for a command that does not read; more make the client wait.
 const INPUTS: usize = 4;
+
+/// Memory for the output of finished runs, of all together, in bytes.
+const MAX_RETAINED_BYTES: usize = 256 << 20;
 
 /// How many runs there may be.
 #[derive(Clone, Copy, Debug)]
@@ -171,8 +174,19 @@ struct Shared {
 struct Runs {
     by_id: HashMap<String, Arc<Run>>,
     next_number: u64,
-    /// Numbers and ids of finished runs in the order of their ends, with the time of the end.
-    ended: std::collections::VecDeque<(Instant, u64, String)>,
+    /// Finished runs in the order of their ends.
+    ended: VecDeque<EndedRun>,
+    /// Memory that the output of those takes.
+    ended_bytes: usize,
+}
+
+/// What is to be known of a finished run to forget it.
+#[derive(Debug)]
+struct EndedRun {
+    at: Instant,
+    number: u64,
+    id: String,
+    bytes: usize,
 }
 
 impl RunTable {
@@ -246,12 +260,23 @@ impl RunTable {
             drop(waiting);
             place
         };
-        // A task of its own, so that a panic in it is seen here and the run is counted as over.
+        // A task of its own, so that a panic in it is seen here, its readers come to an end and the run counts as over.
+        let snapshot = actor.snapshot.clone();
         if let Err(error) = tokio::spawn(actor.run(place)).await {
             tracing::error!(run = run.id, %error, "the actor of a run failed");
+            let ending = Ending::Lost { why: "the daemon failed; this is a defect of it".to_owned() };
+            let finished = Arc::new(Finished { ending, usage: Usage::default() });
+            snapshot.send_modify(|snapshot| {
+                snapshot.phase = Phase::Finished;
+                snapshot.finished_at = Some(SystemTime::now());
+                snapshot.finished = Some(Arc::clone(&finished));
+            });
+            run.journal.append(Event::Finished(finished));
         }
         let mut runs = lock(&self.shared.runs);
-        runs.ended.push_back((Instant::now(), run.number, run.id.clone()));
+        let bytes = run.journal.memory_bytes();
+        runs.ended_bytes += bytes;
+        runs.ended.push_back(EndedRun { at: Instant::now(), number: run.number, id: run.id.clone(), bytes });
         self.shared.forget_old(&mut runs);
         drop(runs);
         self.shared.active.send_modify(|active| *active -= 1);
@@ -345,14 +370,16 @@ impl Drop for Waiting {
 impl Shared {
     /// Forgets finished runs that are too many or too old.
     fn forget_old(&self, runs: &mut Runs) {
-        while let Some((ended, number, id)) = runs.ended.front() {
-            if runs.ended.len() <= self.bounds.retained && ended.elapsed() < self.bounds.retain_for {
+        while let Some(oldest) = runs.ended.front() {
+            let fits = runs.ended.len() <= self.bounds.retained && runs.ended_bytes <= MAX_RETAINED_BYTES;
+            if fits && oldest.at.elapsed() < self.bounds.retain_for {
                 return;
             }
             // The id may have been released and taken again.
-            if runs.by_id.get(id).is_some_and(|run| run.number == *number) {
-                runs.by_id.remove(id);
+            if runs.by_id.get(&oldest.id).is_some_and(|run| run.number == oldest.number) {
+                runs.by_id.remove(&oldest.id);
             }
+            runs.ended_bytes -= oldest.bytes;
             runs.ended.pop_front();
         }
     }

@@ -26,6 +26,9 @@ const EVENTS: usize = 4;
 /// Most bytes of one input message; the wire documents it.
 const MAX_INPUT_BYTES: usize = 1 << 20;
 
+/// Grace of a run whose owner went away: nobody waits for what it might still say. The wire documents it.
+const DISCONNECT_GRACE: Duration = Duration::from_millis(500);
+
 /// Most bytes of a reason.
 const MAX_REASON_BYTES: usize = 1024;
 
@@ -61,27 +64,7 @@ impl Runs for RunsService {
         let (run, existed, reader) = self.runs.start(request, block).map_err(Refused::from)?;
         // A request that repeats another's id follows that run; it does not own it.
         let owner = (!existed && !keep).then(|| Owner::new(Arc::clone(&run), &peer));
-        let inputs = Inputs { run: Arc::clone(&run) };
-        let (events, stream) = mpsc::channel(EVENTS);
-        tokio::spawn(async move {
-            // Ends with the events: whoever stops listening stops talking.
-            let talk = async {
-                while let Ok(Some(message)) = messages.message().await {
-                    let result = match message.message {
-                        Some(Message::Stdin(stdin)) => inputs.stdin(stdin).await,
-                        Some(Message::Signal(signal)) => inputs.signal(signal).await,
-                        Some(Message::Start(_)) => Err(status::invalid_field("start", "only the first message starts a run")),
-                        None => Err(status::invalid_field("message", "empty; send stdin or signal")),
-                    };
-                    if let Err(status) = result {
-                        return Some(status);
-                    }
-                }
-                None
-            };
-            follow(run, reader, events, talk, owner).await;
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(follow(run, reader, messages, owner))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
@@ -101,26 +84,7 @@ impl Runs for RunsService {
         };
         let run = self.find(&peer, &run_id)?;
         let reader = run.reader(from_seq);
-        let inputs = Inputs { run: Arc::clone(&run) };
-        let (events, stream) = mpsc::channel(EVENTS);
-        tokio::spawn(async move {
-            let talk = async {
-                while let Ok(Some(message)) = messages.message().await {
-                    let result = match message.message {
-                        Some(Message::Stdin(stdin)) => inputs.stdin(stdin).await,
-                        Some(Message::Signal(signal)) => inputs.signal(signal).await,
-                        Some(Message::Attach(_)) => Err(status::invalid_field("attach", "only the first message attaches")),
-                        None => Err(status::invalid_field("message", "empty; send stdin or signal")),
-                    };
-                    if let Err(status) = result {
-                        return Some(status);
-                    }
-                }
-                None
-            };
-            follow(run, reader, events, talk, None).await;
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(follow(run, reader, messages, None))
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
@@ -222,17 +186,76 @@ fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<
     value.map(|value| duration_to_std(&value)).transpose().map_err(|error| status::invalid_field(field, error.to_string()))
 }
 
-/// Sends a run's events until the last one, or until the client stops listening. `talk` is what the client says meanwhile; it ends
-/// the stream only with an error.
-async fn follow(
+/// What a client says on a stream after its first message.
+enum Said {
+    Stdin(v1::Stdin),
+    Signal(v1::SignalInput),
+    /// What only a first message says.
+    First(&'static str),
+    Nothing,
+}
+
+impl From<v1::RunRequest> for Said {
+    fn from(request: v1::RunRequest) -> Self {
+        use v1::run_request::Message;
+        match request.message {
+            Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
+            Some(Message::Signal(signal)) => Said::Signal(signal),
+            Some(Message::Start(_)) => Said::First("start"),
+            None => Said::Nothing,
+        }
+    }
+}
+
+impl From<v1::AttachRequest> for Said {
+    fn from(request: v1::AttachRequest) -> Self {
+        use v1::attach_request::Message;
+        match request.message {
+            Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
+            Some(Message::Signal(signal)) => Said::Signal(signal),
+            Some(Message::Attach(_)) => Said::First("attach"),
+            None => Said::Nothing,
+        }
+    }
+}
+
+/// Takes what a client says until it has no more to say. A wrong message ends the stream with its status.
+async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Option<Status> {
+    while let Ok(Some(message)) = messages.message().await {
+        let result = match message.into() {
+            Said::Stdin(stdin) => inputs.stdin(stdin).await,
+            Said::Signal(signal) => inputs.signal(signal).await,
+            Said::First(field) => Err(status::invalid_field(field, "only the first message of a stream carries it")),
+            Said::Nothing => Err(status::invalid_field("message", "empty; send stdin or signal")),
+        };
+        if let Err(status) = result {
+            return Some(status);
+        }
+    }
+    None
+}
+
+/// The stream of a run's events. Ends after the last event, or with a wrong message of the client's.
+fn follow<M>(run: Arc<Run>, reader: Reader, messages: Streaming<M>, owner: Option<Owner>) -> Response<Events>
+where
+    M: Into<Said> + Send + 'static,
+{
+    let (events, stream) = mpsc::channel(EVENTS);
+    let heard = hear(messages, Inputs { run: Arc::clone(&run) });
+    tokio::spawn(tell(run, reader, events, heard, owner));
+    Response::new(Box::pin(ReceiverStream::new(stream)))
+}
+
+/// Sends a run's events until the last one, or until the client stops listening: whoever stops listening is not heard any more either.
+async fn tell(
     run: Arc<Run>,
     mut reader: Reader,
     events: mpsc::Sender<Result<v1::RunEvent, Status>>,
-    talk: impl Future<Output = Option<Status>>,
+    heard: impl Future<Output = Option<Status>>,
     owner: Option<Owner>,
 ) {
-    let mut talk = std::pin::pin!(talk);
-    let mut talking = true;
+    let mut heard = std::pin::pin!(heard);
+    let mut hearing = true;
     loop {
         tokio::select! {
             item = reader.next() => match item {
@@ -248,12 +271,12 @@ async fn follow(
                     return;
                 }
             },
-            said = &mut talk, if talking => match said {
+            wrong = &mut heard, if hearing => match wrong {
                 Some(status) => {
                     let _ = events.send(Err(status)).await;
                     return;
                 }
-                None => talking = false,
+                None => hearing = false,
             },
             () = events.closed() => return,
         }
@@ -283,7 +306,7 @@ impl Drop for Owner {
             cause: CancelCause::Disconnect,
             by: std::mem::take(&mut self.by),
             reason: "the stream that started the run ended".to_owned(),
-            grace: None,
+            grace: Some(DISCONNECT_GRACE),
         };
         tokio::spawn(async move { run.kill(kill).await });
     }

@@ -1079,7 +1079,7 @@ impl FlowControl {
 pub enum OnDisconnect {
     /// As KILL.
     Unspecified = 0,
-    /// It is ended as by Kill, with cause DISCONNECT.
+    /// It is ended as by Kill, with cause DISCONNECT and a grace of 500 ms.
     Kill = 1,
     /// It goes on; Attach finds it.
     Keep = 2,

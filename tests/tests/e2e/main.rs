@@ -1,1 +1,52 @@
-fn main(){}
+//! The promises of Fumehood, kept or broken through its real binary: each test starts a daemon of its own, uses it as its users
+//! do, and proves at the end that nothing of it is left.
+//!
+//! Tests run as whoever runs them. Root's also play an ordinary user where the promise is made to both. What needs a feature
+//! of the kernel fails where it is missing, unless the environment declares it absent:
+//!
+//! | variable | declares |
+//! |---|---|
+//! | `FUMEHOOD_TEST_WITHOUT_CGROUPS=1` | root cannot make cgroups here |
+//! | `FUMEHOOD_TEST_WITHOUT_PYTHON=1` | there is no Python with grpcio, and none can be had |
+//! | `FUMEHOOD_TEST_PYTHON=/path/to/python` | a Python with grpcio, grpcio-reflection and protobuf |
+
+mod admission;
+mod audit;
+mod autostart;
+mod crash;
+mod endings;
+mod idempotency;
+mod identity;
+mod isolation;
+mod layering;
+mod mtls;
+mod python;
+mod requests;
+mod run;
+mod signals;
+mod wire;
+
+use fumehood_tests::{Builder, House, Who, is_root};
+
+/// A daemon to be, of the program under test.
+fn builder() -> Builder {
+    House::builder(env!("CARGO_BIN_EXE_fumehood-under-test"))
+}
+
+/// A daemon of whoever runs the tests.
+fn house() -> House {
+    builder().build()
+}
+
+/// The same promise for whoever runs the tests and for an ordinary user.
+fn for_both(check: impl Fn(&House)) {
+    let house = house();
+    check(&house);
+    house.end();
+    if is_root() {
+        println!("and as an ordinary user:");
+        let house = builder().who(Who::Ordinary).build();
+        check(&house);
+        house.end();
+    }
+}

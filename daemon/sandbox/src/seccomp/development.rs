@@ -151,6 +151,11 @@ const NOT_PERMITTED: &[Call] = &[
     always(libc::SYS_keyctl),
     always(libc::SYS_add_key),
     always(libc::SYS_request_key),
+    // Init, which is 1 and has the command's uid: without descriptors it could not read what the tree uses, and idle priority would
+    // keep it from looking. Signals, tracing and memory are refused elsewhere.
+    when(libc::SYS_prlimit64, &[Is(0, INIT)]),
+    when(libc::SYS_sched_setattr, &[Is(0, INIT)]),
+    when(libc::SYS_sched_setscheduler, &[Is(0, INIT)]),
     // Kernel interfaces with a history and no use here; `perf` stops working.
     always(libc::SYS_bpf),
     always(libc::SYS_perf_event_open),
@@ -185,6 +190,9 @@ const NOT_PERMITTED: &[Call] = &[
     #[cfg(target_arch = "x86_64")]
     always(libc::SYS_ioperm),
 ];
+
+/// The pid of a sandbox's init.
+const INIT: u32 = 1;
 
 /// `asm-generic/ioctls.h`; libc has it for some targets only.
 const TIOCSETD: u32 = 0x5423;

@@ -34,6 +34,9 @@ const CPU_PERIOD: Duration = Duration::from_millis(500);
 /// SIGTERM, what an end begins with.
 const STOP_SIGNAL: i32 = 15;
 
+/// SIGCONT, which follows it.
+const CONTINUE_SIGNAL: i32 = 18;
+
 /// One output stream while it is open.
 struct Output {
     stream: Stream,
@@ -59,11 +62,13 @@ impl Output {
         Ok((Output { stream, pipe, buffer: BytesMut::new(), offset: 0, digest: Sha256::new() }, writer))
     }
 
-    /// Waits for output, once the journal has room for it. With `gone`, nobody is left to write, and a pipe that neither has
-    /// data nor ends is given up. Never resolves for a closed stream.
+    /// Waits for output, once the journal has room for it. With `gone`, nobody is left to write: what the pipe still holds is taken
+    /// without waiting for any reader, and a pipe that neither has data nor ends is given up. Never resolves for a closed stream.
     async fn read(&mut self, journal: &Journal, gone: bool) -> Read {
         let Some(pipe) = &self.pipe else { return std::future::pending().await };
-        journal.room(CHUNK_BYTES.min(journal.chunk_bytes())).await;
+        if !gone {
+            journal.room(CHUNK_BYTES.min(journal.chunk_bytes())).await;
+        }
         loop {
             if gone {
                 match tokio::time::timeout(DRAIN_GRACE, pipe.readable()).await {
@@ -98,6 +103,8 @@ impl Output {
 struct Following {
     started: Option<Instant>,
     exited: Option<Ending>,
+    /// Ends of streams that are still to be announced.
+    closed: Vec<Event>,
     wall: Option<Duration>,
     /// Why we end it, once we do.
     cause: Option<Ending>,
@@ -126,6 +133,7 @@ impl Following {
         Following {
             started: None,
             exited: None,
+            closed: Vec::new(),
             wall: None,
             cause: None,
             kill_at: None,
@@ -155,6 +163,8 @@ impl Following {
         } else {
             if self.kill_at.is_none() {
                 let _ = sandbox.signal(STOP_SIGNAL, SignalScope::Tree);
+                // What is stopped takes the signal only once it continues.
+                let _ = sandbox.signal(CONTINUE_SIGNAL, SignalScope::Tree);
             }
             self.kill_by(Instant::now() + grace);
         }
@@ -207,6 +217,7 @@ impl Actor {
                 }
             };
             let gone = state.gone;
+            let readable = gone || state.started.is_some();
             tokio::select! {
                 event = sandbox.receive(), if !gone => match event {
                     Ok(Some((event, _))) => {
@@ -228,8 +239,9 @@ impl Actor {
                     // The launcher died, and every sandbox with it.
                     Ok(None) | Err(_) => state.gone = true,
                 },
-                read = stdout.read(&self.journal, gone) => self.output(&mut state, sandbox.handle(), &mut stdout, read),
-                read = stderr.read(&self.journal, gone) => self.output(&mut state, sandbox.handle(), &mut stderr, read),
+                // What the command writes may be here before the word that it started: `started` still comes first.
+                read = stdout.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stdout, read),
+                read = stderr.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stderr, read),
                 Some(command) = self.commands.recv() => self.command(&mut state, sandbox.handle(), command),
                 () = sleep => if let Some((_, deadline)) = deadline {
                     self.deadline(&mut state, sandbox.handle(), deadline);
@@ -240,6 +252,8 @@ impl Actor {
                 let _ = sandbox.handle().kill();
             }
         }
+        // The tree is gone without a word of its main process's end.
+        self.announce_closed(&mut state);
         let usage = Usage {
             wall: state.wall.or_else(|| state.started.map(|started| started.elapsed())).unwrap_or_default(),
             cpu_user: Duration::from_micros(state.usage.cpu_user_us),
@@ -298,6 +312,7 @@ impl Actor {
                 }
                 self.set_phase(Phase::Ending);
                 self.journal.append(Event::Exited { status, leftovers, leftover_count });
+                self.announce_closed(state);
             }
             MemoryExceeded { .. } => {
                 let limit_bytes = state.limits.memory_bytes.unwrap_or(0);
@@ -336,9 +351,17 @@ impl Actor {
                 output.pipe = None;
                 output.buffer = BytesMut::new();
                 let (stream, total_bytes) = (output.stream, output.offset);
-                self.journal.append(Event::Closed { stream, total_bytes, end_of_file });
+                state.closed.push(Event::Closed { stream, total_bytes, end_of_file });
+                if state.exited.is_some() || state.gone {
+                    self.announce_closed(state);
+                }
             }
         }
+    }
+
+    /// Says which streams have ended: after `exited`, which a stream's end can overtake.
+    fn announce_closed(&self, state: &mut Following) {
+        state.closed.drain(..).for_each(|closed| self.journal.append(closed));
     }
 
     fn journal_limit(&self, state: &mut Following, sandbox: &Sandbox, stream: Stream) {

@@ -1,0 +1,198 @@
+use std::path::Path;
+
+use fumehood_policies::{Decision, Policy, Request, RequestedLimits, Tool, builtin};
+use fumehood_sandbox::spec::Identity;
+
+use super::*;
+
+fn host() -> Host {
+    Host {
+        identity: Identity { outside_uid: 1001, outside_gid: 1002, inside_uid: 1001, inside_gid: 1002 },
+        user: "ada".into(),
+        group: "dev".into(),
+        home: "/home/ada".into(),
+        home_exists: true,
+        workspace: "/home/ada/project".into(),
+        cwd: "/home/ada/project/src".into(),
+    }
+}
+
+fn grants(policy: &Policy, env: &[(Vec<u8>, Vec<u8>)], caller_env: &[(Vec<u8>, Vec<u8>)]) -> Grants {
+    let argv = [b"true".to_vec()];
+    let request =
+        Request { tool: Tool::Shell, argv: &argv, caller_env, env, limits: RequestedLimits::default() };
+    match policy.decide(&request) {
+        Decision::Allowed(grants) => *grants,
+        Decision::Denied(denial) => panic!("{denial:?}"),
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    Policy::parse(format!("version = 1\nname = \"test\"\n{text}").as_bytes(), "test.toml").unwrap()
+}
+
+fn built_in(name: &str) -> Policy {
+    builtin(name).unwrap().1
+}
+
+fn entries(policy: &Policy) -> Vec<ViewEntry> {
+    sandbox("run-1", &grants(policy, &[], &[]), &host()).view.entries
+}
+
+fn bound(entries: &[ViewEntry], path: &str) -> Option<Access> {
+    entries.iter().find_map(|entry| match entry {
+        ViewEntry::Bind { source, target, access, .. } if target == Path::new(path) => {
+            assert_eq!(source, target, "a grant appears where it lies on the machine");
+            Some(*access)
+        }
+        _ => None,
+    })
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+}
+
+fn variable(command: &CommandSpec, name: &str) -> Option<String> {
+    let values: Vec<_> = command.env.iter().filter(|(found, _)| found == name).collect();
+    assert!(values.len() <= 1, "{name} is there twice");
+    values.first().map(|(_, value)| value.to_string_lossy().into_owned())
+}
+
+#[test]
+fn a_grant_becomes_a_mount_with_its_access_and_nothing_else_is_mounted() {
+    let text = "[filesystem]\nworkspace = \"write\"\nread = [\"/usr\", \"${home}/tools\"]\nwrite = [\"/srv/cache\"]\n";
+    let entries = entries(&policy(text));
+    assert_eq!(bound(&entries, "/usr"), Some(Access::ReadExecute));
+    assert_eq!(bound(&entries, "/home/ada/tools"), Some(Access::ReadExecute));
+    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Write));
+    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Write));
+    let binds = entries.iter().filter(|entry| matches!(entry, ViewEntry::Bind { .. })).count();
+    assert_eq!(binds, 4);
+}
+
+#[test]
+fn a_workspace_is_read_only_unless_granted_and_mounted_over_everything_else() {
+    let entries = entries(&policy("[filesystem]\nworkspace = \"read\"\n"));
+    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::ReadExecute));
+    let last = entries.last().unwrap();
+    assert!(matches!(last, ViewEntry::Bind { target, optional: false, .. } if target == Path::new("/home/ada/project")));
+}
+
+#[test]
+fn a_home_is_copied_on_write_with_secrets_hidden_or_empty() {
+    let overlay = entries(&built_in("default")).into_iter().find_map(|entry| match entry {
+        ViewEntry::Overlay { lower, target, hide, .. } => Some((lower, target, hide)),
+        _ => None,
+    });
+    let (lower, target, hide) = overlay.unwrap();
+    assert_eq!((lower.as_path(), target.as_path()), (Path::new("/home/ada"), Path::new("/home/ada")));
+    assert!(hide.contains(&".ssh".into()) && hide.contains(&".aws".into()));
+    let locked = entries(&built_in("locked"));
+    assert!(!locked.iter().any(|entry| matches!(entry, ViewEntry::Overlay { .. })));
+    let empty = |entry: &ViewEntry| matches!(entry, ViewEntry::Scratch { target, .. } if target == Path::new("/home/ada"));
+    assert!(locked.iter().any(empty));
+}
+
+#[test]
+fn a_home_that_does_not_exist_is_empty_even_where_it_would_be_copied() {
+    let host = Host { home: "/nonexistent".into(), home_exists: false, ..host() };
+    let spec = sandbox("run-1", &grants(&built_in("default"), &[], &[]), &host);
+    assert!(!spec.view.entries.iter().any(|entry| matches!(entry, ViewEntry::Overlay { .. })));
+}
+
+#[test]
+fn temporary_directories_exist_only_where_granted() {
+    let has_tmp = |text: &str| {
+        entries(&policy(text)).iter().any(|entry| {
+            matches!(entry, ViewEntry::Scratch { target, mode: 0o1777, .. } if target == Path::new("/tmp"))
+        })
+    };
+    assert!(has_tmp("[filesystem]\ntmp = true\n"));
+    assert!(!has_tmp("[filesystem]\ntmp = false\n"));
+}
+
+#[test]
+fn hidden_system_paths_are_masked_after_they_were_mounted() {
+    let entries = entries(&built_in("default"));
+    let at = |found: &dyn Fn(&ViewEntry) -> bool| entries.iter().position(found).unwrap();
+    let etc = at(&|entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/etc")));
+    let shadow = at(&|entry| matches!(entry, ViewEntry::Mask { target } if target == Path::new("/etc/shadow")));
+    assert!(etc < shadow);
+}
+
+#[test]
+fn a_grant_below_run_is_mounted_after_run_itself() {
+    let entries = entries(&built_in("default"));
+    let run = entries.iter().position(|entry| matches!(entry, ViewEntry::Tmpfs { target, .. } if target == Path::new("/run")));
+    let current = entries
+        .iter()
+        .position(|entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/run/current-system")));
+    assert!(run.unwrap() < current.unwrap());
+}
+
+#[test]
+fn files_that_name_the_user_say_who_runs_the_command() {
+    let passwd = entries(&built_in("default")).into_iter().find_map(|entry| match entry {
+        ViewEntry::File { target, contents } if target == Path::new("/etc/passwd") => Some(contents),
+        _ => None,
+    });
+    let passwd = String::from_utf8(passwd.unwrap()).unwrap();
+    assert!(passwd.contains("ada:x:1001:1002:ada:/home/ada:/bin/sh\n"), "{passwd}");
+}
+
+#[test]
+fn the_network_has_a_refusing_proxy_and_its_variables_unless_it_shall_be_silent() {
+    let loud = grants(&policy("[network]\nmode = \"loopback\"\n"), &[], &[]);
+    assert_eq!(
+        sandbox("run-1", &loud, &host()).network,
+        Network::Loopback { refusal_port: Some(REFUSAL_PORT) }
+    );
+    let proxy = variable(&command(&[], &[], &loud, &host()), "https_proxy").unwrap();
+    assert_eq!(proxy, format!("http://127.0.0.1:{REFUSAL_PORT}"));
+    let silent = grants(&policy("[network]\nmode = \"loopback-silent\"\n"), &[], &[]);
+    assert_eq!(sandbox("run-1", &silent, &host()).network, Network::Loopback { refusal_port: None });
+    assert_eq!(variable(&command(&[], &[], &silent, &host()), "https_proxy"), None);
+}
+
+#[test]
+fn limits_pass_through_as_they_are() {
+    let text = "[limits]\nmemory = \"1GiB\"\nprocesses = 10\ncpus = 1.5\nfile-size = \"unlimited\"\n";
+    let limits = sandbox("run-1", &grants(&policy(text), &[], &[]), &host()).limits;
+    assert_eq!(limits.memory_bytes, Some(1 << 30));
+    assert_eq!(limits.processes, Some(10));
+    assert_eq!(limits.cpu_millis, Some(1500));
+    assert_eq!(limits.file_bytes, None);
+}
+
+#[test]
+fn every_protection_has_the_same_name_on_both_sides() {
+    for required in policies::Protection::ALL {
+        assert_eq!(protection(required).name(), required.name());
+    }
+}
+
+#[test]
+fn facts_about_the_sandbox_win_over_the_caller_and_the_request_wins_over_facts() {
+    let caller = pairs(&[("HOME", "/root"), ("USER", "root"), ("PATH", "/opt/x/bin:/usr/bin"), ("AWS_SECRET_KEY", "s")]);
+    let policy = built_in("default");
+    let passed = grants(&policy, &[], &caller);
+    let made = command(&[], &[], &passed, &host());
+    assert_eq!(variable(&made, "HOME").as_deref(), Some("/home/ada"));
+    assert_eq!(variable(&made, "USER").as_deref(), Some("ada"));
+    assert_eq!(variable(&made, "PATH").as_deref(), Some("/opt/x/bin:/usr/bin"));
+    assert_eq!(variable(&made, "PWD").as_deref(), Some("/home/ada/project/src"));
+    assert_eq!(variable(&made, "AWS_SECRET_KEY"), None);
+    let own = pairs(&[("HOME", "/elsewhere"), ("API_TOKEN", "mine")]);
+    let made = command(&[], &own, &grants(&policy, &own, &caller), &host());
+    assert_eq!(variable(&made, "HOME").as_deref(), Some("/elsewhere"));
+    assert_eq!(variable(&made, "API_TOKEN").as_deref(), Some("mine"));
+}
+
+#[test]
+fn a_command_keeps_bytes_that_are_no_text() {
+    let argv = vec![b"prog".to_vec(), vec![0xff, 0xfe]];
+    let made = command(&argv, &[], &grants(&built_in("default"), &[], &[]), &host());
+    assert_eq!(made.argv[1].as_bytes(), [0xff, 0xfe]);
+    assert_eq!(made.cwd, Path::new("/home/ada/project/src"));
+}
