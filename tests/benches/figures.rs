@@ -350,10 +350,15 @@ fn memory(report: &mut Report) -> Result<()> {
     report.absolute(
         "memory per open run",
         format!(
-            "daemon {} KiB + launcher {} KiB + its init and command {} KiB (PSS)",
+            "daemon {} KiB + launcher {} KiB + its init and command {} KiB ({})",
             per_run(open_daemon.pss, idle_daemon.pss),
             per_run(open_launcher.pss, idle_launcher.pss),
-            inside.pss / OPEN_RUNS as u64 / 1024
+            inside.pss / OPEN_RUNS as u64 / 1024,
+            if nix::unistd::geteuid().is_root() {
+                "PSS"
+            } else {
+                "init by RSS: PSS is for root to read"
+            }
         ),
     );
     report.absolute(

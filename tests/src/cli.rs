@@ -26,7 +26,9 @@ impl Cli {
     #[must_use]
     pub fn new(program: &Path, user: Option<u32>) -> Self {
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         if let Some(uid) = user {
             command.uid(uid).gid(uid);
         }
@@ -71,7 +73,11 @@ impl Cli {
     /// Starts it.
     #[must_use]
     pub fn start(mut self) -> Running {
-        let stdin = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let stdin = if self.input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("start the program");
         let writer = self.input.zip(child.stdin.take()).map(|(bytes, mut pipe)| {
@@ -94,7 +100,13 @@ impl Cli {
             let _ = pipe.read_to_end(&mut all);
             all
         });
-        Running { child, stdout, seen: Vec::new(), stderr: Some(stderr), writer }
+        Running {
+            child,
+            stdout,
+            seen: Vec::new(),
+            stderr: Some(stderr),
+            writer,
+        }
     }
 
     /// Runs it to its end.
@@ -135,7 +147,10 @@ impl Running {
                 Ok(piece) => self.seen.extend(piece),
                 Err(error) => {
                     let ended = self.child.try_wait();
-                    panic!("{text:?} never came ({error}; {ended:?}): {:?}", String::from_utf8_lossy(&self.seen))
+                    panic!(
+                        "{text:?} never came ({error}; {ended:?}): {:?}",
+                        String::from_utf8_lossy(&self.seen)
+                    )
                 }
             }
         }
@@ -150,12 +165,18 @@ impl Running {
     /// As [`Running::finish`], with a deadline of one's own.
     #[must_use]
     pub fn finish_within(mut self, deadline: Duration) -> Ended {
-        let status = eventually(deadline, "the end of the program", || self.child.try_wait().expect("wait"));
+        let status = eventually(deadline, "the end of the program", || {
+            self.child.try_wait().expect("wait")
+        });
         let mut stdout = std::mem::take(&mut self.seen);
         while let Ok(piece) = self.stdout.recv_timeout(DEADLINE) {
             stdout.extend(piece);
         }
-        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let stderr = self
+            .stderr
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default();
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }

@@ -77,7 +77,10 @@ impl Builder {
     /// Makes the place, and starts the daemon in it.
     #[must_use]
     pub fn build(self) -> House {
-        let directory = tempfile::Builder::new().prefix("fumehood-e2e-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("fumehood-e2e-")
+            .tempdir()
+            .expect("a temporary directory");
         let uid = match (self.who, crate::is_root()) {
             (Who::Ordinary, true) => Some(ORDINARY),
             _ => None,
@@ -85,7 +88,7 @@ impl Builder {
         let root = directory.path();
         fs::set_permissions(root, Permissions::from_mode(0o755)).expect("chmod");
         let mut house = House {
-            program: root.join("fumehood"),
+            program: self.program.clone(),
             uid,
             arguments: self.arguments,
             child: None,
@@ -93,12 +96,24 @@ impl Builder {
             checked: false,
             directory,
         };
-        // An ordinary user may not be able to enter the directory cargo builds in. A link is quicker than a copy.
-        if fs::hard_link(&self.program, &house.program).is_err() {
-            fs::copy(&self.program, &house.program).expect("copy the program");
+        // The users that root plays may not be able to enter the directory cargo builds in. A link is quicker than a copy; and
+        // where it must be a copy, a program of its own makes it: one that this process had open for writing could not be
+        // executed while a child of another thread still has it open too (ETXTBSY).
+        if crate::is_root() {
+            house.program = house.path("fumehood");
+            if fs::hard_link(&self.program, &house.program).is_err() {
+                let copied = Command::new("cp").arg(&self.program).arg(&house.program).status();
+                assert!(copied.is_ok_and(|status| status.success()), "copy the program");
+            }
         }
         // The daemon makes its scratch directory itself where it may; here its parent may be root's.
-        for (name, mode) in [("run", 0o700), ("state", 0o700), ("home", 0o700), ("work", 0o755), ("scratch", 0o700)] {
+        for (name, mode) in [
+            ("run", 0o700),
+            ("state", 0o700),
+            ("home", 0o700),
+            ("work", 0o755),
+            ("scratch", 0o700),
+        ] {
             house.make_directory(name, mode);
         }
         let quoted = |path: PathBuf| format!("{path:?}");
@@ -134,7 +149,13 @@ impl House {
     /// A daemon to be, of the program at `program`: `env!("CARGO_BIN_EXE_fumehood-under-test")`.
     #[must_use]
     pub fn builder(program: &str) -> Builder {
-        Builder { program: program.into(), who: Who::Me, config: String::new(), arguments: Vec::new(), started: true }
+        Builder {
+            program: program.into(),
+            who: Who::Me,
+            config: String::new(),
+            arguments: Vec::new(),
+            started: true,
+        }
     }
 
     /// A path in the private directory.
@@ -238,7 +259,9 @@ impl House {
 
     /// A connection of the client library. Only where the daemon runs as this process's user: the library trusts no other.
     pub async fn client(&self) -> Client {
-        crate::within("a connection", Client::connect_unix(self.socket())).await.expect("connect")
+        crate::within("a connection", Client::connect_unix(self.socket()))
+            .await
+            .expect("connect")
     }
 
     /// The daemon's process.
@@ -251,7 +274,9 @@ impl House {
     /// The launcher: the daemon's only child.
     #[must_use]
     pub fn launcher(&self) -> Process {
-        eventually(DEADLINE, "the launcher", || leftovers::descent(self.daemon().pid).get(1).cloned())
+        eventually(DEADLINE, "the launcher", || {
+            leftovers::descent(self.daemon().pid).get(1).cloned()
+        })
     }
 
     /// Everything that descends from the daemon.
@@ -270,7 +295,9 @@ impl House {
     #[must_use]
     pub fn records(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.audit()).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a record is JSON"))
+            .collect()
     }
 
     /// Tries to start the daemon, and gives its exit status and log when it ends instead of serving.
@@ -280,8 +307,14 @@ impl House {
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).expect("a socket for the daemon's word");
         self.own(&notify);
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-        let log = File::options().create(true).append(true).open(self.path("daemon.log")).expect("a log");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("a timeout");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("daemon.log"))
+            .expect("a log");
         let mut command = Command::new(&self.program);
         command
             .arg("daemon")
@@ -346,6 +379,12 @@ impl House {
         }
     }
 
+    /// The names of the launchers' cgroups and directories seen so far, by [`House::note_instances`].
+    #[must_use]
+    pub fn instances(&self) -> &[String] {
+        &self.instances
+    }
+
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         self.daemon().signal(signal);
@@ -378,7 +417,9 @@ impl House {
         // One that a command line started.
         for daemon in self.started_by_others() {
             daemon.signal(Signal::SIGTERM);
-            eventually(DEADLINE, "the end of a daemon that was started by a client", || (!daemon.lives()).then_some(()));
+            eventually(DEADLINE, "the end of a daemon that was started by a client", || {
+                (!daemon.lives()).then_some(())
+            });
         }
     }
 
@@ -391,22 +432,37 @@ impl House {
             let arguments: Vec<_> = line.split(|byte| *byte == 0).collect();
             arguments.get(1) == Some(&&b"daemon"[..]) && arguments.contains(&socket.as_bytes())
         };
-        leftovers::holding(self.directory.path()).into_iter().filter(is_daemon).collect()
+        leftovers::holding(self.directory.path())
+            .into_iter()
+            .filter(is_daemon)
+            .collect()
     }
 
     /// What is left of what ran here: processes, cgroups, mounts, scratch directories. Empty while nothing does.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> = Vec::new();
-        left.extend(leftovers::holding(self.directory.path()).iter().map(|process| format!("{process:?}")));
-        left.extend(leftovers::cgroups_named(&self.instances).iter().map(|path| format!("cgroup {}", path.display())));
-        left.extend(leftovers::mounts_naming(self.directory.path()).into_iter().map(|line| format!("mount {line}")));
+        left.extend(
+            leftovers::holding(self.directory.path())
+                .iter()
+                .map(|process| format!("{process:?}")),
+        );
+        left.extend(
+            leftovers::cgroups_named(&self.instances)
+                .iter()
+                .map(|path| format!("cgroup {}", path.display())),
+        );
+        left.extend(
+            leftovers::mounts_naming(self.directory.path())
+                .into_iter()
+                .map(|line| format!("mount {line}")),
+        );
         let scratch = fs::read_dir(self.scratch()).into_iter().flatten().flatten();
         left.extend(scratch.map(|entry| format!("scratch {}", entry.path().display())));
         left
     }
 
-    /// Waits until nothing is left but what `except` says.
+    /// Waits until nothing is left.
     #[track_caller]
     pub fn expect_nothing_left(&self, deadline: Duration) {
         let mut left = Vec::new();
@@ -416,9 +472,12 @@ impl House {
             if left.is_empty() {
                 return;
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5));
         }
-        panic!("left behind after {deadline:?}: {left:#?}\nthe daemon's log: {}", self.log());
+        panic!(
+            "left behind after {deadline:?}: {left:#?}\nthe daemon's log: {}",
+            self.log()
+        );
     }
 
     /// Ends the daemon and asserts that nothing is left of it.
@@ -446,7 +505,9 @@ impl Drop for House {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            self.started_by_others().iter().for_each(|daemon| daemon.signal(Signal::SIGKILL));
+            self.started_by_others()
+                .iter()
+                .for_each(|daemon| daemon.signal(Signal::SIGKILL));
         } else if !self.checked {
             self.end_and_check();
         }

@@ -76,10 +76,15 @@ pub fn descent(root: i32) -> Vec<Process> {
 #[must_use]
 pub fn holding(path: &Path) -> Vec<Process> {
     let needle = path.as_os_str().as_bytes();
-    let names = |file: PathBuf| fs::read(file).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle));
+    let names =
+        |file: PathBuf| fs::read(file).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle));
     pids()
         .filter(|pid| *pid != std::process::id() as i32)
-        .filter(|pid| ["cmdline", "environ", "mountinfo"].iter().any(|file| names(format!("/proc/{pid}/{file}").into())))
+        .filter(|pid| {
+            ["cmdline", "environ", "mountinfo"]
+                .iter()
+                .any(|file| names(format!("/proc/{pid}/{file}").into()))
+        })
         .filter_map(process)
         .collect()
 }
@@ -89,7 +94,11 @@ pub fn holding(path: &Path) -> Vec<Process> {
 pub fn mounts_naming(path: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let needle = path.to_string_lossy();
-    table.lines().filter(|line| line.contains(&*needle)).map(str::to_owned).collect()
+    table
+        .lines()
+        .filter(|line| line.contains(&*needle))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Every cgroup of one of these names, in every hierarchy.

@@ -36,11 +36,28 @@ pub fn declared_absent(what: &str) -> bool {
     std::env::var_os(format!("FUMEHOOD_TEST_WITHOUT_{what}")).is_some_and(|value| value == "1")
 }
 
+/// Says that a test did not run, where everybody sees it: what a test prints is hidden when it passes.
+pub fn not_run(test: &str, why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {test}: {why}");
+}
+
 /// For tests of what only root's daemon does: true as root, else says that the test did not run.
 #[must_use]
 pub fn as_root_only(test: &str) -> bool {
     if !is_root() {
-        println!("not run, because it is about root's daemon: {test}");
+        not_run(test, "it is about root's daemon");
     }
     is_root()
+}
+
+/// For tests of limits on trees of processes: true for root, who must have cgroups unless the environment declares them absent;
+/// else says that the test did not run.
+#[must_use]
+pub fn with_cgroups_only(test: &str) -> bool {
+    let expected = is_root() && !declared_absent("CGROUPS");
+    if !expected {
+        not_run(test, "it needs cgroups, which only root is sure to have");
+    }
+    expected
 }

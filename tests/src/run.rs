@@ -13,20 +13,30 @@ use crate::wait::within;
 /// The arguments as the wire has them.
 #[must_use]
 pub fn argv(arguments: &[&str]) -> Vec<Bytes> {
-    arguments.iter().map(|argument| Bytes::copy_from_slice(argument.as_bytes())).collect()
+    arguments
+        .iter()
+        .map(|argument| Bytes::copy_from_slice(argument.as_bytes()))
+        .collect()
 }
 
 /// A policy by its text.
 #[must_use]
 pub fn inline(toml: &str) -> Option<PolicyReference> {
-    let inline = InlinePolicy { toml: Bytes::copy_from_slice(toml.as_bytes()), origin: "test.toml".to_owned() };
-    Some(PolicyReference { reference: Some(Reference::Inline(inline)) })
+    let inline = InlinePolicy {
+        toml: Bytes::copy_from_slice(toml.as_bytes()),
+        origin: "test.toml".to_owned(),
+    };
+    Some(PolicyReference {
+        reference: Some(Reference::Inline(inline)),
+    })
 }
 
 /// A policy by its name.
 #[must_use]
 pub fn named_policy(name: &str) -> Option<PolicyReference> {
-    Some(PolicyReference { reference: Some(Reference::Name(name.to_owned())) })
+    Some(PolicyReference {
+        reference: Some(Reference::Name(name.to_owned())),
+    })
 }
 
 impl House {
@@ -57,8 +67,13 @@ pub struct Told {
 
 /// Runs a request to its end.
 pub async fn send(client: &Client, spec: RunSpec) -> Told {
-    let request = StartRequest { run_id: String::new(), spec: Some(spec) };
-    let mut run = within("the run's first event", client.run(request)).await.expect("a run");
+    let request = StartRequest {
+        run_id: String::new(),
+        spec: Some(spec),
+    };
+    let mut run = within("the run's first event", client.run(request))
+        .await
+        .expect("a run");
     Told::all(run.events()).await
 }
 
@@ -76,7 +91,10 @@ impl Told {
     pub async fn until(events: &mut RunEvents, enough: impl Fn(&Event) -> bool) -> Self {
         let mut told = Self::default();
         loop {
-            let event = within("the next event", events.next()).await.expect("events").expect("an event");
+            let event = within("the next event", events.next())
+                .await
+                .expect("events")
+                .expect("an event");
             let done = event.event.as_ref().is_some_and(&enough);
             told.events.push(event);
             if done {
@@ -136,7 +154,11 @@ impl Told {
                     all.extend_from_slice(&output.data);
                 }
                 Event::Gap(gap) => {
-                    next += if stream == OutputStream::Stdout { gap.stdout_bytes } else { gap.stderr_bytes };
+                    next += if stream == OutputStream::Stdout {
+                        gap.stdout_bytes
+                    } else {
+                        gap.stderr_bytes
+                    };
                 }
                 _ => {}
             }
@@ -170,7 +192,9 @@ impl Told {
     #[must_use]
     #[track_caller]
     pub fn ending(&self) -> &Kind {
-        let Some(Ending { kind: Some(kind) }) = &self.finished().ending else { panic!("an ending without a kind") };
+        let Some(Ending { kind: Some(kind) }) = &self.finished().ending else {
+            panic!("an ending without a kind")
+        };
         kind
     }
 
@@ -178,7 +202,13 @@ impl Told {
     #[must_use]
     #[track_caller]
     pub fn started(&self) -> &Started {
-        let started = self.each().find_map(|event| if let Event::Started(started) = event { Some(started) } else { None });
+        let started = self.each().find_map(|event| {
+            if let Event::Started(started) = event {
+                Some(started)
+            } else {
+                None
+            }
+        });
         started.unwrap_or_else(|| panic!("it did not start: {:?}", self.events.last()))
     }
 
@@ -186,19 +216,35 @@ impl Told {
     #[must_use]
     #[track_caller]
     pub fn exited(&self) -> &ProcessExited {
-        let exited = self.each().find_map(|event| if let Event::Exited(exited) = event { Some(exited) } else { None });
+        let exited = self.each().find_map(|event| {
+            if let Event::Exited(exited) = event {
+                Some(exited)
+            } else {
+                None
+            }
+        });
         exited.unwrap_or_else(|| panic!("it did not exit: {:?}", self.events.last()))
     }
 
     /// The ends of its streams.
     #[must_use]
     pub fn closed(&self) -> Vec<&Closed> {
-        self.each().filter_map(|event| if let Event::Closed(closed) = event { Some(closed) } else { None }).collect()
+        self.each()
+            .filter_map(|event| {
+                if let Event::Closed(closed) = event {
+                    Some(closed)
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 
     /// What was lost to this reader.
     #[must_use]
     pub fn gaps(&self) -> Vec<&Gap> {
-        self.each().filter_map(|event| if let Event::Gap(gap) = event { Some(gap) } else { None }).collect()
+        self.each()
+            .filter_map(|event| if let Event::Gap(gap) = event { Some(gap) } else { None })
+            .collect()
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Birth<'a> {
     pub spec: &'a SandboxSpec,
     /// The sandbox's socket.
     pub socket: OwnedFd,
-    /// One byte comes when ids are mapped and the cgroup is set; end of file means the launcher gave up or died.
+    /// One byte comes when ids are mapped, a second one when init is in its cgroup; end of file means the launcher gave up or died.
     pub go: OwnedFd,
     /// Read end of a pipe whose only write end the launcher holds: it hangs up when the launcher dies.
     pub life: BorrowedFd<'a>,
@@ -54,9 +54,7 @@ pub(crate) struct Birth<'a> {
 pub(crate) fn run(birth: Birth<'_>) -> ! {
     // Asked for again after the ids change, which clears it. From here to there the launcher's death shows as end of file.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(&birth.go, &mut [0u8][..])), Ok(1)) {
-        std::process::exit(1);
-    }
+    wait_for_launcher(&birth.go);
     // A session of its own, and with it a scheduling group (autogroup): what a command does to init's stays here. Cannot fail in a
     // process that has just been born.
     let _ = rustix::process::setsid();
@@ -68,6 +66,13 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
         }
     };
     std::process::exit(code)
+}
+
+/// Waits for the launcher's next byte. Without it, the launcher has given up or died, and so does init.
+fn wait_for_launcher(go: &OwnedFd) {
+    if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(go, &mut [0u8][..])), Ok(1)) {
+        std::process::exit(1);
+    }
 }
 
 /// A sandbox in which a command can be started.
@@ -108,7 +113,6 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         std::process::exit(1);
     }
 
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(fail(Protection::Resources, "unshare cgroup"))?;
     nix::unistd::sethostname(&spec.hostname).map_err(fail(Ipc, "sethostname"))?;
     sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
     let Network::Loopback { refusal_port } = spec.network;
@@ -117,6 +121,9 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     let built = view::build(&spec.view, scratch.as_fd())?;
     drop(scratch);
 
+    wait_for_launcher(&birth.go);
+    // Only now, so that the namespace's root is the sandbox's own cgroup.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(fail(Protection::Resources, "unshare cgroup"))?;
     drop_privileges().map_err(fail(Privileges, "drop capabilities"))?;
     let rights = rights::prepare(&built.rules).map_err(|error| Failure {
         protection: Some(Protection::FilesystemRights),

@@ -286,7 +286,11 @@ impl Launcher {
             self.become_init(Birth { spec, socket, go: go_read, life, scratch, resources, fallback })
         };
         drop(go_read);
-        let released = self.map_ids(pid, spec).and_then(|()| {
+        let mut go = File::from(go_write);
+        let mut release = || go.write_all(&[1]).map_err(failure(Some(Protection::Processes), "release init"));
+        // Moving a process between version 1 cgroups takes 10 ms and more on an idle machine (an RCU grace period): init builds its view
+        // meanwhile and goes on with the second byte.
+        let released = self.map_ids(pid, spec).and_then(|()| release()).and_then(|()| {
             if let Some(leaf) = leaf {
                 leaf.attach(pid.as_raw()).map_err(|error| Failure {
                     protection: Some(Protection::Resources),
@@ -295,7 +299,7 @@ impl Launcher {
                     path: Vec::new(),
                 })?;
             }
-            File::from(go_write).write_all(&[1]).map_err(failure(Some(Protection::Processes), "release init"))
+            release()
         });
         match released {
             Ok(()) => Ok((pid, pidfd, socket)),

@@ -196,3 +196,18 @@ fn a_command_keeps_bytes_that_are_no_text() {
     assert_eq!(made.argv[1].as_bytes(), [0xff, 0xfe]);
     assert_eq!(made.cwd, Path::new("/home/ada/project/src"));
 }
+
+#[test]
+fn a_workspace_that_lies_in_what_is_hidden_is_found() {
+    let hidden = |policy: &Policy, workspace: &str| {
+        let host = Host { workspace: workspace.into(), ..host() };
+        hidden_workspace(&grants(policy, &[], &[]), &host)
+    };
+    let default = built_in("default");
+    assert_eq!(hidden(&default, "/home/ada/.ssh"), Some(("filesystem.hide-in-home", "/home/ada/.ssh".into())));
+    assert_eq!(hidden(&default, "/home/ada/.aws/cli/cache"), Some(("filesystem.hide-in-home", "/home/ada/.aws".into())));
+    assert_eq!(hidden(&default, "/etc/ssh/sshd_config.d"), Some(("filesystem.hide", "/etc/ssh".into())));
+    assert_eq!(hidden(&default, "/home/ada/.ssh-tools"), None);
+    assert_eq!(hidden(&default, "/home/ada/project"), None);
+    assert_eq!(hidden(&built_in("locked"), "/home/ada/.ssh"), None);
+}

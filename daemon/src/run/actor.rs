@@ -343,7 +343,8 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
         (0, Some(protection)) => {
             format!("the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks", protection.name())
         }
-        (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES, Some(_)) => {
+        // What machines and containers answer that do not let this user make namespaces.
+        (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
             "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it".to_owned()
         }
         _ => String::new(),

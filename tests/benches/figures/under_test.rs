@@ -33,7 +33,8 @@ pub struct Daemon {
 #[derive(Clone, Copy, Default)]
 pub struct Memory {
     pub rss: u64,
-    /// Each page divided by the number of processes that share it.
+    /// Each page divided by the number of processes that share it. Of a process that is not dumpable, as an init of a sandbox is not,
+    /// only root may read it; RSS then.
     pub pss: u64,
 }
 
@@ -159,27 +160,49 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// After an error: it goes at once, and its launcher with it.
+    /// After an error. Told again, it hurries, and ends in order: its launcher removes what sandboxes left before the directory goes.
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= give_up {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            // Two at once would be one to the kernel.
+            let _ = kill(self.pid(), Signal::SIGTERM);
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
 fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-    let field = |name: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        Ok(kib.ok_or(format!("{path} holds no {name}"))? * 1024)
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return resident(pid),
+        text => text.map_err(|error| format!("{path}: {error}"))?,
     };
-    Ok(Memory {
-        rss: field("Rss")?,
-        pss: field("Pss")?,
-    })
+    field(&text, "Rss")
+        .zip(field(&text, "Pss"))
+        .map(|(rss, pss)| Memory { rss, pss })
+        .ok_or(format!("{path} holds no Rss or Pss").into())
+}
+
+/// What everybody may read: the resident set, shared pages counted in full.
+fn resident(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    field(&text, "VmRSS")
+        .map(|rss| Memory { rss, pss: rss })
+        .ok_or(format!("{path} holds no VmRSS").into())
+}
+
+/// A line `Name: 12 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// The children of a process.

@@ -7,15 +7,18 @@ use fumehood_client::proto::v1::{CancelCause, InputMode, RunState, StartRequest,
 use fumehood_tests::{House, Told, eventually, within};
 use nix::sys::signal::Signal;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::{builder, house};
 
 fn waiting(house: &House, id: &str) -> StartRequest {
     let mut spec = house.script("echo ready; read go; echo went");
     spec.input = InputMode::Stream.into();
-    StartRequest { run_id: id.to_owned(), spec: Some(spec) }
+    StartRequest {
+        run_id: id.to_owned(),
+        spec: Some(spec),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +45,10 @@ async fn runs_beyond_the_bound_wait_and_beyond_the_queue_are_told_when_to_come_a
     assert!(told.order().starts_with(&["accepted", "started"]));
     client.start(waiting(&house, "fourth")).await.unwrap();
     let fourth = within("the kill", client.kill("fourth", None, "")).await.unwrap();
-    assert!(matches!(fourth.finished.unwrap().ending.unwrap().kind, Some(Kind::Cancelled(_))));
+    assert!(matches!(
+        fourth.finished.unwrap().ending.unwrap().kind,
+        Some(Kind::Cancelled(_))
+    ));
     client.kill("second", Some(Duration::ZERO), "").await.unwrap();
 }
 
@@ -50,15 +56,28 @@ async fn health(house: &House) -> HealthClient<tonic::transport::Channel> {
     let socket = house.socket();
     let connect = tower::service_fn(move |_: tonic::transport::Uri| {
         let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        async move {
+            tokio::net::UnixStream::connect(socket)
+                .await
+                .map(hyper_util::rt::TokioIo::new)
+        }
     });
-    let channel = tonic::transport::Endpoint::from_static("http://local").connect_with_connector(connect).await.unwrap();
+    let channel = tonic::transport::Endpoint::from_static("http://local")
+        .connect_with_connector(connect)
+        .await
+        .unwrap();
     HealthClient::new(channel)
 }
 
 async fn serving(client: &mut HealthClient<tonic::transport::Channel>, service: &str) -> ServingStatus {
-    let request = HealthCheckRequest { service: service.to_owned() };
-    within("health", client.check(request)).await.unwrap().into_inner().status()
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    within("health", client.check(request))
+        .await
+        .unwrap()
+        .into_inner()
+        .status()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,12 +95,18 @@ async fn a_draining_daemon_takes_no_runs_and_lets_running_ones_finish() {
     while serving(&mut health, "").await != ServingStatus::NotServing {
         assert!(std::time::Instant::now() < gave_up, "health still says that it serves");
     }
-    assert_eq!(serving(&mut health, "fumehood.v1.Runs").await, ServingStatus::NotServing);
+    assert_eq!(
+        serving(&mut health, "fumehood.v1.Runs").await,
+        ServingStatus::NotServing
+    );
     let refused = client.start(waiting(&house, "late")).await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
     assert!(client.version().await.unwrap().draining);
 
-    run.input().send_stdin(bytes::Bytes::from_static(b"go\n")).await.unwrap();
+    run.input()
+        .send_stdin(bytes::Bytes::from_static(b"go\n"))
+        .await
+        .unwrap();
     let told = Told::all(run.events()).await;
     assert_eq!((told.out().as_str(), told.finished().shell_code), ("went\n", 0));
     assert!(house.wait_for_end().success());
@@ -95,11 +120,16 @@ async fn a_run_that_outlasts_the_grace_of_a_drain_is_cancelled_for_it() {
     Told::until(run.events(), |event| matches!(event, Event::Output(_))).await;
     house.signal(Signal::SIGTERM);
     let told = Told::all(run.events()).await;
-    let Kind::Cancelled(cancelled) = told.ending() else { panic!("{:?}", told.ending()) };
+    let Kind::Cancelled(cancelled) = told.ending() else {
+        panic!("{:?}", told.ending())
+    };
     assert_eq!((cancelled.cause(), cancelled.by.as_str()), (CancelCause::Drain, ""));
     assert!(house.wait_for_end().success());
     let end = house.records().pop().unwrap();
-    assert!(house.records().iter().any(|record| record["outcome"] == "cancelled"), "{end}");
+    assert!(
+        house.records().iter().any(|record| record["outcome"] == "cancelled"),
+        "{end}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +158,11 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_harms_nobody() {
         .finish();
     ended.expect(1);
     let pid = house.daemon().pid.to_string();
-    assert!(ended.err().contains("another daemon") && ended.err().contains(&pid), "{}", ended.err());
+    assert!(
+        ended.err().contains("another daemon") && ended.err().contains(&pid),
+        "{}",
+        ended.err()
+    );
     house.sh("true").expect(0);
 }
 
@@ -145,7 +179,9 @@ fn what_a_killed_daemon_left_does_not_keep_the_next_from_starting() {
     let mut house = house();
     house.kill_daemon();
     assert!(house.socket().exists(), "the stale socket is part of this test");
-    eventually(Duration::from_secs(5), "the launcher's end", || fumehood_tests::holding(&house.scratch()).is_empty().then_some(()));
+    eventually(Duration::from_secs(5), "the launcher's end", || {
+        fumehood_tests::holding(&house.scratch()).is_empty().then_some(())
+    });
     house.start_daemon();
     house.sh("true").expect(0);
 }

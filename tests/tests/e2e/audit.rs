@@ -27,14 +27,23 @@ fn a_run_leaves_its_intent_and_its_end_and_the_log_verifies() {
         assert_eq!(intent["peer"], format!("uid:{}", house.uid()));
         assert_eq!(intent["decision"], "allowed");
         assert_eq!(intent["argv"][2], "echo hello; exit 4");
-        assert_eq!((&end["outcome"], &end["details"]["code"]), (&"exited".into(), &4.into()));
+        assert_eq!(
+            (&end["outcome"], &end["details"]["code"]),
+            (&"exited".into(), &4.into())
+        );
         assert_eq!(end["stdout"]["bytes"], 6);
         let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         assert_eq!(end["stdout"]["sha256"], digest, "that of `hello` and a newline");
         assert_eq!(end["enforcement"].as_array().unwrap().len(), 10);
         let ended = verify(house);
         ended.expect(0);
-        assert!(ended.out().contains("3 records in order: 1 runs, 1 ended, 0 interrupted, 0 open"), "{}", ended.out());
+        assert!(
+            ended
+                .out()
+                .contains("3 records in order: 1 runs, 1 ended, 0 interrupted, 0 open"),
+            "{}",
+            ended.out()
+        );
     });
 }
 
@@ -43,8 +52,17 @@ async fn the_intent_is_on_disk_while_the_command_runs() {
     let house = house();
     let client = house.client().await;
     let spec = house.script("echo running; sleep 86400");
-    let mut run = client.run(StartRequest { run_id: String::new(), spec: Some(spec) }).await.unwrap();
-    let told = Told::until(run.events(), |event| matches!(event, fumehood_client::proto::v1::run_event::Event::Started(_))).await;
+    let mut run = client
+        .run(StartRequest {
+            run_id: String::new(),
+            spec: Some(spec),
+        })
+        .await
+        .unwrap();
+    let told = Told::until(run.events(), |event| {
+        matches!(event, fumehood_client::proto::v1::run_event::Event::Started(_))
+    })
+    .await;
     let records = house.records();
     assert_eq!(kinds(&records), ["log_opened", "intent"]);
     assert_eq!(records[1]["run_id"], told.id());
@@ -96,7 +114,13 @@ fn an_edited_a_removed_and_a_reordered_record_are_found_and_named() {
 async fn values_that_look_like_secrets_are_never_in_it_nor_in_the_log() {
     let house = house();
     let client = house.client().await;
-    let mut spec = house.spec(&["sh", "-c", "echo 2 | sed s/^/hunter/", "--password=hunter2arg", "ghp_0123456789abcdefghijABCDEFGHIJ012345"]);
+    let mut spec = house.spec(&[
+        "sh",
+        "-c",
+        "echo 2 | sed s/^/hunter/",
+        "--password=hunter2arg",
+        "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    ]);
     for (name, value) in [("MY_TOKEN", "hunter2env"), ("HARMLESS", "hunter2harmless")] {
         let (name, value) = (name.into(), value.into());
         spec.env.push(EnvironmentVariable { name, value });
@@ -113,14 +137,24 @@ async fn values_that_look_like_secrets_are_never_in_it_nor_in_the_log() {
 async fn a_run_that_a_crash_interrupted_is_closed_as_interrupted_at_the_next_start() {
     let mut house = house();
     let client = house.client().await;
-    let request = StartRequest { run_id: "interrupted-one".to_owned(), spec: Some(house.script("echo ready; sleep 86400")) };
+    let request = StartRequest {
+        run_id: "interrupted-one".to_owned(),
+        spec: Some(house.script("echo ready; sleep 86400")),
+    };
     let mut run = client.run(request).await.unwrap();
-    Told::until(run.events(), |event| matches!(event, fumehood_client::proto::v1::run_event::Event::Output(_))).await;
+    Told::until(run.events(), |event| {
+        matches!(event, fumehood_client::proto::v1::run_event::Event::Output(_))
+    })
+    .await;
     house.kill_daemon();
     drop(run);
     house.start_daemon();
     let records = house.records();
-    assert_eq!(kinds(&records), ["log_opened", "intent", "interrupted", "log_opened"], "{records:#?}");
+    assert_eq!(
+        kinds(&records),
+        ["log_opened", "intent", "interrupted", "log_opened"],
+        "{records:#?}"
+    );
     assert_eq!(records[2]["run_id"], "interrupted-one");
     house.sh("true").expect(0);
     let ended = verify(&house);

@@ -30,7 +30,9 @@ fn a_daemon_is_started_when_there_is_none() {
 #[test]
 fn eight_programs_at_once_end_with_one_daemon() {
     for_both("", |house| {
-        let runs: Vec<_> = (0..8).map(|n| house.run_with(&[], &["echo", &n.to_string()]).start()).collect();
+        let runs: Vec<_> = (0..8)
+            .map(|n| house.run_with(&[], &["echo", &n.to_string()]).start())
+            .collect();
         for (n, run) in runs.into_iter().enumerate() {
             let ended = run.finish();
             ended.expect(0);
@@ -46,7 +48,11 @@ fn a_directory_that_others_may_write_to_is_refused() {
         fs::set_permissions(house.path("run"), Permissions::from_mode(0o777)).unwrap();
         let ended = house.run(&["true"]);
         ended.expect(125);
-        assert!(ended.err().contains("0777") && ended.err().contains("chmod"), "{}", ended.err());
+        assert!(
+            ended.err().contains("0777") && ended.err().contains("chmod"),
+            "{}",
+            ended.err()
+        );
         assert!(house.started_by_others().is_empty());
     });
 }
@@ -54,21 +60,40 @@ fn a_directory_that_others_may_write_to_is_refused() {
 #[test]
 fn the_runtime_directory_is_used_when_nothing_else_is_said() {
     let house = builder().not_started().build();
-    let ended = house.cli().env("FUMEHOOD_SOCKET", "").env("XDG_RUNTIME_DIR", house.path("run")).args(["run", "--", "true"]).finish();
+    let ended = house
+        .cli()
+        .env("FUMEHOOD_SOCKET", "")
+        .env("XDG_RUNTIME_DIR", house.path("run"))
+        .args(["run", "--", "true"])
+        .finish();
     ended.expect(0);
     let socket = house.path("run/fumehood/fumehood.sock");
     assert!(socket.exists());
-    assert_eq!(fs::metadata(house.path("run/fumehood")).unwrap().permissions().mode() & 0o7777, 0o700);
-    let pid: i32 = fs::read_to_string(socket.with_extension("lock")).unwrap().trim().parse().unwrap();
+    assert_eq!(
+        fs::metadata(house.path("run/fumehood")).unwrap().permissions().mode() & 0o7777,
+        0o700
+    );
+    let pid: i32 = fs::read_to_string(socket.with_extension("lock"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     let daemon = fumehood_tests::process(pid).unwrap();
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
-    eventually(Duration::from_secs(10), "the daemon's end", || (!daemon.lives()).then_some(()));
+    eventually(Duration::from_secs(10), "the daemon's end", || {
+        (!daemon.lives()).then_some(())
+    });
 }
 
 #[test]
 fn a_daemon_that_was_started_so_leaves_its_starters_secrets_behind() {
     let house = builder().not_started().build();
-    house.cli().env("SOME_TOKEN", "hunter2").args(["run", "--", "true"]).finish().expect(0);
+    house
+        .cli()
+        .env("SOME_TOKEN", "hunter2")
+        .args(["run", "--", "true"])
+        .finish()
+        .expect(0);
     let daemon = house.started_by_others().remove(0);
     let environ = fs::read(format!("/proc/{}/environ", daemon.pid)).unwrap();
     assert!(!String::from_utf8_lossy(&environ).contains("hunter2"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fumehood_client::Client;
 use fumehood_client::proto::v1::{StartRequest, ending::Kind, run_event::Event};
-use fumehood_tests::{House, Process, Told, Who, eventually, is_root, within};
+use fumehood_tests::{House, Process, Told, Who, eventually, within};
 use nix::sys::signal::Signal;
 
 use super::{builder, house};
@@ -17,7 +17,10 @@ async fn busy(house: &House, client: &Client) -> Vec<fumehood_client::RunHandle>
     let mut runs = Vec::new();
     for n in 0..3 {
         let script = "sleep 86400 & setsid sh -c 'trap \"\" TERM HUP; sleep 86400' & echo x > /tmp/x; echo x > ~/x; echo ready; wait";
-        let request = StartRequest { run_id: format!("busy-{n}"), spec: Some(house.script(script)) };
+        let request = StartRequest {
+            run_id: format!("busy-{n}"),
+            spec: Some(house.script(script)),
+        };
         let mut run = within("a run", client.run(request)).await.unwrap();
         Told::until(run.events(), |event| matches!(event, Event::Output(_))).await;
         runs.push(run);
@@ -26,7 +29,9 @@ async fn busy(house: &House, client: &Client) -> Vec<fumehood_client::RunHandle>
 }
 
 fn expect_gone(processes: &[Process]) {
-    eventually(AT_ONCE, "the end of every process", || processes.iter().all(|process| !process.lives()).then_some(()));
+    eventually(AT_ONCE, "the end of every process", || {
+        processes.iter().all(|process| !process.lives()).then_some(())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +52,9 @@ async fn nothing_outlives_a_daemon_that_was_killed_and_the_next_one_works() {
 #[test]
 fn nothing_outlives_an_ordinary_users_daemon_that_was_killed() {
     let mut house = builder().who(Who::Ordinary).build();
-    let mut run = house.run_with(&[], &["sh", "-c", "setsid sleep 86400 & echo ready; sleep 86400"]).start();
+    let mut run = house
+        .run_with(&[], &["sh", "-c", "setsid sleep 86400 & echo ready; sleep 86400"])
+        .start();
     run.wait_for("ready");
     let below = house.below_daemon();
     house.kill_daemon();
@@ -72,22 +79,28 @@ async fn a_daemon_whose_launcher_was_killed_loses_its_runs_and_goes_on() {
     expect_gone(&below);
     for run in &mut runs {
         let told = Told::all(run.events()).await;
-        assert!(matches!(told.ending(), Kind::Lost(lost) if !lost.why.is_empty()), "{:?}", told.ending());
+        assert!(
+            matches!(told.ending(), Kind::Lost(lost) if !lost.why.is_empty()),
+            "{:?}",
+            told.ending()
+        );
         assert_eq!(told.finished().shell_code, 125);
     }
     assert!(daemon.lives());
-    let code = eventually(Duration::from_secs(10), "the next launcher", || (house.sh("exit 5").code() == 5).then_some(5));
+    let code = eventually(Duration::from_secs(10), "the next launcher", || {
+        (house.sh("exit 5").code() == 5).then_some(5)
+    });
     assert_eq!(code, 5);
     assert_ne!(house.launcher().pid, launcher.pid);
     // What the dead one could not remove, the next one has.
-    let left: Vec<String> = std::fs::read_dir(house.scratch()).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    assert_eq!(left.len(), 1, "{left:?}");
-    if is_root() {
-        let mut instances = left;
-        instances.retain(|_| false);
-        house.note_instances();
-        assert!(fumehood_tests::cgroups_named(&instances).is_empty());
-    }
+    house.note_instances();
+    let (dead, living): (Vec<String>, Vec<String>) = house
+        .instances()
+        .iter()
+        .cloned()
+        .partition(|instance| !house.scratch().join(instance).exists());
+    assert_eq!((dead.len(), living.len()), (1, 1), "{dead:?} {living:?}");
+    assert_eq!(fumehood_tests::cgroups_named(&dead), Vec::<std::path::PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +125,10 @@ async fn a_run_whose_init_was_killed_is_lost_and_no_other_one_is() {
     assert!(matches!(told.ending(), Kind::Lost(_)), "{:?}", told.ending());
     for (n, run) in runs.iter_mut().enumerate().filter(|(n, _)| *n != index) {
         assert!(client.get(format!("busy-{n}")).await.unwrap().finished.is_none());
-        client.kill(format!("busy-{n}"), Some(Duration::ZERO), "").await.unwrap();
+        client
+            .kill(format!("busy-{n}"), Some(Duration::ZERO), "")
+            .await
+            .unwrap();
         let told = Told::all(run.events()).await;
         assert!(matches!(told.ending(), Kind::Cancelled(_)), "{:?}", told.ending());
     }

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fumehood_client::Error;
 use fumehood_client::proto::convert::duration_from_std;
-use fumehood_client::proto::v1::{
-    OutputStream, RequestedLimits, StartRequest, TimeLimit, ending::Kind,
-};
-use fumehood_tests::{Who, declared_absent, inline, is_root, send};
+use fumehood_client::proto::v1::{OutputStream, RequestedLimits, StartRequest, TimeLimit, ending::Kind};
+use fumehood_tests::{Who, inline, send, with_cgroups_only};
 
 use super::{builder, house};
 
@@ -18,7 +16,10 @@ fn limits(limits: RequestedLimits) -> Option<RequestedLimits> {
 }
 
 fn millis(millis: u64) -> Option<fumehood_client::proto::v1::RequestedLimits> {
-    limits(RequestedLimits { wall: Some(duration_from_std(Duration::from_millis(millis))), ..Default::default() })
+    limits(RequestedLimits {
+        wall: Some(duration_from_std(Duration::from_millis(millis))),
+        ..Default::default()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +29,9 @@ async fn a_wall_limit_ends_the_whole_tree_and_keeps_what_was_written() {
     let mut spec = house.script("echo before; setsid sh -c 'trap \"\" TERM; sleep 86400' & sleep 86400");
     spec.limits = millis(300);
     let told = send(&client, spec).await;
-    let Kind::TimedOut(timed_out) = told.ending() else { panic!("{:?}", told.ending()) };
+    let Kind::TimedOut(timed_out) = told.ending() else {
+        panic!("{:?}", told.ending())
+    };
     assert_eq!(timed_out.limit(), TimeLimit::Wall);
     assert_eq!(told.out(), "before\n");
     assert_eq!(told.finished().shell_code, 124);
@@ -53,16 +56,27 @@ async fn a_command_that_ignores_the_stop_signal_is_killed_after_the_grace() {
 async fn a_silent_command_ends_at_its_idle_limit_and_a_talking_one_does_not() {
     let house = house();
     let client = house.client().await;
-    let idle = || limits(RequestedLimits { idle: Some(duration_from_std(Duration::from_millis(400))), ..Default::default() });
+    let idle = || {
+        limits(RequestedLimits {
+            idle: Some(duration_from_std(Duration::from_millis(400))),
+            ..Default::default()
+        })
+    };
     let mut silent = house.script("echo once; sleep 86400");
     silent.limits = idle();
     let told = send(&client, silent).await;
-    let Kind::TimedOut(timed_out) = told.ending() else { panic!("{:?}", told.ending()) };
+    let Kind::TimedOut(timed_out) = told.ending() else {
+        panic!("{:?}", told.ending())
+    };
     assert_eq!((timed_out.limit(), told.out().as_str()), (TimeLimit::Idle, "once\n"));
     let mut talking = house.script("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.1; done");
     talking.limits = idle();
     let told = send(&client, talking).await;
-    assert!(matches!(told.ending(), Kind::Exited(exited) if exited.code == 0), "{:?}", told.ending());
+    assert!(
+        matches!(told.ending(), Kind::Exited(exited) if exited.code == 0),
+        "{:?}",
+        told.ending()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,25 +84,34 @@ async fn a_busy_tree_ends_at_its_cpu_limit() {
     let house = house();
     let client = house.client().await;
     let mut spec = house.script("(while :; do :; done) & while :; do :; done");
-    spec.limits = limits(RequestedLimits { cpu_time: Some(duration_from_std(Duration::from_millis(500))), ..Default::default() });
+    spec.limits = limits(RequestedLimits {
+        cpu_time: Some(duration_from_std(Duration::from_millis(500))),
+        ..Default::default()
+    });
     let told = send(&client, spec).await;
-    let Kind::TimedOut(timed_out) = told.ending() else { panic!("{:?}", told.ending()) };
+    let Kind::TimedOut(timed_out) = told.ending() else {
+        panic!("{:?}", told.ending())
+    };
     assert_eq!(timed_out.limit(), TimeLimit::Cpu);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_passes_its_memory_limit_is_out_of_memory() {
-    if !is_root() || declared_absent("CGROUPS") {
-        println!("not run: limits on memory need cgroups, which only root is sure to have");
+    if !with_cgroups_only("limits on memory") {
         return;
     }
     let house = house();
     let client = house.client().await;
     // `tail` keeps an unending line whole.
     let mut spec = house.script("exec tail /dev/zero");
-    spec.limits = limits(RequestedLimits { memory_bytes: Some(32 << 20), ..Default::default() });
+    spec.limits = limits(RequestedLimits {
+        memory_bytes: Some(32 << 20),
+        ..Default::default()
+    });
     let told = send(&client, spec).await;
-    let Kind::OutOfMemory(out) = told.ending() else { panic!("{:?}", told.ending()) };
+    let Kind::OutOfMemory(out) = told.ending() else {
+        panic!("{:?}", told.ending())
+    };
     assert_eq!(out.limit_bytes, 32 << 20);
     assert_eq!(told.finished().shell_code, 137);
     assert!(told.finished().usage.as_ref().unwrap().oom_kills > 0);
@@ -96,16 +119,24 @@ async fn a_tree_that_passes_its_memory_limit_is_out_of_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_has_no_more_processes_than_its_limit() {
-    if !is_root() || declared_absent("CGROUPS") {
-        println!("not run: limits on processes need cgroups, which only root is sure to have");
+    if !with_cgroups_only("limits on processes") {
         return;
     }
     let house = house();
     let client = house.client().await;
-    let mut spec = house.script("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 5 & done; echo all");
-    spec.limits = limits(RequestedLimits { processes: Some(10), ..Default::default() });
+    let mut spec =
+        house.script("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 5 & done; echo all");
+    spec.limits = limits(RequestedLimits {
+        processes: Some(10),
+        ..Default::default()
+    });
     let told = send(&client, spec).await;
-    assert!(told.err().contains("fork") && !told.out().contains("all"), "{} {}", told.out(), told.err());
+    assert!(
+        told.err().contains("fork") && !told.out().contains("all"),
+        "{} {}",
+        told.out(),
+        told.err()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,9 +145,14 @@ async fn a_command_that_writes_more_than_its_limit_ends_at_it() {
     let client = house.client().await;
     for (script, stream) in [("yes", OutputStream::Stdout), ("yes >&2", OutputStream::Stderr)] {
         let mut spec = house.script(script);
-        spec.limits = limits(RequestedLimits { output_bytes: Some(100_000), ..Default::default() });
+        spec.limits = limits(RequestedLimits {
+            output_bytes: Some(100_000),
+            ..Default::default()
+        });
         let told = send(&client, spec).await;
-        let Kind::OutputLimit(limit) = told.ending() else { panic!("{:?}", told.ending()) };
+        let Kind::OutputLimit(limit) = told.ending() else {
+            panic!("{:?}", told.ending())
+        };
         assert_eq!((limit.stream(), limit.limit_bytes), (stream, 100_000));
         assert!(told.output(stream).starts_with(b"y\ny\n"));
     }
@@ -131,17 +167,42 @@ async fn a_command_that_cannot_be_executed_fails_to_spawn_with_stage_error_and_p
     elsewhere.cwd = Bytes::from_static(b"nowhere");
     let nowhere = format!("{}/nowhere", house.workspace().display());
     let cases = [
-        (house.spec(&["no-such-program"]), "search", "ENOENT", "no-such-program", 127),
-        (house.spec(&["/no/such/program"]), "exec", "ENOENT", "/no/such/program", 127),
+        (
+            house.spec(&["no-such-program"]),
+            "search",
+            "ENOENT",
+            "no-such-program",
+            127,
+        ),
+        (
+            house.spec(&["/no/such/program"]),
+            "exec",
+            "ENOENT",
+            "/no/such/program",
+            127,
+        ),
         (house.spec(&["./plain"]), "exec", "EACCES", "./plain", 126),
         (elsewhere, "cwd", "ENOENT", nowhere.as_str(), 127),
     ];
     for (spec, stage, errno, path, code) in cases {
         let told = send(&client, spec).await;
-        let Kind::SpawnFailed(failed) = told.ending() else { panic!("{:?}", told.ending()) };
-        assert_eq!((failed.stage.as_str(), failed.errno_name.as_str()), (stage, errno), "{failed:?}");
-        assert!(path.ends_with(&*String::from_utf8_lossy(&failed.path)) && !failed.path.is_empty(), "{path}: {failed:?}");
-        assert!(stage == "cwd" || told.finished().shell_code == code, "{:?}", told.finished());
+        let Kind::SpawnFailed(failed) = told.ending() else {
+            panic!("{:?}", told.ending())
+        };
+        assert_eq!(
+            (failed.stage.as_str(), failed.errno_name.as_str()),
+            (stage, errno),
+            "{failed:?}"
+        );
+        assert!(
+            path.ends_with(&*String::from_utf8_lossy(&failed.path)) && !failed.path.is_empty(),
+            "{path}: {failed:?}"
+        );
+        assert!(
+            stage == "cwd" || told.finished().shell_code == code,
+            "{:?}",
+            told.finished()
+        );
         assert!(!told.order().contains(&"started"), "{:?}", told.order());
     }
 }
@@ -150,22 +211,34 @@ async fn a_command_that_cannot_be_executed_fails_to_spawn_with_stage_error_and_p
 fn a_run_does_not_start_without_a_protection_its_policy_requires() {
     // What an ordinary user surely lacks in this test: a cgroup.
     let house = builder().who(Who::Ordinary).build();
-    let policy = "version = 1\nname = \"strict\"\ndescription = \"For a test.\"\n[protections]\nrequired = [\"resources\"]\n";
+    let policy =
+        "version = 1\nname = \"strict\"\ndescription = \"For a test.\"\n[protections]\nrequired = [\"resources\"]\n";
     house.write("work/strict.toml", policy);
-    let ended = house.run_with(&["--json", "--policy", "strict.toml"], &["touch", "ran"]).finish();
+    let ended = house
+        .run_with(&["--json", "--policy", "strict.toml"], &["touch", "ran"])
+        .finish();
     let events = ended.json();
     let started = events.iter().find(|event| event["type"] == "started");
     if let Some(started) = started {
         // A machine that delegates cgroups to this user: then it must really hold.
         let entries = started["enforcement"].as_array().unwrap();
         let resources = entries.iter().find(|entry| entry["protection"] == "resources").unwrap();
-        assert_eq!((&resources["state"], &resources["required"]), (&"active".into(), &true.into()));
+        assert_eq!(
+            (&resources["state"], &resources["required"]),
+            (&"active".into(), &true.into())
+        );
         return;
     }
     ended.expect(125);
     let finished = events.last().unwrap();
-    assert_eq!((&finished["ending"]["kind"], &finished["ending"]["protection"]), (&"sandbox_failed".into(), &"resources".into()));
-    assert!(finished["ending"]["hint"].as_str().unwrap().contains("doctor"), "{finished}");
+    assert_eq!(
+        (&finished["ending"]["kind"], &finished["ending"]["protection"]),
+        (&"sandbox_failed".into(), &"resources".into())
+    );
+    assert!(
+        finished["ending"]["hint"].as_str().unwrap().contains("doctor"),
+        "{finished}"
+    );
     assert!(!house.workspace().join("ran").exists());
 }
 
@@ -174,18 +247,32 @@ async fn a_workspace_that_is_none_is_refused_with_its_path() {
     let house = house();
     let client = house.client().await;
     house.write("work/file", "");
-    for path in [house.path("nowhere"), house.workspace().join("file"), "/".into(), "/etc".into(), house.home()] {
+    for path in [
+        house.path("nowhere"),
+        house.workspace().join("file"),
+        "/".into(),
+        "/etc".into(),
+        house.home(),
+    ] {
         let mut spec = house.spec(&["true"]);
         spec.workspace = Bytes::from(path.to_str().unwrap().to_owned());
         spec.caller_env = vec![fumehood_client::proto::v1::EnvironmentVariable {
             name: Bytes::from_static(b"HOME"),
             value: Bytes::from(house.home().to_str().unwrap().to_owned()),
         }];
-        let request = StartRequest { run_id: String::new(), spec: Some(spec) };
+        let request = StartRequest {
+            run_id: String::new(),
+            spec: Some(spec),
+        };
         let refused = client.start(request).await;
-        let Err(Error::Invalid { violations, .. }) = refused else { panic!("{}: {refused:?}", path.display()) };
+        let Err(Error::Invalid { violations, .. }) = refused else {
+            panic!("{}: {refused:?}", path.display())
+        };
         assert_eq!(violations[0].field, "spec.workspace");
-        assert!(violations[0].description.contains(path.to_str().unwrap()), "{violations:?}");
+        assert!(
+            violations[0].description.contains(path.to_str().unwrap()),
+            "{violations:?}"
+        );
     }
 }
 
@@ -195,7 +282,10 @@ async fn requests_may_not_bring_a_policy_where_the_configuration_says_so() {
     let client = house.client().await;
     let mut spec = house.spec(&["true"]);
     spec.policy = inline("version = 1\nname = \"mine\"\n");
-    let request = StartRequest { run_id: String::new(), spec: Some(spec) };
+    let request = StartRequest {
+        run_id: String::new(),
+        spec: Some(spec),
+    };
     let refused = client.start(request).await.unwrap_err();
     assert!(refused.to_string().contains("inline_policies"), "{refused}");
 }

@@ -13,13 +13,19 @@ const STRANGER: u32 = 54_322;
 fn stranger(house: &House) -> Cli {
     fs::set_permissions(house.path("run"), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(house.socket(), Permissions::from_mode(0o666)).unwrap();
-    Cli::new(house.program(), Some(STRANGER)).env("HOME", "/nonexistent").env("FUMEHOOD_SOCKET", house.socket()).current_dir("/".as_ref())
+    Cli::new(house.program(), Some(STRANGER))
+        .env("HOME", "/nonexistent")
+        .env("FUMEHOOD_SOCKET", house.socket())
+        .current_dir("/".as_ref())
 }
 
 #[test]
 fn the_socket_is_for_its_owner_alone() {
     let house = house();
-    assert_eq!(fs::metadata(house.socket()).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(house.socket()).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 #[test]
@@ -28,11 +34,24 @@ fn another_user_is_denied_every_call() {
         return;
     }
     let house = house();
-    for arguments in [&["ps"][..], &["policy", "list"], &["kill", "x"], &["run", "--workspace", "/usr/share", "--", "true"]] {
+    for arguments in [
+        &["ps"][..],
+        &["policy", "list"],
+        &["kill", "x"],
+        &["run", "--workspace", "/usr/share", "--", "true"],
+    ] {
         let ended = stranger(&house).args(arguments).finish();
         ended.expect(125);
-        assert!(ended.err().contains("permission denied") && ended.err().contains("uid:54322"), "{arguments:?}: {}", ended.err());
-        assert!(ended.err().contains("allowed_uids"), "it says what would allow it: {}", ended.err());
+        assert!(
+            ended.err().contains("permission denied") && ended.err().contains("uid:54322"),
+            "{arguments:?}: {}",
+            ended.err()
+        );
+        assert!(
+            ended.err().contains("allowed_uids"),
+            "it says what would allow it: {}",
+            ended.err()
+        );
     }
     assert!(house.records().iter().all(|record| record["kind"] != "intent"));
 }
@@ -46,7 +65,11 @@ fn a_user_whom_the_configuration_names_may_run_commands_as_themselves_and_sees_n
     house.sh("true").expect(0);
     let theirs = house.make_directory("theirs", 0o755);
     std::os::unix::fs::chown(&theirs, Some(STRANGER), Some(STRANGER)).unwrap();
-    let ended = stranger(&house).args(["run", "--workspace"]).args([&theirs]).args(["--", "sh", "-c", "id -u; touch made"]).finish();
+    let ended = stranger(&house)
+        .args(["run", "--workspace"])
+        .args([&theirs])
+        .args(["--", "sh", "-c", "id -u; touch made"])
+        .finish();
     ended.expect(0);
     assert_eq!(ended.out(), format!("{STRANGER}\n"));
     let list = |cli: Cli| cli.args(["ps", "--all"]).finish().out().lines().count();
@@ -64,5 +87,9 @@ fn a_client_trusts_no_other_users_daemon() {
     let house = builder().who(fumehood_tests::Who::Ordinary).build();
     let ended = stranger(&house).args(["ps"]).finish();
     ended.expect(125);
-    assert!(ended.err().contains(&format!("runs as user id {}", house.uid())), "{}", ended.err());
+    assert!(
+        ended.err().contains(&format!("runs as user id {}", house.uid())),
+        "{}",
+        ended.err()
+    );
 }

@@ -13,14 +13,25 @@ fn secrets_in_the_home_are_hidden_and_the_rest_of_it_is_there() {
         for directory in [".ssh", ".aws", ".config", ".config/fumehood"] {
             house.make_directory(&format!("home/{directory}"), 0o700);
         }
-        for secret in [".ssh/id_ed25519", ".aws/credentials", ".netrc", ".git-credentials", ".config/fumehood/x.toml"] {
+        for secret in [
+            ".ssh/id_ed25519",
+            ".aws/credentials",
+            ".netrc",
+            ".git-credentials",
+            ".config/fumehood/x.toml",
+        ] {
             house.write(&format!("home/{secret}"), "hunter2");
         }
         house.write("home/.gitconfig", "[user]\n\tname = Somebody\n");
-        let ended = house.sh("grep -rs hunter2 ~; cat ~/.gitconfig; ls -A ~/.ssh ~/.aws 2>/dev/null | grep -v ':$' | grep .");
+        let ended =
+            house.sh("grep -rs hunter2 ~; cat ~/.gitconfig; ls -A ~/.ssh ~/.aws 2>/dev/null | grep -v ':$' | grep .");
         assert!(!ended.out().contains("hunter2"), "{}", ended.out());
         assert!(ended.out().contains("Somebody"), "{} {}", ended.out(), ended.err());
-        assert!(!ended.out().contains("id_ed25519") && !ended.out().contains("credentials"), "{}", ended.out());
+        assert!(
+            !ended.out().contains("id_ed25519") && !ended.out().contains("credentials"),
+            "{}",
+            ended.out()
+        );
     });
 }
 
@@ -40,7 +51,10 @@ fn what_is_written_to_the_home_does_not_stay() {
 fn temporary_directories_are_private_to_the_run() {
     for_both(|house| {
         let outside = house.write("outside", "x");
-        let script = format!("for d in /tmp /var/tmp; do echo x > $d/mine && cat $d/mine; done; ls {}", outside.display());
+        let script = format!(
+            "for d in /tmp /var/tmp; do echo x > $d/mine && cat $d/mine; done; ls {}",
+            outside.display()
+        );
         let ended = house.sh(&script);
         assert_eq!(ended.out(), "x\nx\n", "{}", ended.err());
         let ended = house.sh("ls /tmp/mine /var/tmp/mine");
@@ -51,11 +65,22 @@ fn temporary_directories_are_private_to_the_run() {
 #[test]
 fn nothing_outside_the_workspace_can_be_written_or_seen() {
     for_both(|house| {
-        let ended = house.sh("for p in /etc/x /usr/x /usr/bin/sh /x; do echo x > $p && echo wrote $p; done; ls -A /root /home; true");
+        let ended = house.sh(
+            "for p in /etc/x /usr/x /usr/bin/sh /x; do echo x > $p && echo wrote $p; done; ls -A /root /home; true",
+        );
         assert!(!ended.out().contains("wrote"), "{}", ended.out());
         let state = house.path("state");
-        let ended = house.sh(&format!("ls {0} {1} {2}", state.display(), house.socket().display(), house.scratch().display()));
-        assert!(ended.out().is_empty() && ended.code() != 0, "the daemon's own files: {}", ended.out());
+        let ended = house.sh(&format!(
+            "ls {0} {1} {2}",
+            state.display(),
+            house.socket().display(),
+            house.scratch().display()
+        ));
+        assert!(
+            ended.out().is_empty() && ended.code() != 0,
+            "the daemon's own files: {}",
+            ended.out()
+        );
     });
 }
 
@@ -75,7 +100,10 @@ fn the_network_is_unreachable_and_the_proxy_names_the_rule_that_says_so() {
         let out = ended.out();
         ended.expect(0);
         assert!(out.starts_with(&format!("{}\n", nix::libc::ENETUNREACH)), "{out}");
-        assert!(out.contains("403") && out.contains("network.mode") && out.contains("`default`"), "{out}");
+        assert!(
+            out.contains("403") && out.contains("network.mode") && out.contains("`default`"),
+            "{out}"
+        );
         assert!(out.contains("['lo']") && out.ends_with("loopback\n"), "{out}");
     });
 }
@@ -83,7 +111,8 @@ fn the_network_is_unreachable_and_the_proxy_names_the_rule_that_says_so() {
 #[test]
 fn the_command_is_never_root_and_has_no_privilege() {
     for_both(|house| {
-        let ended = house.sh("id -u; grep -E '^(Cap(Eff|Prm|Bnd|Inh|Amb)|NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t' ' '");
+        let ended = house
+            .sh("id -u; grep -E '^(Cap(Eff|Prm|Bnd|Inh|Amb)|NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t' ' '");
         ended.expect(0);
         let out = ended.out();
         let uid: u32 = out.lines().next().unwrap().parse().unwrap();
@@ -114,7 +143,12 @@ fn in_a_users_workspace_roots_command_runs_as_that_user() {
     const USER: u32 = 54_321;
     let theirs = house.make_directory("theirs", 0o755);
     chown(&theirs, Some(USER), Some(USER)).unwrap();
-    let ended = house.run_with(&["--workspace", theirs.to_str().unwrap()], &["sh", "-c", "id -u; touch made"]).finish();
+    let ended = house
+        .run_with(
+            &["--workspace", theirs.to_str().unwrap()],
+            &["sh", "-c", "id -u; touch made"],
+        )
+        .finish();
     ended.expect(0);
     assert_eq!(ended.out(), format!("{USER}\n"));
     let made = theirs.join("made").metadata().unwrap();
@@ -141,10 +175,18 @@ fn the_environment_is_built_and_secrets_of_the_caller_do_not_arrive() {
             .finish();
         let out = ended.out();
         assert!(!out.contains("hunter2") && !out.contains("LD_PRELOAD"), "{out}");
-        for line in ["SANDBOX=fumehood", "LANG=C.UTF-8", &format!("PWD={}", house.workspace().display())] {
+        for line in [
+            "SANDBOX=fumehood",
+            "LANG=C.UTF-8",
+            &format!("PWD={}", house.workspace().display()),
+        ] {
             assert!(out.lines().any(|found| found == line), "{line}: {out}");
         }
-        assert!(out.lines().any(|line| line == format!("HOME={}", house.home().display())), "{out}");
+        assert!(
+            out.lines()
+                .any(|line| line == format!("HOME={}", house.home().display())),
+            "{out}"
+        );
         assert!(!out.contains("FUMEHOOD_SOCKET"), "{out}");
     });
 }
@@ -152,7 +194,11 @@ fn the_environment_is_built_and_secrets_of_the_caller_do_not_arrive() {
 #[test]
 fn processes_of_the_machine_are_invisible() {
     for_both(|house| {
-        let ended = house.sh("for p in /proc/[0-9]*; do echo ${p#/proc/}; done; kill -0 PID && echo reached".replace("PID", &std::process::id().to_string()).as_str());
+        let ended = house.sh(
+            "for p in /proc/[0-9]*; do echo ${p#/proc/}; done; kill -0 PID && echo reached"
+                .replace("PID", &std::process::id().to_string())
+                .as_str(),
+        );
         let out = ended.out();
         let pids: Vec<u32> = out.lines().filter_map(|line| line.parse().ok()).collect();
         assert!(pids.len() <= 3 && pids.iter().all(|pid| *pid < 20), "{out}");
@@ -163,7 +209,12 @@ fn processes_of_the_machine_are_invisible() {
 #[test]
 fn the_sandbox_refuses_new_namespaces_mounts_and_tracing() {
     for_both(|house| {
-        for attempt in ["unshare -U true", "unshare -m true", "mount -t tmpfs x /tmp", "chroot / true"] {
+        for attempt in [
+            "unshare -U true",
+            "unshare -m true",
+            "mount -t tmpfs x /tmp",
+            "chroot / true",
+        ] {
             let ended = house.sh(&format!("{attempt} && echo succeeded"));
             assert!(!ended.out().contains("succeeded"), "{attempt}");
         }

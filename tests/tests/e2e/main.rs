@@ -13,6 +13,7 @@
 mod admission;
 mod audit;
 mod autostart;
+mod commands;
 mod crash;
 mod endings;
 mod idempotency;

@@ -21,7 +21,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test authority");
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     /// Certificate and key in PEM.
@@ -56,12 +59,20 @@ fn on_tcp(authority: &Authority) -> (House, String) {
 }
 
 fn options(authority: &Authority, cert: String, key: String) -> TlsOptions {
-    TlsOptions { ca: authority.pem.clone().into(), cert: cert.into(), key: key.into(), domain: "daemon.test".to_owned() }
+    TlsOptions {
+        ca: authority.pem.clone().into(),
+        cert: cert.into(),
+        key: key.into(),
+        domain: "daemon.test".to_owned(),
+    }
 }
 
 #[test]
 fn a_daemon_does_not_listen_on_tcp_without_certificates() {
-    for config in ["[tcp]\nlisten = \"127.0.0.1:0\"", "[tcp]\nlisten = \"127.0.0.1:7443\"\nca = \"/ca.pem\""] {
+    for config in [
+        "[tcp]\nlisten = \"127.0.0.1:0\"",
+        "[tcp]\nlisten = \"127.0.0.1:7443\"\nca = \"/ca.pem\"",
+    ] {
         let mut house = builder().config(config).not_started().build();
         let (status, log) = house.try_start().unwrap_err();
         assert_eq!(status.code(), Some(1));
@@ -74,15 +85,24 @@ async fn a_client_with_a_certificate_works_and_its_name_is_its_identity() {
     let authority = Authority::new();
     let (house, address) = on_tcp(&authority);
     let (cert, key) = authority.vouch("agent.example");
-    let client = Client::connect_tls(&address, options(&authority, cert, key)).await.unwrap();
+    let client = Client::connect_tls(&address, options(&authority, cert, key))
+        .await
+        .unwrap();
     let told = send(&client, house.script("echo over tcp")).await;
     assert_eq!(told.out(), "over tcp\n");
     assert_eq!(client.get(told.id()).await.unwrap().peer, "cert:agent.example");
-    assert!(house.records().iter().any(|record| record["peer"] == "cert:agent.example"));
+    assert!(
+        house
+            .records()
+            .iter()
+            .any(|record| record["peer"] == "cert:agent.example")
+    );
 
     // Another name is another peer: it does not see the run.
     let (cert, key) = authority.vouch("other.example");
-    let other = Client::connect_tls(&address, options(&authority, cert, key)).await.unwrap();
+    let other = Client::connect_tls(&address, options(&authority, cert, key))
+        .await
+        .unwrap();
     assert!(matches!(other.get(told.id()).await, Err(Error::NotFound { .. })));
 }
 
@@ -100,7 +120,10 @@ async fn a_client_without_a_certificate_of_the_authority_gets_nothing() {
     let tls = tonic::transport::ClientTlsConfig::new()
         .ca_certificate(tonic::transport::Certificate::from_pem(&authority.pem))
         .domain_name("daemon.test");
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{address}"))
+        .unwrap()
+        .tls_config(tls)
+        .unwrap();
     if let Ok(channel) = endpoint.connect().await {
         let mut node = fumehood_client::proto::v1::node_client::NodeClient::new(channel);
         let answer = node.version(fumehood_client::proto::v1::VersionRequest {}).await;
@@ -109,6 +132,10 @@ async fn a_client_without_a_certificate_of_the_authority_gets_nothing() {
     let plain = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
     if let Ok(channel) = plain.connect().await {
         let mut node = fumehood_client::proto::v1::node_client::NodeClient::new(channel);
-        assert!(node.version(fumehood_client::proto::v1::VersionRequest {}).await.is_err());
+        assert!(
+            node.version(fumehood_client::proto::v1::VersionRequest {})
+                .await
+                .is_err()
+        );
     }
 }

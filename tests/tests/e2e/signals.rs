@@ -18,13 +18,17 @@ fn inside(house: &House, comm: &str) -> Vec<Process> {
 // the child may not have got so far as to have one (bash, between fork and exec).
 
 fn expect_gone(house: &House, comm: &str) {
-    eventually(Duration::from_secs(10), "the end of the run", || inside(house, comm).is_empty().then_some(()));
+    eventually(Duration::from_secs(10), "the end of the run", || {
+        inside(house, comm).is_empty().then_some(())
+    });
 }
 
 #[test]
 fn an_interrupt_of_the_program_interrupts_the_command_and_is_130() {
     for_both(|house| {
-        let mut run = house.run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"]).start();
+        let mut run = house
+            .run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"])
+            .start();
         run.wait_for("ready");
         run.signal(Signal::SIGINT);
         run.finish().expect(130);
@@ -47,7 +51,16 @@ fn a_command_that_handles_the_interrupt_decides_itself() {
 #[test]
 fn a_second_interrupt_kills_a_command_that_ignores_the_first() {
     let house = house();
-    let mut run = house.run_with(&[], &["sh", "-c", "trap 'echo ignored' INT; echo ready; while :; do sleep 0.05; done"]).start();
+    let mut run = house
+        .run_with(
+            &[],
+            &[
+                "sh",
+                "-c",
+                "trap 'echo ignored' INT; echo ready; while :; do sleep 0.05; done",
+            ],
+        )
+        .start();
     run.wait_for("ready");
     run.signal(Signal::SIGINT);
     run.wait_for("ignored");
@@ -58,7 +71,9 @@ fn a_second_interrupt_kills_a_command_that_ignores_the_first() {
 #[test]
 fn a_termination_of_the_program_terminates_the_command_and_is_143() {
     for_both(|house| {
-        let mut run = house.run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"]).start();
+        let mut run = house
+            .run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"])
+            .start();
         run.wait_for("ready");
         run.signal(Signal::SIGTERM);
         run.finish().expect(143);
@@ -72,7 +87,10 @@ fn ctrl_c_at_a_terminal_interrupts_the_command() {
     // script(1) makes the terminal and turns what it reads into what is typed.
     let line = format!("{program} run -- sh -c 'echo ready; exec sleep 86400'");
     let terminal = Cli::new(std::path::Path::new("sh"), None)
-        .args(["-c", "(until [ -e typed ]; do sleep 0.02; done; printf '\\003'; cat) | script -qefc \"$LINE\" /dev/null"])
+        .args([
+            "-c",
+            "(until [ -e typed ]; do sleep 0.02; done; printf '\\003'; cat) | script -qefc \"$LINE\" /dev/null",
+        ])
         .env("LINE", line)
         .env("SHELL", "/bin/sh")
         .env("HOME", house.home())
@@ -88,7 +106,9 @@ fn ctrl_c_at_a_terminal_interrupts_the_command() {
 #[test]
 fn a_program_that_is_killed_takes_its_run_with_it() {
     for_both(|house| {
-        let mut run = house.run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"]).start();
+        let mut run = house
+            .run_with(&[], &["sh", "-c", "echo ready; exec sleep 86400"])
+            .start();
         run.wait_for("ready");
         run.signal(Signal::SIGKILL);
         assert_eq!(run.finish().code(), -9);
@@ -96,7 +116,11 @@ fn a_program_that_is_killed_takes_its_run_with_it() {
         let end = eventually(Duration::from_secs(10), "the record of the end", || {
             house.records().into_iter().find(|record| record["kind"] == "end")
         });
-        assert_eq!((end["outcome"].as_str(), end["details"]["cause"].as_str()), (Some("cancelled"), Some("disconnect")), "{end}");
+        assert_eq!(
+            (end["outcome"].as_str(), end["details"]["cause"].as_str()),
+            (Some("cancelled"), Some("disconnect")),
+            "{end}"
+        );
     });
 }
 

@@ -13,7 +13,10 @@ use fumehood_tests::{Told, declared_absent, eventually, is_root, send, within};
 use super::house;
 
 fn start(id: &str, spec: fumehood_client::proto::v1::RunSpec) -> StartRequest {
-    StartRequest { run_id: id.to_owned(), spec: Some(spec) }
+    StartRequest {
+        run_id: id.to_owned(),
+        spec: Some(spec),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,11 +28,19 @@ async fn events_come_in_the_documented_order_and_numbered_without_holes() {
         let told = send(&client, house.script(script)).await;
         let mut order = told.order();
         order.retain(|kind| *kind != "output");
-        assert_eq!(order, ["accepted", "started", "exited", "closed", "closed", "finished"], "{script}");
+        assert_eq!(
+            order,
+            ["accepted", "started", "exited", "closed", "closed", "finished"],
+            "{script}"
+        );
         assert!(told.order()[..2] == ["accepted", "started"], "{:?}", told.order());
         let numbers: Vec<u64> = told.events.iter().map(|event| event.seq).collect();
         assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
-        assert!(told.events.iter().all(|event| event.run_id == told.id() && event.time.is_some()));
+        assert!(
+            told.events
+                .iter()
+                .all(|event| event.run_id == told.id() && event.time.is_some())
+        );
     }
 }
 
@@ -42,11 +53,18 @@ async fn started_tells_what_was_enforced_by_which_policy() {
     assert_eq!(started.policy_name, "default");
     let policies = client.policies().await.unwrap();
     let default = policies.iter().find(|policy| policy.is_default).unwrap();
-    assert_eq!((default.name.as_str(), &default.digest), ("default", &started.policy_digest));
+    assert_eq!(
+        (default.name.as_str(), &default.digest),
+        ("default", &started.policy_digest)
+    );
     assert_eq!(started.policy_digest.len(), 32);
     let entries = &started.enforcement.as_ref().unwrap().entries;
     let protections: Vec<i32> = entries.iter().map(|entry| entry.protection).collect();
-    assert_eq!(protections, (1..=10).collect::<Vec<_>>(), "each protection once, in the order of the enum");
+    assert_eq!(
+        protections,
+        (1..=10).collect::<Vec<_>>(),
+        "each protection once, in the order of the enum"
+    );
     for entry in entries.iter().filter(|entry| entry.required) {
         assert_eq!(entry.state(), ProtectionState::Active, "{entry:?}");
     }
@@ -57,11 +75,22 @@ async fn started_tells_what_was_enforced_by_which_policy() {
 async fn finished_tells_what_was_consumed() {
     let house = house();
     let client = house.client().await;
-    let told = send(&client, house.script("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo 12345; echo 1 >&2")).await;
+    let told = send(
+        &client,
+        house.script("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo 12345; echo 1 >&2"),
+    )
+    .await;
     let usage = told.finished().usage.as_ref().unwrap();
-    let cpu = |duration: &Option<_>| fumehood_client::proto::convert::duration_to_std(duration.as_ref().unwrap()).unwrap();
-    assert!(cpu(&usage.cpu_user) + cpu(&usage.cpu_system) > Duration::ZERO, "{usage:?}");
-    assert!(cpu(&usage.wall) > Duration::ZERO && usage.memory_peak_bytes > 100_000, "{usage:?}");
+    let cpu =
+        |duration: &Option<_>| fumehood_client::proto::convert::duration_to_std(duration.as_ref().unwrap()).unwrap();
+    assert!(
+        cpu(&usage.cpu_user) + cpu(&usage.cpu_system) > Duration::ZERO,
+        "{usage:?}"
+    );
+    assert!(
+        cpu(&usage.wall) > Duration::ZERO && usage.memory_peak_bytes > 100_000,
+        "{usage:?}"
+    );
     assert_eq!((usage.stdout_bytes, usage.stderr_bytes), (6, 2));
     if is_root() && !declared_absent("CGROUPS") {
         assert_eq!(usage.source(), UsageSource::Cgroup);
@@ -72,7 +101,11 @@ async fn finished_tells_what_was_consumed() {
 async fn attaching_after_the_fact_from_any_event_gives_the_same_bytes() {
     let house = house();
     let client = house.client().await;
-    let told = send(&client, house.script("for i in 1 2 3 4 5; do echo line $i; sleep 0.01; done")).await;
+    let told = send(
+        &client,
+        house.script("for i in 1 2 3 4 5; do echo line $i; sleep 0.01; done"),
+    )
+    .await;
     assert_eq!(told.out(), "line 1\nline 2\nline 3\nline 4\nline 5\n");
     for from in [0, 1, 2, 4, told.events.len() as u64] {
         let mut again = within("attach", client.attach(told.id(), from)).await.unwrap();
@@ -88,7 +121,10 @@ async fn what_is_no_longer_kept_comes_as_a_gap_with_exact_counts() {
     let house = house();
     let client = house.client().await;
     let mut spec = house.script("seq 1 1000000 | head -c 3000000");
-    spec.output = Some(OutputOptions { keep_bytes: Some(64 * 1024), ..OutputOptions::default() });
+    spec.output = Some(OutputOptions {
+        keep_bytes: Some(64 * 1024),
+        ..OutputOptions::default()
+    });
     let id = client.start(start("", spec)).await.unwrap().run.unwrap().run_id;
     let run = within("the end", client.wait(&id, None)).await.unwrap();
     assert_eq!(run.finished.unwrap().usage.unwrap().stdout_bytes, BYTES);
@@ -101,9 +137,21 @@ async fn what_is_no_longer_kept_comes_as_a_gap_with_exact_counts() {
     let kept = told.output(OutputStream::Stdout);
     assert_eq!(kept.len() as u64 + gaps[0].stdout_bytes, BYTES);
     assert_eq!(gaps[0].stderr_bytes, 0);
-    assert!(kept.starts_with(b"1\n2\n3\n") && kept.len() <= 80 * 1024, "{}", kept.len());
-    let at = told.events.iter().position(|event| matches!(event.event, Some(Event::Gap(_)))).unwrap();
-    assert_eq!(told.events[at].seq, told.events[at - 1].seq + 1, "a gap carries the number of the first event it stands for");
+    assert!(
+        kept.starts_with(b"1\n2\n3\n") && kept.len() <= 80 * 1024,
+        "{}",
+        kept.len()
+    );
+    let at = told
+        .events
+        .iter()
+        .position(|event| matches!(event.event, Some(Event::Gap(_))))
+        .unwrap();
+    assert_eq!(
+        told.events[at].seq,
+        told.events[at - 1].seq + 1,
+        "a gap carries the number of the first event it stands for"
+    );
     assert_eq!(told.events[at + 1].seq, gaps[0].next_seq);
 }
 
@@ -116,12 +164,18 @@ async fn a_run_that_was_started_can_be_asked_about_waited_for_and_released() {
     spec.labels.insert("purpose".to_owned(), "test".to_owned());
     let response = client.start(start("ask-about-me", spec)).await.unwrap();
     assert!(!response.existed);
-    let run = client.wait("ask-about-me", Some(Duration::from_millis(1))).await.unwrap();
+    let run = client
+        .wait("ask-about-me", Some(Duration::from_millis(1)))
+        .await
+        .unwrap();
     assert!(run.finished.is_none(), "the time was over before the run was");
     assert_eq!(run.labels["purpose"], "test");
 
     let refused = client.release("ask-about-me").await.unwrap_err();
-    assert!(matches!(&refused, Error::Precondition { violations, .. } if violations.len() == 1), "{refused:?}");
+    assert!(
+        matches!(&refused, Error::Precondition { violations, .. } if violations.len() == 1),
+        "{refused:?}"
+    );
     let mut attached = client.attach("ask-about-me", 0).await.unwrap();
     attached.input().send_stdin(Bytes::from_static(b"go\n")).await.unwrap();
     let told = Told::all(attached.events()).await;
@@ -141,12 +195,22 @@ async fn runs_are_listed_newest_first_page_by_page() {
     let house = house();
     let client = house.client().await;
     for n in 0..5 {
-        client.start(start(&format!("run-{n}"), house.script("true"))).await.unwrap();
+        client
+            .start(start(&format!("run-{n}"), house.script("true")))
+            .await
+            .unwrap();
         within("its end", client.wait(format!("run-{n}"), None)).await.unwrap();
     }
     let (mut ids, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let page = client.list(ListRequest { page_size: 2, page_token: token, ..ListRequest::default() }).await.unwrap();
+        let page = client
+            .list(ListRequest {
+                page_size: 2,
+                page_token: token,
+                ..ListRequest::default()
+            })
+            .await
+            .unwrap();
         pages += 1;
         assert!(page.runs.len() <= 2);
         ids.extend(page.runs.into_iter().map(|run| run.run_id));
@@ -157,7 +221,10 @@ async fn runs_are_listed_newest_first_page_by_page() {
     }
     assert_eq!(pages, 3);
     assert_eq!(ids, ["run-4", "run-3", "run-2", "run-1", "run-0"]);
-    let running = ListRequest { states: vec![RunState::Running.into()], ..ListRequest::default() };
+    let running = ListRequest {
+        states: vec![RunState::Running.into()],
+        ..ListRequest::default()
+    };
     assert!(client.list(running).await.unwrap().runs.is_empty());
 }
 
@@ -168,7 +235,11 @@ async fn a_signal_reaches_the_leader_the_group_or_the_tree() {
     // The shell starts a child in a group of its own; who gets the signal says so.
     let script = "trap 'echo leader' USR1; setsid sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.02; done' & \
                   while :; do sleep 0.02; done";
-    for (scope, child_too) in [(SignalScope::Leader, false), (SignalScope::Group, false), (SignalScope::Tree, true)] {
+    for (scope, child_too) in [
+        (SignalScope::Leader, false),
+        (SignalScope::Group, false),
+        (SignalScope::Tree, true),
+    ] {
         let mut run = client.run(start("", house.script(script))).await.unwrap();
         let ready = |event: &Event| matches!(event, Event::Output(output) if output.data.ends_with(b"ready\n"));
         let told = Told::until(run.events(), ready).await;
@@ -177,10 +248,15 @@ async fn a_signal_reaches_the_leader_the_group_or_the_tree() {
         let mut said = Told::until(run.events(), leader).await;
         client.kill(told.id(), Some(Duration::ZERO), "").await.unwrap();
         said.events.extend(Told::all(run.events()).await.events);
-        let output: Vec<u8> = said.events.iter().filter_map(|event| match &event.event {
-            Some(Event::Output(output)) => Some(output.data.to_vec()),
-            _ => None,
-        }).flatten().collect();
+        let output: Vec<u8> = said
+            .events
+            .iter()
+            .filter_map(|event| match &event.event {
+                Some(Event::Output(output)) => Some(output.data.to_vec()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
         let output = String::from_utf8(output).unwrap();
         // A tree's signal reaches the child as well, but when it says so is its own affair.
         assert!(output.contains("leader"), "{output}");
@@ -192,17 +268,36 @@ async fn a_signal_reaches_the_leader_the_group_or_the_tree() {
 async fn a_kill_ends_the_tree_before_it_returns_and_names_who_asked() {
     let house = house();
     let client = house.client().await;
-    let mut run = client.run(start("", house.script("setsid sleep 86400 & sleep 86400 & echo ready; wait"))).await.unwrap();
+    let mut run = client
+        .run(start(
+            "",
+            house.script("setsid sleep 86400 & sleep 86400 & echo ready; wait"),
+        ))
+        .await
+        .unwrap();
     let told = Told::until(run.events(), |event| matches!(event, Event::Output(_))).await;
-    let info = within("the kill", client.kill(told.id(), Some(Duration::from_secs(5)), "enough")).await.unwrap();
+    let info = within(
+        "the kill",
+        client.kill(told.id(), Some(Duration::from_secs(5)), "enough"),
+    )
+    .await
+    .unwrap();
     let left = fumehood_tests::holding(&house.workspace());
     assert!(!left.iter().any(|process| process.comm == "sleep"), "{left:?}");
     let finished = info.finished.unwrap();
-    let Some(Kind::Cancelled(cancelled)) = finished.ending.unwrap().kind else { panic!("not cancelled") };
+    let Some(Kind::Cancelled(cancelled)) = finished.ending.unwrap().kind else {
+        panic!("not cancelled")
+    };
     assert_eq!(cancelled.cause, fumehood_client::proto::v1::CancelCause::Kill as i32);
-    assert_eq!((cancelled.by, cancelled.reason), (format!("uid:{}", house.uid()), "enough".to_owned()));
+    assert_eq!(
+        (cancelled.by, cancelled.reason),
+        (format!("uid:{}", house.uid()), "enough".to_owned())
+    );
     assert_eq!(finished.shell_code, 137);
-    client.kill(told.id(), None, "").await.expect("killing a finished run is no error");
+    client
+        .kill(told.id(), None, "")
+        .await
+        .expect("killing a finished run is no error");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +310,10 @@ async fn arguments_variables_directories_and_input_are_bytes() {
     std::fs::create_dir(house.workspace().join(&directory)).unwrap();
     let mut spec = house.spec(&["sh", "-c", "printf '%s|%s|' \"$1\" \"$V\"; pwd; cat", "sh"]);
     spec.argv.push(Bytes::from_static(ODD));
-    spec.env.push(EnvironmentVariable { name: Bytes::from_static(b"V"), value: Bytes::from_static(ODD) });
+    spec.env.push(EnvironmentVariable {
+        name: Bytes::from_static(b"V"),
+        value: Bytes::from_static(ODD),
+    });
     spec.cwd = Bytes::from_static(b"d\xffr");
     spec.input = InputMode::Stream.into();
     let mut run = client.run(start("", spec)).await.unwrap();
@@ -252,12 +350,20 @@ async fn a_run_that_is_kept_outlives_its_connection_and_another_client_finds_it(
 async fn a_run_that_is_not_kept_ends_with_its_stream() {
     let house = house();
     let client = house.client().await;
-    let mut run = client.run(start("dropped", house.script("echo ready; sleep 86400"))).await.unwrap();
+    let mut run = client
+        .run(start("dropped", house.script("echo ready; sleep 86400")))
+        .await
+        .unwrap();
     Told::until(run.events(), |event| matches!(event, Event::Output(_))).await;
     drop(run);
     let info = within("its end", client.wait("dropped", None)).await.unwrap();
-    let Some(Kind::Cancelled(cancelled)) = info.finished.unwrap().ending.unwrap().kind else { panic!("not cancelled") };
-    assert_eq!(cancelled.cause, fumehood_client::proto::v1::CancelCause::Disconnect as i32);
+    let Some(Kind::Cancelled(cancelled)) = info.finished.unwrap().ending.unwrap().kind else {
+        panic!("not cancelled")
+    };
+    assert_eq!(
+        cancelled.cause,
+        fumehood_client::proto::v1::CancelCause::Disconnect as i32
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +374,10 @@ async fn a_slow_reader_never_holds_a_command_back_unless_it_asked_to() {
     let client = house.client().await;
     let with = |flow: FlowControl| {
         let mut spec = house.script("seq 1 10000000 | head -c 8000000; touch written");
-        spec.output = Some(OutputOptions { keep_bytes: Some(64 * 1024), flow: flow.into() });
+        spec.output = Some(OutputOptions {
+            keep_bytes: Some(64 * 1024),
+            flow: flow.into(),
+        });
         spec
     };
     // Nobody reads: the command ends all the same.
@@ -289,5 +398,7 @@ async fn a_slow_reader_never_holds_a_command_back_unless_it_asked_to() {
     told = Told::all(run.events()).await;
     assert!(told.gaps().is_empty());
     assert_eq!(told.output(OutputStream::Stdout).len() as u64, BYTES);
-    eventually(Duration::from_secs(1), "the command's end", || house.workspace().join("written").exists().then_some(()));
+    eventually(Duration::from_secs(1), "the command's end", || {
+        house.workspace().join("written").exists().then_some(())
+    });
 }

@@ -59,8 +59,9 @@ impl Builder<'_> {
         let point = open_directory(self.base.as_fd(), "mask").map_err(fail("open", "mask"))?;
         attach(&mask, point.as_fd()).map_err(fail("mount tmpfs", lower))?;
         let mut paths = BTreeSet::new();
+        let root = self.below_old(lower).map_err(fail("open", lower))?;
         for path in hide {
-            self.hidden(lower, path, &mut paths)?;
+            self.hidden(&root, path, &mut paths);
         }
         for path in &paths {
             // Below a hidden directory there is nothing left to hide.
@@ -91,23 +92,19 @@ impl Builder<'_> {
         Ok(mask)
     }
 
-    /// Adds what must be whited out so that `path` (relative to `lower`) is not seen: the name itself, and where a part of
-    /// the path is a symbolic link, what it leads to inside `lower`. A missing path needs nothing.
-    fn hidden(&self, lower: &Path, path: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
-        let full = lower.join(path);
-        let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else { return Ok(()) };
-        let root = self.below_old(lower).map_err(fail("open", lower))?;
-        if let Some(parent) = self.below_old(parent).ok().and_then(|parent| Some(parent.strip_prefix(&root).ok()?.join(name)))
-            && resolve(&self.old, &root.join(&parent), OFlags::NOFOLLOW).is_ok()
-        {
-            found.insert(parent);
+    /// Adds what must be whited out so that `path` (relative to `root`, the lower directory) is not seen: the name itself, and where a
+    /// part of the path is a symbolic link, what it leads to inside `root`. A missing path needs nothing.
+    fn hidden(&self, root: &Path, path: &Path, found: &mut BTreeSet<PathBuf>) {
+        let full = root.join(path);
+        let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else { return };
+        // Most of the list exists on no one machine: one look at the parent settles those.
+        let Ok(parent) = self.below_old(parent) else { return };
+        let full = parent.join(name);
+        if resolve(&self.old, &full, OFlags::NOFOLLOW).is_err() {
+            return;
         }
-        if let Ok(real) = self.below_old(&full)
-            && let Ok(inside) = real.strip_prefix(&root)
-        {
-            found.insert(inside.to_owned());
-        }
-        Ok(())
+        let real = self.below_old(&full).ok();
+        found.extend([Some(full), real].into_iter().flatten().filter_map(|path| Some(path.strip_prefix(root).ok()?.to_owned())));
     }
 
     /// The path without symbolic links of `path` in the old root.
@@ -129,7 +126,8 @@ pub(crate) const OVERLAY_CAPABILITIES: CapabilitySet = CapabilitySet::DAC_OVERRI
 
 /// Mounts the overlay: changes and work directory below `changes`. Layers are named by descriptor, so that no path with a colon, a
 /// comma or 256 bytes can confuse the options. `userxattr`: without it, a lower directory that was removed and made
-/// again gives EIO in a user namespace.
+/// again gives EIO in a user namespace. `volatile` (Linux 5.10): the changes are thrown away, so nothing needs to wait for the disk;
+/// without it the end of every sandbox syncs the whole file system (measured: 5 to 28 ms against 0.2).
 fn overlay_mount(mask: &OwnedFd, real: &OwnedFd, changes: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd, Errno> {
     let mut directories = Vec::new();
     for (name, mode) in [("changes", mode), ("work", 0o700)] {
@@ -146,6 +144,7 @@ fn overlay_mount(mask: &OwnedFd, real: &OwnedFd, changes: BorrowedFd<'_>, mode: 
         ("upperdir", by_fd(&directories[0])),
         ("workdir", by_fd(&directories[1])),
         ("userxattr", String::new()),
+        ("volatile", String::new()),
     ];
     let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let before = rustix::thread::capabilities(None)?;
