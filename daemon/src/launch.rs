@@ -79,7 +79,9 @@ impl Launching {
 
     /// What limits sandboxes.
     pub fn cgroups(&self) -> Option<Cgroups> {
-        lock(&self.shared.launcher).as_ref().map(|launcher| launcher.cgroups().clone())
+        lock(&self.shared.launcher)
+            .as_ref()
+            .map(|launcher| launcher.cgroups().clone())
     }
 
     /// What the self-test found.
@@ -100,14 +102,22 @@ impl Launching {
     pub fn judge(&self, enforcement: Vec<Enforced>, required: &[Protection]) -> Vec<Enforcement> {
         let test = lock(&self.shared.self_test);
         let judged = |entry: Enforced| {
-            let broken = test.findings.iter().find(|finding| !finding.held && finding.protection == entry.protection);
+            let broken = test
+                .findings
+                .iter()
+                .find(|finding| !finding.held && finding.protection == entry.protection);
             let state = match (entry.state, broken) {
-                (State::Active(text), Some(finding)) => {
-                    State::Degraded(format!("{text}; but the self-test got through: {}: {}", finding.name, finding.detail))
-                }
+                (State::Active(text), Some(finding)) => State::Degraded(format!(
+                    "{text}; but the self-test got through: {}: {}",
+                    finding.name, finding.detail
+                )),
                 (state, _) => state,
             };
-            Enforcement { protection: entry.protection, state, required: required.contains(&entry.protection) }
+            Enforcement {
+                protection: entry.protection,
+                state,
+                required: required.contains(&entry.protection),
+            }
         };
         enforcement.into_iter().map(judged).collect()
     }
@@ -117,8 +127,14 @@ impl Launching {
         let result = tokio::time::timeout(SELF_TEST_TIMEOUT, self.run_test()).await;
         let test = match result {
             Ok(Ok(test)) => test,
-            Ok(Err(failure)) => SelfTest { failure: Some(failure), ..SelfTest::default() },
-            Err(_) => SelfTest { failure: Some("the self-test did not end in time".to_owned()), ..SelfTest::default() },
+            Ok(Err(failure)) => SelfTest {
+                failure: Some(failure),
+                ..SelfTest::default()
+            },
+            Err(_) => SelfTest {
+                failure: Some("the self-test did not end in time".to_owned()),
+                ..SelfTest::default()
+            },
         };
         *lock(&self.shared.self_test) = test.clone();
         test
@@ -162,7 +178,10 @@ impl Launching {
                 let _ = socket.readable().await;
                 let dead = lock(&self.shared.launcher).take();
                 let Some(dead) = dead else { return };
-                tracing::error!(pid = dead.pid(), "the launcher died, and every run with it; starting another");
+                tracing::error!(
+                    pid = dead.pid(),
+                    "the launcher died, and every run with it; starting another"
+                );
                 let _ = tokio::task::spawn_blocking(|| dead.bury()).await;
             }
             let root = self.shared.scratch_root.clone();
@@ -235,11 +254,21 @@ fn test_spec() -> SandboxSpec {
         ViewEntry::Sys,
         ViewEntry::Dev { shm_bytes: 1 << 20 },
         bind("/usr"),
-        ViewEntry::Tmpfs { target: "/tmp".into(), size_bytes: 1 << 20, mode: 0o1777, writable: true },
+        ViewEntry::Tmpfs {
+            target: "/tmp".into(),
+            size_bytes: 1 << 20,
+            mode: 0o1777,
+            writable: true,
+        },
     ];
     SandboxSpec {
         name: "self-test".to_owned(),
-        identity: Identity { outside_uid: uid, outside_gid: gid, inside_uid: inside(uid), inside_gid: inside(gid) },
+        identity: Identity {
+            outside_uid: uid,
+            outside_gid: gid,
+            inside_uid: inside(uid),
+            inside_gid: inside(gid),
+        },
         view: View { entries },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },

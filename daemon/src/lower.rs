@@ -35,7 +35,9 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
     SandboxSpec {
         name: name.to_owned(),
         identity: host.identity,
-        view: View { entries: view(grants, host) },
+        view: View {
+            entries: view(grants, host),
+        },
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
         syscalls: match grants.syscalls {
@@ -51,7 +53,10 @@ pub fn command(argv: &[Vec<u8>], own_env: &[(Vec<u8>, Vec<u8>)], grants: &Grants
     let os = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     CommandSpec {
         argv: argv.iter().map(|argument| os(argument)).collect(),
-        env: environment(own_env, grants, host).iter().map(|(name, value)| (os(name), os(value))).collect(),
+        env: environment(own_env, grants, host)
+            .iter()
+            .map(|(name, value)| (os(name), os(value)))
+            .collect(),
         cwd: host.cwd.clone(),
         umask: UMASK,
     }
@@ -61,20 +66,49 @@ pub fn command(argv: &[Vec<u8>], own_env: &[(Vec<u8>, Vec<u8>)], grants: &Grants
 /// the sandbox, and the workspace over all of it.
 fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     let filesystem = &grants.filesystem;
-    let mut entries = vec![ViewEntry::Proc, ViewEntry::Sys, ViewEntry::Dev { shm_bytes: filesystem.shm_bytes }];
+    let mut entries = vec![
+        ViewEntry::Proc,
+        ViewEntry::Sys,
+        ViewEntry::Dev {
+            shm_bytes: filesystem.shm_bytes,
+        },
+    ];
     let bind = |pattern: &PathPattern, access| {
         let path = resolve(pattern, host);
-        ViewEntry::Bind { source: path.clone(), target: path, access, optional: true }
+        ViewEntry::Bind {
+            source: path.clone(),
+            target: path,
+            access,
+            optional: true,
+        }
     };
     let system = |pattern: &&PathPattern| matches!(pattern, PathPattern::Absolute(_));
     // First: a grant may lie below it.
-    entries.push(ViewEntry::Tmpfs { target: "/run".into(), size_bytes: RUN_BYTES, mode: 0o755, writable: true });
-    entries.push(ViewEntry::Directory { target: runtime_directory(host), mode: 0o700 });
-    entries.extend(filesystem.read.iter().filter(system).map(|pattern| bind(pattern, Access::ReadExecute)));
+    entries.push(ViewEntry::Tmpfs {
+        target: "/run".into(),
+        size_bytes: RUN_BYTES,
+        mode: 0o755,
+        writable: true,
+    });
+    entries.push(ViewEntry::Directory {
+        target: runtime_directory(host),
+        mode: 0o700,
+    });
+    entries.extend(
+        filesystem
+            .read
+            .iter()
+            .filter(system)
+            .map(|pattern| bind(pattern, Access::ReadExecute)),
+    );
 
     if filesystem.tmp {
         for (target, scratch) in [("/tmp", "tmp"), ("/var/tmp", "var-tmp")] {
-            entries.push(ViewEntry::Scratch { target: target.into(), scratch: scratch.into(), mode: 0o1777 });
+            entries.push(ViewEntry::Scratch {
+                target: target.into(),
+                scratch: scratch.into(),
+                mode: 0o1777,
+            });
         }
     }
     entries.push(match filesystem.home {
@@ -82,19 +116,42 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
             lower: host.home.clone(),
             target: host.home.clone(),
             scratch: "home".into(),
-            hide: filesystem.hide_in_home.iter().map(PathBuf::from).collect(),
+            hide: filesystem
+                .hide_in_home
+                .iter()
+                .map(PathBuf::from)
+                .chain(private_in_home(host))
+                .collect(),
         },
-        _ => ViewEntry::Scratch { target: host.home.clone(), scratch: "home".into(), mode: 0o700 },
+        _ => ViewEntry::Scratch {
+            target: host.home.clone(),
+            scratch: "home".into(),
+            mode: 0o700,
+        },
     });
 
     let below = |pattern: &&PathPattern| !matches!(pattern, PathPattern::Absolute(_));
-    entries.extend(filesystem.read.iter().filter(below).map(|pattern| bind(pattern, Access::ReadExecute)));
+    entries.extend(
+        filesystem
+            .read
+            .iter()
+            .filter(below)
+            .map(|pattern| bind(pattern, Access::ReadExecute)),
+    );
     entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, Access::Write)));
-    entries.extend(filesystem.hide.iter().map(|pattern| ViewEntry::Mask { target: resolve(pattern, host) }));
-    entries.extend(written_files(host).into_iter().map(|(target, contents)| ViewEntry::File {
-        target: target.into(),
-        contents: contents.into_bytes(),
+    entries.extend(filesystem.hide.iter().map(|pattern| ViewEntry::Mask {
+        target: resolve(pattern, host),
     }));
+    // Whatever is granted, the daemon's own places are not; those in the home are hidden there as well.
+    entries.extend(host.private.iter().map(|path| ViewEntry::Mask { target: path.clone() }));
+    entries.extend(
+        written_files(host)
+            .into_iter()
+            .map(|(target, contents)| ViewEntry::File {
+                target: target.into(),
+                contents: contents.into_bytes(),
+            }),
+    );
     entries.push(ViewEntry::Bind {
         source: host.workspace.clone(),
         target: host.workspace.clone(),
@@ -111,13 +168,33 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
 /// run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
 pub fn hidden_workspace(grants: &Grants, host: &Host) -> Option<(&'static str, PathBuf)> {
     let filesystem = &grants.filesystem;
-    let in_home = filesystem.hide_in_home.iter().map(|path| ("filesystem.hide-in-home", host.home.join(path)));
-    let elsewhere = filesystem.hide.iter().map(|pattern| ("filesystem.hide", resolve(pattern, host)));
-    in_home.chain(elsewhere).find(|(_, hidden)| host.workspace.starts_with(hidden))
+    let in_home = filesystem
+        .hide_in_home
+        .iter()
+        .map(|path| ("filesystem.hide-in-home", host.home.join(path)));
+    let elsewhere = filesystem
+        .hide
+        .iter()
+        .map(|pattern| ("filesystem.hide", resolve(pattern, host)));
+    in_home
+        .chain(elsewhere)
+        .find(|(_, hidden)| host.workspace.starts_with(hidden))
+}
+
+fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {
+    host.private
+        .iter()
+        .filter_map(|path| Some(path.strip_prefix(&host.home).ok()?.to_owned()))
 }
 
 fn resolve(pattern: &PathPattern, host: &Host) -> PathBuf {
-    let join = |base: &Path, rest: &str| if rest.is_empty() { base.to_owned() } else { base.join(rest) };
+    let join = |base: &Path, rest: &str| {
+        if rest.is_empty() {
+            base.to_owned()
+        } else {
+            base.join(rest)
+        }
+    };
     match pattern {
         PathPattern::Absolute(path) => path.into(),
         PathPattern::Home(rest) => join(&host.home, rest),
@@ -155,7 +232,9 @@ fn written_files(host: &Host) -> [(&'static str, String); 6] {
 
 fn network(grants: &Grants) -> Network {
     match grants.network {
-        policies::Network::Loopback => Network::Loopback { refusal_port: Some(REFUSAL_PORT) },
+        policies::Network::Loopback => Network::Loopback {
+            refusal_port: Some(REFUSAL_PORT),
+        },
         policies::Network::LoopbackSilent => Network::Loopback { refusal_port: None },
     }
 }
@@ -203,10 +282,20 @@ fn environment(own: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> BTre
         env.insert(name.into(), value.into());
     }
     let proxy = format!("http://127.0.0.1:{REFUSAL_PORT}");
-    let defaults: [(&str, &[u8]); 3] =
-        [("PATH", DEFAULT_PATH.as_bytes()), ("LANG", b"C.UTF-8"), ("SHELL", b"/bin/sh")];
-    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
-        .map(|name| (name, proxy.as_bytes()));
+    let defaults: [(&str, &[u8]); 3] = [
+        ("PATH", DEFAULT_PATH.as_bytes()),
+        ("LANG", b"C.UTF-8"),
+        ("SHELL", b"/bin/sh"),
+    ];
+    let proxies = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ]
+    .map(|name| (name, proxy.as_bytes()));
     let direct = ["NO_PROXY", "no_proxy"].map(|name| (name, b"localhost,127.0.0.1,::1".as_slice()));
     let refuses = matches!(grants.network, policies::Network::Loopback);
     let refusing = proxies.into_iter().chain(direct).filter(|_| refuses);

@@ -84,25 +84,38 @@ impl PolicyStore {
         }
         for name in builtin_names() {
             if let Some((text, policy)) = builtin(name) {
-                let stored = Stored { policy: Arc::new(policy), text: text.into(), origin: None };
+                let stored = Stored {
+                    policy: Arc::new(policy),
+                    text: text.into(),
+                    origin: None,
+                };
                 by_name.insert((*name).to_owned(), stored);
             }
         }
         if !by_name.contains_key(default) {
             let known = by_name.keys().cloned().collect::<Vec<_>>().join(", ");
-            return Err(StoreError::NoDefault { name: default.to_owned(), known });
+            return Err(StoreError::NoDefault {
+                name: default.to_owned(),
+                known,
+            });
         }
-        Ok(PolicyStore { by_name: Arc::new(by_name), default: default.to_owned() })
+        Ok(PolicyStore {
+            by_name: Arc::new(by_name),
+            default: default.to_owned(),
+        })
     }
 
     /// A policy by its name; the empty name is the default.
     pub fn get(&self, name: &str) -> Option<&Stored> {
-        self.by_name.get(if name.is_empty() { self.default.as_str() } else { name })
+        self.by_name
+            .get(if name.is_empty() { self.default.as_str() } else { name })
     }
 
     /// Every policy in the order of the names, and whether it is the default.
     pub fn all(&self) -> impl Iterator<Item = (&Stored, bool)> {
-        self.by_name.iter().map(|(name, stored)| (stored, *name == self.default))
+        self.by_name
+            .iter()
+            .map(|(name, stored)| (stored, *name == self.default))
     }
 
     /// Whether this is the default's name.
@@ -117,7 +130,10 @@ impl PolicyStore {
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let wrong = |source| StoreError::Read { path: directory.to_owned(), source };
+    let wrong = |source| StoreError::Read {
+        path: directory.to_owned(),
+        source,
+    };
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(wrong)?,
@@ -134,25 +150,40 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
 }
 
 fn read(path: &Path) -> Result<Stored, StoreError> {
-    let wrong = |source| StoreError::Read { path: path.to_owned(), source };
+    let wrong = |source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let metadata = fs::metadata(path).map_err(wrong)?;
     if !metadata.is_file() {
         return Err(wrong(io::Error::other("it is no regular file")));
     }
     if metadata.len() > MAX_POLICY_BYTES {
-        return Err(wrong(io::Error::other(format!("it is longer than {MAX_POLICY_BYTES} bytes"))));
+        return Err(wrong(io::Error::other(format!(
+            "it is longer than {MAX_POLICY_BYTES} bytes"
+        ))));
     }
     let bytes = fs::read(path).map_err(wrong)?;
     let policy = Policy::parse(&bytes, &path.display().to_string()).map_err(StoreError::Parse)?;
     if builtin_names().contains(&policy.name.as_str()) {
-        return Err(StoreError::Builtin { path: path.to_owned(), name: policy.name });
+        return Err(StoreError::Builtin {
+            path: path.to_owned(),
+            name: policy.name,
+        });
     }
     if path.file_stem().is_none_or(|stem| stem != policy.name.as_str()) {
-        return Err(StoreError::Name { path: path.to_owned(), name: policy.name });
+        return Err(StoreError::Name {
+            path: path.to_owned(),
+            name: policy.name,
+        });
     }
     // What parses is UTF-8.
     let text = String::from_utf8_lossy(&bytes).into();
-    Ok(Stored { policy: Arc::new(policy), text, origin: Some(path.to_owned()) })
+    Ok(Stored {
+        policy: Arc::new(policy),
+        text,
+        origin: Some(path.to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -167,7 +198,11 @@ mod tests {
     fn files_are_found_by_name_and_the_first_directory_wins() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(first.path().join("ci.toml"), policy("ci") + "description = \"first\"\n").unwrap();
-        fs::write(second.path().join("ci.toml"), policy("ci") + "description = \"second\"\n").unwrap();
+        fs::write(
+            second.path().join("ci.toml"),
+            policy("ci") + "description = \"second\"\n",
+        )
+        .unwrap();
         fs::write(second.path().join("notes.txt"), "nothing").unwrap();
         let directories = [first.path().to_owned(), "/nonexistent".into(), second.path().to_owned()];
         let store = PolicyStore::load(&directories, "ci").unwrap();
@@ -183,18 +218,27 @@ mod tests {
         let directories = [directory.path().to_owned()];
         let file = directory.path().join("ci.toml");
         fs::write(&file, policy("other")).unwrap();
-        assert!(matches!(PolicyStore::load(&directories, "default"), Err(StoreError::Name { .. })));
+        assert!(matches!(
+            PolicyStore::load(&directories, "default"),
+            Err(StoreError::Name { .. })
+        ));
         fs::write(&file, "version = 1\nnmae = \"ci\"\n").unwrap();
         let error = PolicyStore::load(&directories, "default").unwrap_err().to_string();
         assert!(error.contains("ci.toml:2:1"), "{error}");
         fs::remove_file(&file).unwrap();
         fs::write(directory.path().join("default.toml"), policy("default")).unwrap();
-        assert!(matches!(PolicyStore::load(&directories, "default"), Err(StoreError::Builtin { .. })));
+        assert!(matches!(
+            PolicyStore::load(&directories, "default"),
+            Err(StoreError::Builtin { .. })
+        ));
     }
 
     #[test]
     fn a_default_that_does_not_exist_is_named_with_those_that_do() {
         let error = PolicyStore::load(&[], "strict").unwrap_err().to_string();
-        assert!(error.contains("`strict`") && error.contains("default, locked"), "{error}");
+        assert!(
+            error.contains("`strict`") && error.contains("default, locked"),
+            "{error}"
+        );
     }
 }

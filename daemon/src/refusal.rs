@@ -56,8 +56,13 @@ pub fn serve(listener: OwnedFd, policy: &str) -> Refusal {
         body.len()
     );
     let listener = std::net::TcpListener::from(listener);
-    match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-        Ok(listener) => Refusal { task: Some(tokio::spawn(accept(listener, Arc::from(answer)))) },
+    match listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+    {
+        Ok(listener) => Refusal {
+            task: Some(tokio::spawn(accept(listener, Arc::from(answer)))),
+        },
         Err(error) => {
             tracing::warn!(%error, "no refusing proxy for a sandbox");
             Refusal { task: None }

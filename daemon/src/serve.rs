@@ -5,6 +5,9 @@
 //! second signal ends the grace.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
@@ -98,14 +101,20 @@ pub async fn serve(
         retained: config.retained_runs,
         retain_for: config.retain_for,
     };
-    let runs = RunTable::new(bounds, Surroundings {
+    let runs = RunTable::new(
+        bounds,
+        Surroundings {
             launching: launching.clone(),
             audit: audit.clone(),
             audit_required: config.audit.required,
-        });
+        },
+    );
     let incoming = listen::incoming(
         endpoints,
-        Admission { allowed_uids: config.allowed_uids.clone(), audit: audit.clone() },
+        Admission {
+            allowed_uids: config.allowed_uids.clone(),
+            audit: audit.clone(),
+        },
     );
     let connections = incoming.connections();
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -114,6 +123,7 @@ pub async fn serve(
     let door = Door {
         policies: policies.clone(),
         inline_policies: config.inline_policies,
+        private: private_places(&config, audit.as_ref()),
         keep_bytes: config.keep_bytes,
         max_keep_bytes: config.max_keep_bytes,
     };
@@ -133,7 +143,11 @@ pub async fn serve(
     let server = listen::server()
         .layer(InterceptorLayer::new(only_allowed))
         .add_service(
-            RunsServer::new(RunsService { runs: runs.clone(), door }).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            RunsServer::new(RunsService {
+                runs: runs.clone(),
+                door,
+            })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(PoliciesServer::new(PoliciesService { policies }))
         .add_service(NodeServer::new(node))
@@ -160,7 +174,9 @@ pub async fn serve(
     systemd::stopping();
     runs.drain();
     health.set_not_serving::<RunsServer<RunsService>>().await;
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
     drain(&runs, &mut signals, config.drain_grace).await;
     // Whoever connects from here on finds no socket and starts another daemon.
     if let Some(socket) = socket
@@ -222,6 +238,39 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     }
 }
 
+/// What no command may reach: the daemon's socket, audit log, configuration, policies and scratch directory. Where one of them lies in
+/// a directory that is Fumehood's by its name, that directory.
+fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
+    let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
+    let head = log.with_extension("head");
+    let files = [
+        Some(config.socket.as_path()),
+        config.file.as_deref(),
+        Some(&config.audit.path),
+        Some(log),
+        Some(&head),
+    ];
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let place = |path: &Path| {
+        let path = real(path);
+        let ours = |parent: &&Path| {
+            parent
+                .file_name()
+                .is_some_and(|name| name.as_bytes().starts_with(b"fumehood"))
+        };
+        path.parent().filter(ours).map(Path::to_owned).unwrap_or(path)
+    };
+    let directories = config
+        .policy_dirs
+        .iter()
+        .chain([&config.scratch_dir])
+        .map(|path| real(path));
+    let mut places: Vec<_> = files.into_iter().flatten().map(place).chain(directories).collect();
+    places.sort();
+    places.dedup();
+    places.into()
+}
+
 /// Where to listen: what systemd handed over, or the configured socket; and TCP where configured.
 async fn endpoints(
     config: &Config,
@@ -231,7 +280,9 @@ async fn endpoints(
     let mut own = None;
     for listener in inherited {
         let listener = tokio::net::UnixListener::from_std(listener);
-        endpoints.push(Endpoint::Unix(listener.map_err(|error| ServeError::Serve(error.to_string()))?));
+        endpoints.push(Endpoint::Unix(
+            listener.map_err(|error| ServeError::Serve(error.to_string()))?,
+        ));
     }
     if endpoints.is_empty() {
         let reach = unix::Reach::of(&config.allowed_uids, config.uid);
@@ -243,7 +294,10 @@ async fn endpoints(
         let acceptor = tls::Acceptor::new(tcp)?;
         let listener = tokio::net::TcpListener::bind(tcp.listen)
             .await
-            .map_err(|source| ServeError::Tcp { address: tcp.listen, source })?;
+            .map_err(|source| ServeError::Tcp {
+                address: tcp.listen,
+                source,
+            })?;
         endpoints.push(Endpoint::Tls(listener, acceptor));
     }
     Ok((endpoints, own))
@@ -253,11 +307,19 @@ async fn endpoints(
 async fn test_machine(launching: &Launching) {
     let test = launching.test().await;
     if let Some(failure) = &test.failure {
-        tracing::error!(failure, "no sandbox can be made on this machine; `fumehood doctor` says why");
+        tracing::error!(
+            failure,
+            "no sandbox can be made on this machine; `fumehood doctor` says why"
+        );
     }
     for finding in test.findings.iter().filter(|finding| !finding.held) {
         let protection = finding.protection.name();
-        tracing::warn!(protection, name = finding.name, detail = finding.detail, "a protection does not hold here");
+        tracing::warn!(
+            protection,
+            name = finding.name,
+            detail = finding.detail,
+            "a protection does not hold here"
+        );
     }
 }
 
@@ -284,7 +346,11 @@ async fn drain(runs: &RunTable, signals: &mut Signals, grace: Duration) {
         () = tokio::time::sleep(grace) => false,
         () = signals.next() => true,
     };
-    let grace = if hurried { Duration::ZERO } else { Duration::from_secs(2) };
+    let grace = if hurried {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(2)
+    };
     tracing::info!(runs = *active.borrow(), hurried, "ending the runs that are left");
     runs.end_all(grace).await;
     let ended = tokio::select! {
@@ -293,13 +359,18 @@ async fn drain(runs: &RunTable, signals: &mut Signals, grace: Duration) {
         () = tokio::time::sleep(END_TIMEOUT) => false,
     };
     if !ended {
-        tracing::error!(runs = *active.borrow(), "some runs did not end; the launcher's end takes them along");
+        tracing::error!(
+            runs = *active.borrow(),
+            "some runs did not end; the launcher's end takes them along"
+        );
     }
 }
 
 /// Resolves when nothing ran and nobody was connected for `period`; never without one.
 async fn idle(period: Option<Duration>, mut active: watch::Receiver<usize>, mut connections: watch::Receiver<usize>) {
-    let Some(period) = period else { return std::future::pending().await };
+    let Some(period) = period else {
+        return std::future::pending().await;
+    };
     loop {
         let busy = *active.borrow_and_update() > 0 || *connections.borrow_and_update() > 0;
         let changed = async {
@@ -327,7 +398,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

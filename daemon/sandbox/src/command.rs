@@ -34,11 +34,21 @@ pub(crate) struct SpawnError {
 
 impl SpawnError {
     fn new(stage: &str, errno: i32, path: impl AsRef<OsStr>) -> Self {
-        SpawnError { stage: stage.into(), errno, path: path.as_ref().as_bytes().to_vec(), protection: None }
+        SpawnError {
+            stage: stage.into(),
+            errno,
+            path: path.as_ref().as_bytes().to_vec(),
+            protection: None,
+        }
     }
 
     fn layer(protection: Protection, stage: impl Into<String>, errno: i32) -> Self {
-        SpawnError { stage: stage.into(), errno, path: Vec::new(), protection: Some(protection) }
+        SpawnError {
+            stage: stage.into(),
+            errno,
+            path: Vec::new(),
+            protection: Some(protection),
+        }
     }
 }
 
@@ -120,7 +130,11 @@ pub(crate) fn confine(
     nix::unistd::chdir(&command.cwd).map_err(|errno| SpawnError::new("cwd", errno as i32, &command.cwd))?;
     confinement.rights.apply().map_err(|what| {
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        SpawnError::layer(Protection::FilesystemRights, format!("landlock_restrict_self: {what}"), errno)
+        SpawnError::layer(
+            Protection::FilesystemRights,
+            format!("landlock_restrict_self: {what}"),
+            errno,
+        )
     })?;
     // Last: the filter may refuse what the steps above needed.
     confinement
@@ -151,7 +165,9 @@ fn set_rlimits(limits: &Limits, fallback: &Fallback) -> Result<(), Errno> {
 fn execute(command: &CommandSpec) -> SpawnError {
     let program = &command.argv[0];
     let strings = |items: &mut dyn Iterator<Item = OsString>| {
-        items.map(|item| sys::c_string(&item)).collect::<io::Result<Vec<CString>>>()
+        items
+            .map(|item| sys::c_string(&item))
+            .collect::<io::Result<Vec<CString>>>()
     };
     let env = command.env.iter().map(|(name, value)| {
         let mut variable = name.as_bytes().to_vec();
@@ -169,9 +185,18 @@ fn execute(command: &CommandSpec) -> SpawnError {
     if program.is_empty() {
         return SpawnError::new("search", libc::ENOENT, program);
     }
-    let path = command.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
+    let path = command
+        .env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, value)| value.as_os_str());
     let mut denied = None;
-    for directory in path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':') {
+    for directory in path
+        .unwrap_or(OsStr::new(DEFAULT_PATH))
+        .as_bytes()
+        .split(|byte| *byte == b':')
+    {
         // An empty entry means the working directory.
         let directory = if directory.is_empty() { b"." } else { directory };
         let candidate = Path::new(OsStr::from_bytes(directory)).join(program);

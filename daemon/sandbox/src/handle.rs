@@ -51,18 +51,28 @@ impl Launcher {
     pub fn start(scratch_root: &Path) -> Result<Launcher, LaunchError> {
         let (socket, theirs) = wire::pair()?;
         let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0(ARGV0).env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        command
+            .arg0(ARGV0)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null());
         let mut child = command.spawn()?;
         // The command holds the other end of the socket: end of file comes only once it is gone.
         drop(command);
-        let configuration =
-            Configuration { scratch_root: scratch_root.to_owned(), daemon_pid: std::process::id() as i32 };
+        let configuration = Configuration {
+            scratch_root: scratch_root.to_owned(),
+            daemon_pid: std::process::id() as i32,
+        };
         let greeting = wire::send(socket.as_fd(), &Command::Configure(configuration), &[])
             .and_then(|()| wire::receive::<Greeting>(socket.as_fd()));
         match greeting {
-            Ok(Some((Greeting::Ready { instance, cgroups }, _))) => {
-                Ok(Launcher { socket, child, instance, cgroups })
-            }
+            Ok(Some((Greeting::Ready { instance, cgroups }, _))) => Ok(Launcher {
+                socket,
+                child,
+                instance,
+                cgroups,
+            }),
             Ok(Some((Greeting::Failed { stage, error }, _))) => {
                 let _ = child.wait();
                 Err(LaunchError::Refused { stage, error })
@@ -106,7 +116,11 @@ impl Launcher {
         wire::send(self.socket.as_fd(), &Command::Create, &[memory.as_fd(), theirs.as_fd()])?;
         wire::set_nonblocking(&socket)?;
         let owner = (spec.identity.outside_uid, spec.identity.outside_gid);
-        Ok(Sandbox { socket, init: None, owner })
+        Ok(Sandbox {
+            socket,
+            init: None,
+            owner,
+        })
     }
 
     /// Ends the launcher in order: every sandbox is killed, every cgroup and scratch directory removed. Blocks until that is

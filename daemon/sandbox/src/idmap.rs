@@ -26,7 +26,13 @@ pub(crate) struct Plan {
 /// (first and third column of its `/proc/self/{uid,gid}_map`): in a container these may be few.
 pub(crate) fn plan(identity: &Identity, privileged: bool, own_uids: &[(u32, u32)], own_gids: &[(u32, u32)]) -> Plan {
     if !privileged {
-        let line = |inside, outside| render(&[Range { inside, outside, count: 1 }]);
+        let line = |inside, outside| {
+            render(&[Range {
+                inside,
+                outside,
+                count: 1,
+            }])
+        };
         return Plan {
             uid_map: line(identity.inside_uid, identity.outside_uid),
             gid_map: line(identity.inside_gid, identity.outside_gid),
@@ -55,21 +61,36 @@ fn permutation(ranges: &[(u32, u32)], inside: u32, outside: u32) -> Vec<Range> {
                 continue;
             }
             if cut > next {
-                result.push(Range { inside: next as u32, outside: next as u32, count: (cut - next) as u32 });
+                result.push(Range {
+                    inside: next as u32,
+                    outside: next as u32,
+                    count: (cut - next) as u32,
+                });
             }
             let other = if cut == u64::from(inside) { outside } else { inside };
-            result.push(Range { inside: cut as u32, outside: other, count: 1 });
+            result.push(Range {
+                inside: cut as u32,
+                outside: other,
+                count: 1,
+            });
             next = cut + 1;
         }
         if next < end {
-            result.push(Range { inside: next as u32, outside: next as u32, count: (end - next) as u32 });
+            result.push(Range {
+                inside: next as u32,
+                outside: next as u32,
+                count: (end - next) as u32,
+            });
         }
     }
     result
 }
 
 fn render(ranges: &[Range]) -> String {
-    ranges.iter().map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count)).collect()
+    ranges
+        .iter()
+        .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count))
+        .collect()
 }
 
 /// First and third column of a `uid_map`.
@@ -92,7 +113,12 @@ mod tests {
     const ALL: &[(u32, u32)] = &[(0, u32::MAX)];
 
     fn identity(outside: u32, inside: u32) -> Identity {
-        Identity { outside_uid: outside, outside_gid: outside, inside_uid: inside, inside_gid: inside }
+        Identity {
+            outside_uid: outside,
+            outside_gid: outside,
+            inside_uid: inside,
+            inside_gid: inside,
+        }
     }
 
     #[test]

@@ -70,7 +70,10 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
 
 /// Waits for the launcher's next byte. Without it, the launcher has given up or died, and so does init.
 fn wait_for_launcher(go: &OwnedFd) {
-    if !matches!(rustix::io::retry_on_intr(|| rustix::io::read(go, &mut [0u8][..])), Ok(1)) {
+    if !matches!(
+        rustix::io::retry_on_intr(|| rustix::io::read(go, &mut [0u8][..])),
+        Ok(1)
+    ) {
         std::process::exit(1);
     }
 }
@@ -116,14 +119,18 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     nix::unistd::sethostname(&spec.hostname).map_err(fail(Ipc, "sethostname"))?;
     sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
     let Network::Loopback { refusal_port } = spec.network;
-    let refusal = refusal_port.map(listen).transpose().map_err(fail(Net, "listen on loopback"))?;
+    let refusal = refusal_port
+        .map(listen)
+        .transpose()
+        .map_err(fail(Net, "listen on loopback"))?;
 
     let built = view::build(&spec.view, scratch.as_fd())?;
     drop(scratch);
 
     wait_for_launcher(&birth.go);
     // Only now, so that the namespace's root is the sandbox's own cgroup.
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(fail(Protection::Resources, "unshare cgroup"))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+        .map_err(fail(Protection::Resources, "unshare cgroup"))?;
     drop_privileges().map_err(fail(Privileges, "drop capabilities"))?;
     let rights = rights::prepare(&built.rules).map_err(|error| Failure {
         protection: Some(Protection::FilesystemRights),
@@ -139,7 +146,14 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     })?;
     let enforcement = report(spec, &built, &rights, birth.resources.clone());
     require(&spec.required, &enforcement)?;
-    Ok(Ready { enforcement, rights, filters, refusal, limits: spec.limits, fallback: birth.fallback })
+    Ok(Ready {
+        enforcement,
+        rights,
+        filters,
+        refusal,
+        limits: spec.limits,
+        fallback: birth.fallback,
+    })
 }
 
 /// Becomes the ids the command runs as, keeping the capabilities that this process has in its own user namespace and still needs,
@@ -186,7 +200,14 @@ fn drop_privileges() -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     let none = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let left = rustix::thread::capabilities(None)?;
@@ -223,14 +244,27 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, resources: S
         Protection::Descriptors => active("0, 1 and 2 only"),
         Protection::Environment => active("built from policy and request"),
     };
-    Protection::ALL.into_iter().map(|protection| Enforced { protection, state: of(protection) }).collect()
+    Protection::ALL
+        .into_iter()
+        .map(|protection| Enforced {
+            protection,
+            state: of(protection),
+        })
+        .collect()
 }
 
 /// Fails when a required protection is not fully active.
 fn require(required: &[Protection], enforcement: &[Enforced]) -> Result<(), Failure> {
     for entry in enforcement.iter().filter(|entry| required.contains(&entry.protection)) {
-        let (State::Degraded(why) | State::Off(why)) = &entry.state else { continue };
-        return Err(Failure { protection: Some(entry.protection), stage: why.clone(), errno: 0, path: Vec::new() });
+        let (State::Degraded(why) | State::Off(why)) = &entry.state else {
+            continue;
+        };
+        return Err(Failure {
+            protection: Some(entry.protection),
+            stage: why.clone(),
+            errno: 0,
+            path: Vec::new(),
+        });
     }
     Ok(())
 }
@@ -239,7 +273,10 @@ fn require(required: &[Protection], enforcement: &[Enforced]) -> Result<(), Fail
 fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
-    let children = match mask.thread_block().and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)) {
+    let children = match mask
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+    {
         Ok(children) => children,
         Err(errno) => {
             let failure = fail(Protection::Processes, "signalfd")(errno);
@@ -255,8 +292,19 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
     }
     drop(refusal);
 
-    let Ready { limits, fallback, rights, filters, .. } = ready;
-    let mut confinement = Some(Confinement { limits, fallback, rights, filters });
+    let Ready {
+        limits,
+        fallback,
+        rights,
+        filters,
+        ..
+    } = ready;
+    let mut confinement = Some(Confinement {
+        limits,
+        fallback,
+        rights,
+        filters,
+    });
     let mut leader = None;
     loop {
         let mut fds = [
@@ -265,7 +313,10 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             PollFd::new(life, PollFlags::POLLIN),
         ];
         let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
-        match poll(&mut fds, watch_memory.map_or(PollTimeout::NONE, |_| MEMORY_PERIOD_MS.into())) {
+        match poll(
+            &mut fds,
+            watch_memory.map_or(PollTimeout::NONE, |_| MEMORY_PERIOD_MS.into()),
+        ) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return 1,
             Ok(_) => {}
@@ -311,10 +362,29 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
 /// Starts the command. Returns its pid; `None` when it could not be started, which the daemon has been told.
 fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Option<Pid> {
     let refuse = |error: command::SpawnError| {
-        let command::SpawnError { stage, errno, path, protection } = error;
-        let _ = wire::send(socket.as_fd(), &Event::SpawnFailed { stage, errno, path, protection }, &[]);
+        let command::SpawnError {
+            stage,
+            errno,
+            path,
+            protection,
+        } = error;
+        let _ = wire::send(
+            socket.as_fd(),
+            &Event::SpawnFailed {
+                stage,
+                errno,
+                path,
+                protection,
+            },
+            &[],
+        );
     };
-    let invalid = || command::SpawnError { stage: "request".into(), errno: libc::EINVAL, path: Vec::new(), protection: None };
+    let invalid = || command::SpawnError {
+        stage: "request".into(),
+        errno: libc::EINVAL,
+        path: Vec::new(),
+        protection: None,
+    };
     let Ok([spec, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
         refuse(invalid());
         return None;
@@ -347,7 +417,11 @@ fn reap(socket: &OwnedFd, leader: &mut Option<Pid>) -> bool {
                 *leader = None;
                 let (leftovers, leftover_count) = leftovers();
                 let status = exit_status(status);
-                let event = Event::Exited { status, leftovers, leftover_count };
+                let event = Event::Exited {
+                    status,
+                    leftovers,
+                    leftover_count,
+                };
                 if wire::send(socket.as_fd(), &event, &[]).is_err() {
                     return false;
                 }
@@ -364,7 +438,10 @@ pub(crate) fn exit_status(status: libc::c_int) -> ExitStatus {
     if libc::WIFEXITED(status) {
         ExitStatus::Exited(libc::WEXITSTATUS(status))
     } else {
-        ExitStatus::Signaled { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+        ExitStatus::Signaled {
+            signal: libc::WTERMSIG(status),
+            core: libc::WCOREDUMP(status),
+        }
     }
 }
 
@@ -389,7 +466,14 @@ fn cpu_time() -> u64 {
     let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
     // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
     let ticks: u64 = processes()
-        .map(|(_, stat)| stat.fields.iter().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>())
+        .map(|(_, stat)| {
+            stat.fields
+                .iter()
+                .skip(11)
+                .take(4)
+                .filter_map(|field| field.parse::<u64>().ok())
+                .sum::<u64>()
+        })
         .sum();
     ticks * (1_000_000 / ticks_per_second)
 }
@@ -398,13 +482,21 @@ fn cpu_time() -> u64 {
 fn memory_above(limit: u64) -> Option<u64> {
     let page = rustix::param::page_size() as u64;
     // rss, in pages, is field 24.
-    let resident = |stat: &Stat| stat.fields.get(21).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * page;
+    let resident = |stat: &Stat| {
+        stat.fields
+            .get(21)
+            .and_then(|pages| pages.parse::<u64>().ok())
+            .unwrap_or(0)
+            * page
+    };
     // Cheap, and too much: pages that several processes share count for each, which for a thousand forks of one interpreter is a
     // thousand times what they use.
     if processes().map(|(_, stat)| resident(&stat)).sum::<u64>() <= limit {
         return None;
     }
-    let used = processes().map(|(pid, stat)| proportional(pid).unwrap_or_else(|| resident(&stat))).sum();
+    let used = processes()
+        .map(|(pid, stat)| proportional(pid).unwrap_or_else(|| resident(&stat)))
+        .sum();
     (used > limit).then_some(used)
 }
 
@@ -412,7 +504,11 @@ fn memory_above(limit: u64) -> Option<u64> {
 /// dumpable.
 fn proportional(pid: i32) -> Option<u64> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_ascii_whitespace().next()?;
+    let kib = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))?
+        .split_ascii_whitespace()
+        .next()?;
     Some(kib.parse::<u64>().ok()? * 1024)
 }
 
@@ -425,16 +521,26 @@ struct Stat {
 
 /// Every process of the sandbox.
 fn processes() -> impl Iterator<Item = (i32, Stat)> {
-    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-        let stat = std::fs::read(entry.path().join("stat")).ok()?;
-        // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
-        let open = stat.iter().position(|byte| *byte == b'(')?;
-        let close = stat.iter().rposition(|byte| *byte == b')')?;
-        let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
-        let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
-        Some((pid, Stat { comm: stat.get(open + 1..close)?.to_vec(), fields }))
-    })
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+            let stat = std::fs::read(entry.path().join("stat")).ok()?;
+            // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
+            let open = stat.iter().position(|byte| *byte == b'(')?;
+            let close = stat.iter().rposition(|byte| *byte == b')')?;
+            let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
+            let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
+            Some((
+                pid,
+                Stat {
+                    comm: stat.get(open + 1..close)?.to_vec(),
+                    fields,
+                },
+            ))
+        })
 }
 
 /// Sends a signal. A target that is gone is no error: it may have ended while the request was under way.

@@ -107,7 +107,10 @@ fn run() -> i32 {
             launcher
         }
         Err((stage, error)) => {
-            let greeting = Greeting::Failed { stage: stage.into(), error: error.to_string() };
+            let greeting = Greeting::Failed {
+                stage: stage.into(),
+                error: error.to_string(),
+            };
             let _ = wire::send(socket.as_fd(), &greeting, &[]);
             return 1;
         }
@@ -161,7 +164,11 @@ impl Launcher {
             cgroup::Version::V2 => 2,
         });
         let resources = detail.state();
-        let cgroups = Cgroups { version, state: resources.clone(), remedy: detail.remedy };
+        let cgroups = Cgroups {
+            version,
+            state: resources.clone(),
+            remedy: detail.remedy,
+        };
         let greeting = Greeting::Ready { instance, cgroups };
         let launcher = Launcher {
             backend,
@@ -181,15 +188,27 @@ impl Launcher {
     fn serve(&mut self, socket: &OwnedFd) {
         loop {
             let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-            fds.extend(self.living.iter().map(|sandbox| PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)));
+            fds.extend(
+                self.living
+                    .iter()
+                    .map(|sandbox| PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)),
+            );
             // Sweepers have no descriptor of their own; they are looked after every so often while there are any.
-            let timeout = if self.sweepers.is_empty() { PollTimeout::NONE } else { SWEEPERS_PERIOD_MS.into() };
+            let timeout = if self.sweepers.is_empty() {
+                PollTimeout::NONE
+            } else {
+                SWEEPERS_PERIOD_MS.into()
+            };
             if !matches!(poll(&mut fds, timeout), Ok(_) | Err(nix::errno::Errno::EINTR)) {
                 return;
             }
             let requests = fds[0].any().unwrap_or(false);
-            let ended: Vec<usize> =
-                fds[1..].iter().enumerate().filter(|(_, fd)| fd.any().unwrap_or(false)).map(|(index, _)| index).collect();
+            let ended: Vec<usize> = fds[1..]
+                .iter()
+                .enumerate()
+                .filter(|(_, fd)| fd.any().unwrap_or(false))
+                .map(|(index, _)| index)
+                .collect();
             for index in ended.into_iter().rev() {
                 let sandbox = self.living.swap_remove(index);
                 self.bury(sandbox);
@@ -207,7 +226,9 @@ impl Launcher {
 
     /// Makes a sandbox and tells whoever holds the other end of its socket how that went.
     fn create(&mut self, fds: Vec<OwnedFd>) {
-        let Ok([spec, socket]) = <[OwnedFd; 2]>::try_from(fds) else { return };
+        let Ok([spec, socket]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return;
+        };
         let result = wire::read_memory_file::<SandboxSpec>(spec)
             .map_err(|error| failure(None, "read the spec")(error))
             .and_then(|spec| self.give_birth(&spec, &socket));
@@ -218,7 +239,14 @@ impl Launcher {
             }
             Err(failure) => {
                 let _ = wire::send(socket.as_fd(), &Event::Failed(failure), &[]);
-                let _ = wire::send(socket.as_fd(), &Event::Gone { init_status: 0, usage: Usage::default() }, &[]);
+                let _ = wire::send(
+                    socket.as_fd(),
+                    &Event::Gone {
+                        init_status: 0,
+                        usage: Usage::default(),
+                    },
+                    &[],
+                );
             }
         }
     }
@@ -230,7 +258,13 @@ impl Launcher {
             .map_err(failure(Some(Protection::FilesystemView), "make the scratch directory"))?;
         let (leaf, resources) = self.limits(spec);
         match self.clone_init(spec, own_socket, &scratch, leaf.as_ref(), resources) {
-            Ok((init, pidfd, socket)) => Ok(Living { init, pidfd, socket, leaf, scratch }),
+            Ok((init, pidfd, socket)) => Ok(Living {
+                init,
+                pidfd,
+                socket,
+                leaf,
+                scratch,
+            }),
             Err(failure) => {
                 if let Some(leaf) = leaf {
                     remove(&leaf);
@@ -244,7 +278,9 @@ impl Launcher {
     /// The sandbox's cgroup, and what it enforces. What it does not is left to [`fallback`], and the report says so.
     fn limits(&self, spec: &SandboxSpec) -> (Option<Leaf>, State) {
         let without = |why: &str| {
-            State::Degraded(format!("no cgroup ({why}): processes by rlimit, memory looked at four times a second, CPU not limited"))
+            State::Degraded(format!(
+                "no cgroup ({why}): processes by rlimit, memory looked at four times a second, CPU not limited"
+            ))
         };
         if !self.backend.is_usable() {
             let (State::Active(why) | State::Degraded(why) | State::Off(why)) = &self.resources;
@@ -276,18 +312,30 @@ impl Launcher {
         leaf: Option<&Leaf>,
         resources: State,
     ) -> Result<(Pid, OwnedFd, OwnedFd), Failure> {
-        let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
+        let (go_read, go_write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
         let child = sys::clone_namespaces(leaf.and_then(Leaf::dir_fd))
             .map_err(failure(Some(Protection::Processes), "clone3 into new namespaces"))?;
         let Some((pid, pidfd)) = child else {
             drop(go_write);
             let life = self.life.0.as_fd();
             let fallback = fallback(leaf, &spec.limits);
-            self.become_init(Birth { spec, socket, go: go_read, life, scratch, resources, fallback })
+            self.become_init(Birth {
+                spec,
+                socket,
+                go: go_read,
+                life,
+                scratch,
+                resources,
+                fallback,
+            })
         };
         drop(go_read);
         let mut go = File::from(go_write);
-        let mut release = || go.write_all(&[1]).map_err(failure(Some(Protection::Processes), "release init"));
+        let mut release = || {
+            go.write_all(&[1])
+                .map_err(failure(Some(Protection::Processes), "release init"))
+        };
         // Moving a process between version 1 cgroups takes 10 ms and more on an idle machine (an RCU grace period): init builds its view
         // meanwhile and goes on with the second byte.
         let released = self.map_ids(pid, spec).and_then(|()| release()).and_then(|()| {
@@ -328,16 +376,18 @@ impl Launcher {
         let write = |file: &'static str, contents: &str| {
             let path = format!("/proc/{pid}/{file}");
             // One write: the kernel takes a map only whole.
-            File::options().write(true).open(path).and_then(|mut file| file.write_all(contents.as_bytes())).map_err(
-                failure(
+            File::options()
+                .write(true)
+                .open(path)
+                .and_then(|mut file| file.write_all(contents.as_bytes()))
+                .map_err(failure(
                     Some(Protection::Privileges),
                     match file {
                         "setgroups" => "write setgroups",
                         "gid_map" => "write gid_map",
                         _ => "write uid_map",
                     },
-                ),
-            )
+                ))
         };
         if plan.deny_setgroups {
             write("setgroups", "deny")?;
@@ -400,7 +450,12 @@ impl Launcher {
 }
 
 fn failure<E: Into<io::Error>>(protection: Option<Protection>, stage: &'static str) -> impl FnOnce(E) -> Failure {
-    move |error| Failure { protection, stage: stage.into(), errno: sys::errno_of(&error.into()), path: Vec::new() }
+    move |error| Failure {
+        protection,
+        stage: stage.into(),
+        errno: sys::errno_of(&error.into()),
+        path: Vec::new(),
+    }
 }
 
 /// What the cgroup does not bound.

@@ -7,8 +7,8 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::spec::State;
@@ -40,11 +40,18 @@ pub(crate) fn prepare(rules: &[(PathBuf, Right)]) -> Result<Rights, landlock::Ru
         .create()?;
     // The root itself may be listed: `ls /` works, and getcwd of shells that walk upwards.
     let root = [(PathBuf::from("/"), AccessFs::ReadDir.into())];
-    for (path, access) in rules.iter().map(|(path, right)| (path.clone(), access_of(*right))).chain(root) {
+    for (path, access) in rules
+        .iter()
+        .map(|(path, right)| (path.clone(), access_of(*right)))
+        .chain(root)
+    {
         let Ok(fd) = PathFd::new(&path) else { continue };
         ruleset = ruleset.add_rule(PathBeneath::new(fd, for_kind(&path, access)))?;
     }
-    Ok(Rights { ruleset: Some(ruleset), abi })
+    Ok(Rights {
+        ruleset: Some(ruleset),
+        abi,
+    })
 }
 
 fn access_of(right: Right) -> BitFlags<AccessFs> {
@@ -60,17 +67,23 @@ fn access_of(right: Right) -> BitFlags<AccessFs> {
 
 /// The rights that make sense for a file, where `path` is one: the kernel refuses a rule with others.
 fn for_kind(path: &std::path::Path, access: BitFlags<AccessFs>) -> BitFlags<AccessFs> {
-    if path.is_dir() { access } else { access & AccessFs::from_file(WANTED) }
+    if path.is_dir() {
+        access
+    } else {
+        access & AccessFs::from_file(WANTED)
+    }
 }
 
 impl Rights {
     /// What will hold once applied.
     pub(crate) fn state(&self) -> State {
         match (&self.ruleset, self.abi) {
-            (None, _) => State::Off("this kernel has no Landlock, or it is not among the active security modules".into()),
-            (_, abi) if abi < COMPLETE_FROM => {
-                State::Degraded(format!("Landlock ABI {abi}: truncation is not covered before ABI {COMPLETE_FROM}"))
+            (None, _) => {
+                State::Off("this kernel has no Landlock, or it is not among the active security modules".into())
             }
+            (_, abi) if abi < COMPLETE_FROM => State::Degraded(format!(
+                "Landlock ABI {abi}: truncation is not covered before ABI {COMPLETE_FROM}"
+            )),
             (_, abi) => State::Active(format!("Landlock ABI {abi}")),
         }
     }
@@ -90,7 +103,9 @@ impl Rights {
 /// effect and not only that the kernel took them.
 pub(crate) fn forbid_creation() -> Result<(), String> {
     let access = AccessFs::MakeReg | AccessFs::WriteFile;
-    let ruleset = Ruleset::default().handle_access(access).and_then(Ruleset::create).map_err(|error| error.to_string())?;
+    let ruleset = Ruleset::default()
+        .handle_access(access)
+        .and_then(Ruleset::create)
+        .map_err(|error| error.to_string())?;
     ruleset.restrict_self().map(drop).map_err(|error| error.to_string())
 }
-

@@ -26,10 +26,18 @@ pub(crate) fn prepare_root(root: &Path) -> io::Result<()> {
         return refuse(format!("{} is not a directory", root.display()));
     }
     if metadata.uid() != own {
-        return refuse(format!("{} belongs to uid {}, not to {own}", root.display(), metadata.uid()));
+        return refuse(format!(
+            "{} belongs to uid {}, not to {own}",
+            root.display(),
+            metadata.uid()
+        ));
     }
     if metadata.mode() & 0o077 != 0 {
-        return refuse(format!("{} is open to others (mode {:03o})", root.display(), metadata.mode() & 0o777));
+        return refuse(format!(
+            "{} is open to others (mode {:03o})",
+            root.display(),
+            metadata.mode() & 0o777
+        ));
     }
     Ok(())
 }
@@ -76,7 +84,9 @@ pub(crate) fn instance(root: &Path, instance: &str) -> PathBuf {
 
 /// Removes the directories of launchers that no longer live.
 pub(crate) fn sweep(root: &Path) -> io::Result<()> {
-    crate::cgroup::stale_instances(root).iter().try_for_each(|stale| remove_tree(stale))
+    crate::cgroup::stale_instances(root)
+        .iter()
+        .try_for_each(|stale| remove_tree(stale))
 }
 
 #[cfg(test)]

@@ -25,7 +25,12 @@ const NOWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
 /// Runs the tests in a child and returns what they found. Problems on the way are findings that did not hold.
 pub(crate) fn run(confinement: Confinement) -> Vec<Finding> {
     let broken = |detail: String| {
-        vec![Finding { protection: Protection::Processes, name: "run the self-test".into(), held: false, detail }]
+        vec![Finding {
+            protection: Protection::Processes,
+            name: "run the self-test".into(),
+            held: false,
+            detail,
+        }]
     };
     let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
     let (reader, writer) = match pipe() {
@@ -53,10 +58,23 @@ pub(crate) fn run(confinement: Confinement) -> Vec<Finding> {
 }
 
 fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, String> {
-    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let null = || {
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+    };
     let stdio = [null(), null(), null()].map(|fd| fd.map_err(|error| error.to_string()));
-    let [Ok(stdin), Ok(stdout), Ok(stderr)] = stdio else { return Err("cannot open /dev/null".into()) };
-    let command = CommandSpec { argv: vec!["self-test".into()], env: Vec::new(), cwd: "/".into(), umask: 0o022 };
+    let [Ok(stdin), Ok(stdout), Ok(stderr)] = stdio else {
+        return Err("cannot open /dev/null".into());
+    };
+    let command = CommandSpec {
+        argv: vec!["self-test".into()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        umask: 0o022,
+    };
     command::confine(&command, &[stdin, stdout, stderr], errors, confinement)
         .map_err(|error| format!("{}: {}", error.stage, Errno::from_raw(error.errno)))?;
     Ok(findings())
@@ -68,17 +86,43 @@ type Attempt = Result<String, String>;
 fn findings() -> Vec<Finding> {
     use Protection::{FilesystemRights, FilesystemView, Ipc, Network, Privileges, Processes, SystemCalls};
     let tests: [(Protection, &str, Attempt); 11] = [
-        (FilesystemView, "write to a system path", refused(std::fs::write("/usr/.fumehood-self-test", ""))),
+        (
+            FilesystemView,
+            "write to a system path",
+            refused(std::fs::write("/usr/.fumehood-self-test", "")),
+        ),
         (FilesystemView, "reach the machine's root", old_root()),
         (Processes, "see processes outside", only_own_processes()),
-        (Processes, "read the memory of init", refused(std::fs::File::open("/proc/1/mem"))),
+        (
+            Processes,
+            "read the memory of init",
+            refused(std::fs::File::open("/proc/1/mem")),
+        ),
         (Network, "connect to the outside", unroutable()),
         (Ipc, "see System V shared memory outside", no_shared_memory()),
         (Privileges, "hold a capability or uid 0", no_privileges()),
-        (Privileges, "make a user namespace", refused(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER))),
-        (SystemCalls, "mount a file system", refused(rustix::mount::mount("none", "/tmp", "tmpfs", rustix::mount::MountFlags::empty(), c""))),
+        (
+            Privileges,
+            "make a user namespace",
+            refused(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)),
+        ),
+        (
+            SystemCalls,
+            "mount a file system",
+            refused(rustix::mount::mount(
+                "none",
+                "/tmp",
+                "tmpfs",
+                rustix::mount::MountFlags::empty(),
+                c"",
+            )),
+        ),
         (SystemCalls, "open a kernel key ring", key_ring()),
-        (FilesystemRights, "create a file where Landlock gives no right", landlock()),
+        (
+            FilesystemRights,
+            "create a file where Landlock gives no right",
+            landlock(),
+        ),
     ];
     tests
         .into_iter()
@@ -87,7 +131,12 @@ fn findings() -> Vec<Finding> {
                 Ok(detail) => (true, detail),
                 Err(detail) => (false, detail),
             };
-            Finding { protection, name: name.into(), held, detail }
+            Finding {
+                protection,
+                name: name.into(),
+                held,
+                detail,
+            }
         })
         .collect()
 }
@@ -109,7 +158,9 @@ fn old_root() -> Attempt {
 
 fn only_own_processes() -> Attempt {
     let processes = std::fs::read_dir("/proc").map_err(|error| format!("cannot look: {error}"))?;
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pids = processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     match pids.filter(|pid| *pid != 1 && *pid != Pid::this().as_raw()).count() {
         0 => Ok("only init and the test itself are there".into()),
         others => Err(format!("{others} other processes are visible")),
@@ -136,7 +187,11 @@ fn no_shared_memory() -> Attempt {
 fn no_privileges() -> Attempt {
     let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
     let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned()).unwrap_or_default()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(|rest| rest.trim().to_owned())
+            .unwrap_or_default()
     };
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         if !field(set).trim_matches('0').is_empty() {
@@ -169,4 +224,3 @@ fn landlock() -> Attempt {
     rights::forbid_creation()?;
     refused(std::fs::write(target, ""))
 }
-

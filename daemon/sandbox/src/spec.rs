@@ -320,6 +320,9 @@ mod as_os_strings {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-        Ok(Vec::<OsString>::deserialize(deserializer)?.into_iter().map(PathBuf::from).collect())
+        Ok(Vec::<OsString>::deserialize(deserializer)?
+            .into_iter()
+            .map(PathBuf::from)
+            .collect())
     }
 }

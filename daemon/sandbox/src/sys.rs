@@ -12,7 +12,11 @@ use nix::unistd::Pid;
 
 /// Turns the -1 of a raw call into the error it stands for.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// What a fork returns.
@@ -72,7 +76,12 @@ pub(crate) fn clone_namespaces(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Opt
 /// mount_setattr(2) (Linux 5.12): adds attributes to the mount `fd` refers to, and with `recursive` to all below it.
 /// rustix has no wrapper.
 pub(crate) fn mount_set_attributes(fd: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {
-    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` lives through the call and its size is passed along.
     check(unsafe {

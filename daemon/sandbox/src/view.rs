@@ -108,15 +108,38 @@ impl<'a> Builder<'a> {
         attach(&root, point.as_fd()).map_err(fail("attach the root tmpfs", "/"))?;
         let old = open_directory(CWD, "/old").map_err(fail("open", "/old"))?;
         let new = open_directory(CWD, "/new").map_err(fail("open", "/new"))?;
-        Ok(Builder { scratch, old, new, base, seal: vec![root], files: 0, built: Built::default() })
+        Ok(Builder {
+            scratch,
+            old,
+            new,
+            base,
+            seal: vec![root],
+            files: 0,
+            built: Built::default(),
+        })
     }
 
     fn add(&mut self, entry: &ViewEntry) -> Result<(), Failure> {
         match entry {
-            ViewEntry::Bind { source, target, access, optional } => self.bind(source, target, *access, *optional),
-            ViewEntry::Overlay { lower, target, scratch, hide } => self.overlay(lower, target, scratch, hide),
+            ViewEntry::Bind {
+                source,
+                target,
+                access,
+                optional,
+            } => self.bind(source, target, *access, *optional),
+            ViewEntry::Overlay {
+                lower,
+                target,
+                scratch,
+                hide,
+            } => self.overlay(lower, target, scratch, hide),
             ViewEntry::Scratch { target, scratch, mode } => self.scratch(target, scratch, *mode),
-            ViewEntry::Tmpfs { target, size_bytes, mode, writable } => self.tmpfs(target, *size_bytes, *mode, *writable),
+            ViewEntry::Tmpfs {
+                target,
+                size_bytes,
+                mode,
+                writable,
+            } => self.tmpfs(target, *size_bytes, *mode, *writable),
             ViewEntry::File { target, contents } => self.file(target, contents),
             ViewEntry::Directory { target, mode } => self.directory(target, *mode).map(drop),
             ViewEntry::Mask { target } => self.mask(target),
@@ -127,7 +150,11 @@ impl<'a> Builder<'a> {
     }
 
     fn bind(&mut self, source: &Path, target: &Path, access: Access, optional: bool) -> Result<(), Failure> {
-        let links = if optional { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        let links = if optional {
+            ResolveFlags::empty()
+        } else {
+            ResolveFlags::NO_SYMLINKS
+        };
         let fd = match resolve_within(&self.old, source, OFlags::NOFOLLOW, links) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if optional => return Ok(()),
             result => result.map_err(fail("open", source))?,
@@ -152,7 +179,11 @@ impl<'a> Builder<'a> {
             Access::Write => BASE,
         };
         sys::mount_set_attributes(tree.as_fd(), attributes, true).map_err(fail("mount_setattr", source))?;
-        let point = if kind == FileType::Directory { self.directory(target, 0o755)? } else { self.empty_file(target)? };
+        let point = if kind == FileType::Directory {
+            self.directory(target, 0o755)?
+        } else {
+            self.empty_file(target)?
+        };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
         let right = match access {
             Access::Read => Right::Read,
@@ -189,7 +220,9 @@ impl<'a> Builder<'a> {
         let mount = tmpfs(&bytes.to_string(), &format!("{mode:o}")).map_err(fail("mount tmpfs", target))?;
         let point = self.directory(target, 0o755)?;
         attach(&mount, point.as_fd()).map_err(fail("mount tmpfs", target))?;
-        self.built.rules.push((target.to_owned(), if writable { Right::Write } else { Right::Read }));
+        self.built
+            .rules
+            .push((target.to_owned(), if writable { Right::Write } else { Right::Read }));
         if !writable {
             self.seal.push(mount);
         }
@@ -197,7 +230,9 @@ impl<'a> Builder<'a> {
     }
 
     fn file(&mut self, target: &Path, contents: &[u8]) -> Result<(), Failure> {
-        let Some(point) = self.file_point(target)? else { return Ok(()) };
+        let Some(point) = self.file_point(target)? else {
+            return Ok(());
+        };
         let tree = self.new_file(contents, 0o444).map_err(fail("write a file", target))?;
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
         self.built.rules.push((target.to_owned(), Right::Read));
@@ -236,7 +271,12 @@ impl<'a> Builder<'a> {
         let name = format!("file{}", self.files);
         self.files += 1;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.base, &name, flags, Mode::from_raw_mode(0o600))?);
+        let mut file = File::from(rustix::fs::openat(
+            &self.base,
+            &name,
+            flags,
+            Mode::from_raw_mode(0o600),
+        )?);
         file.write_all(contents)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         self.clone_read_only(&name)
@@ -279,7 +319,8 @@ impl<'a> Builder<'a> {
             let next = match resolve(&self.new, &path, OFlags::DIRECTORY) {
                 Err(Errno::NOENT) => {
                     let mode = if index + 1 == names.len() { mode } else { 0o755 };
-                    rustix::fs::mkdirat(&fd, *name, Mode::from_raw_mode(mode)).map_err(fail("make the directory", &path))?;
+                    rustix::fs::mkdirat(&fd, *name, Mode::from_raw_mode(mode))
+                        .map_err(fail("make the directory", &path))?;
                     rustix::fs::chmodat(&fd, *name, Mode::from_raw_mode(mode), AtFlags::empty())
                         .map_err(fail("chmod", &path))?;
                     resolve(&self.new, &path, OFlags::DIRECTORY)
@@ -293,7 +334,9 @@ impl<'a> Builder<'a> {
 
     /// The parent directory of `target`, made if need be, and the last name.
     fn parent<'p>(&self, target: &'p Path) -> Result<(OwnedFd, &'p OsStr), Failure> {
-        let name = target.file_name().ok_or_else(|| fail("find the name of", target)(Errno::INVAL))?;
+        let name = target
+            .file_name()
+            .ok_or_else(|| fail("find the name of", target)(Errno::INVAL))?;
         Ok((self.directory(target.parent().unwrap_or(Path::new("/")), 0o755)?, name))
     }
 
@@ -356,7 +399,11 @@ fn resolve(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno>
 /// As [`resolve`], with further restrictions.
 fn resolve_within(root: &OwnedFd, path: &Path, flags: OFlags, restrictions: ResolveFlags) -> Result<OwnedFd, Errno> {
     let relative: PathBuf = names(path).collect();
-    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { &relative };
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        &relative
+    };
     loop {
         // RESOLVE_IN_ROOT answers EAGAIN when a rename raced with "..".
         match rustix::fs::openat2(
@@ -373,13 +420,19 @@ fn resolve_within(root: &OwnedFd, path: &Path, flags: OFlags, restrictions: Reso
 }
 
 fn open_directory(parent: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(parent, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        parent,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// A detached tmpfs.
 fn tmpfs(size: &str, mode: &str) -> Result<OwnedFd, Errno> {
     let mount = new_mount("tmpfs", &[("size", size), ("mode", mode)], MountAttrFlags::empty())?;
-    sys::mount_set_attributes(mount.as_fd(), BASE, false).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    sys::mount_set_attributes(mount.as_fd(), BASE, false)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(mount)
 }
 
@@ -420,7 +473,10 @@ mod tests {
     fn a_link_is_joined_to_the_directory_it_lies_in() {
         let from = Path::new("/etc/resolv.conf");
         let joined = |link: &str| join_link(from, Path::new(link));
-        assert_eq!(joined("../run/systemd/resolve/stub-resolv.conf"), Path::new("/run/systemd/resolve/stub-resolv.conf"));
+        assert_eq!(
+            joined("../run/systemd/resolve/stub-resolv.conf"),
+            Path::new("/run/systemd/resolve/stub-resolv.conf")
+        );
         assert_eq!(joined("/run/x"), Path::new("/run/x"));
         assert_eq!(joined("other"), Path::new("/etc/other"));
         assert_eq!(joined("../../../x"), Path::new("/x"));

@@ -24,7 +24,12 @@ const MAX_SPEC_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A connected pair, close-on-exec at both ends.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
 }
 
 /// Sends one message. Fails with EPIPE, not with a signal, when the other end is gone.
@@ -37,7 +42,13 @@ pub(crate) fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[Bor
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     loop {
-        match sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
             Ok(_) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -51,7 +62,12 @@ pub(crate) fn receive<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; MAX_FDS]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let (length, truncated, fds) = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+        match recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
             Ok(message) => {
                 let mut fds = Vec::new();
                 for item in message.cmsgs()? {

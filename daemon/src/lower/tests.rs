@@ -7,20 +7,31 @@ use super::*;
 
 fn host() -> Host {
     Host {
-        identity: Identity { outside_uid: 1001, outside_gid: 1002, inside_uid: 1001, inside_gid: 1002 },
+        identity: Identity {
+            outside_uid: 1001,
+            outside_gid: 1002,
+            inside_uid: 1001,
+            inside_gid: 1002,
+        },
         user: "ada".into(),
         group: "dev".into(),
         home: "/home/ada".into(),
         home_exists: true,
         workspace: "/home/ada/project".into(),
         cwd: "/home/ada/project/src".into(),
+        private: [PathBuf::from("/home/ada/state/audit.jsonl"), "/srv/fumehood".into()].into(),
     }
 }
 
 fn grants(policy: &Policy, env: &[(Vec<u8>, Vec<u8>)], caller_env: &[(Vec<u8>, Vec<u8>)]) -> Grants {
     let argv = [b"true".to_vec()];
-    let request =
-        Request { tool: Tool::Shell, argv: &argv, caller_env, env, limits: RequestedLimits::default() };
+    let request = Request {
+        tool: Tool::Shell,
+        argv: &argv,
+        caller_env,
+        env,
+        limits: RequestedLimits::default(),
+    };
     match policy.decide(&request) {
         Decision::Allowed(grants) => *grants,
         Decision::Denied(denial) => panic!("{denial:?}"),
@@ -41,7 +52,9 @@ fn entries(policy: &Policy) -> Vec<ViewEntry> {
 
 fn bound(entries: &[ViewEntry], path: &str) -> Option<Access> {
     entries.iter().find_map(|entry| match entry {
-        ViewEntry::Bind { source, target, access, .. } if target == Path::new(path) => {
+        ViewEntry::Bind {
+            source, target, access, ..
+        } if target == Path::new(path) => {
             assert_eq!(source, target, "a grant appears where it lies on the machine");
             Some(*access)
         }
@@ -50,7 +63,10 @@ fn bound(entries: &[ViewEntry], path: &str) -> Option<Access> {
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+        .collect()
 }
 
 fn variable(command: &CommandSpec, name: &str) -> Option<String> {
@@ -67,7 +83,10 @@ fn a_grant_becomes_a_mount_with_its_access_and_nothing_else_is_mounted() {
     assert_eq!(bound(&entries, "/home/ada/tools"), Some(Access::ReadExecute));
     assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Write));
     assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Write));
-    let binds = entries.iter().filter(|entry| matches!(entry, ViewEntry::Bind { .. })).count();
+    let binds = entries
+        .iter()
+        .filter(|entry| matches!(entry, ViewEntry::Bind { .. }))
+        .count();
     assert_eq!(binds, 4);
 }
 
@@ -76,37 +95,74 @@ fn a_workspace_is_read_only_unless_granted_and_mounted_over_everything_else() {
     let entries = entries(&policy("[filesystem]\nworkspace = \"read\"\n"));
     assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::ReadExecute));
     let last = entries.last().unwrap();
-    assert!(matches!(last, ViewEntry::Bind { target, optional: false, .. } if target == Path::new("/home/ada/project")));
+    assert!(
+        matches!(last, ViewEntry::Bind { target, optional: false, .. } if target == Path::new("/home/ada/project"))
+    );
 }
 
 #[test]
 fn a_home_is_copied_on_write_with_secrets_hidden_or_empty() {
     let overlay = entries(&built_in("default")).into_iter().find_map(|entry| match entry {
-        ViewEntry::Overlay { lower, target, hide, .. } => Some((lower, target, hide)),
+        ViewEntry::Overlay {
+            lower, target, hide, ..
+        } => Some((lower, target, hide)),
         _ => None,
     });
     let (lower, target, hide) = overlay.unwrap();
-    assert_eq!((lower.as_path(), target.as_path()), (Path::new("/home/ada"), Path::new("/home/ada")));
+    assert_eq!(
+        (lower.as_path(), target.as_path()),
+        (Path::new("/home/ada"), Path::new("/home/ada"))
+    );
     assert!(hide.contains(&".ssh".into()) && hide.contains(&".aws".into()));
     let locked = entries(&built_in("locked"));
     assert!(!locked.iter().any(|entry| matches!(entry, ViewEntry::Overlay { .. })));
-    let empty = |entry: &ViewEntry| matches!(entry, ViewEntry::Scratch { target, .. } if target == Path::new("/home/ada"));
+    let empty =
+        |entry: &ViewEntry| matches!(entry, ViewEntry::Scratch { target, .. } if target == Path::new("/home/ada"));
     assert!(locked.iter().any(empty));
 }
 
 #[test]
+fn the_daemons_own_places_are_hidden_wherever_they_lie_and_whatever_is_granted() {
+    let entries = entries(&policy(
+        "[filesystem]\nhome = \"copy-on-write\"\nread = [\"/srv\"]\nhide-in-home = []\n",
+    ));
+    let hidden = entries.iter().find_map(|entry| match entry {
+        ViewEntry::Overlay { hide, .. } => Some(hide.clone()),
+        _ => None,
+    });
+    assert_eq!(hidden.unwrap(), [Path::new("state/audit.jsonl")]);
+    let granted = entries
+        .iter()
+        .position(|entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/srv")));
+    let masked = entries
+        .iter()
+        .position(|entry| matches!(entry, ViewEntry::Mask { target } if target == Path::new("/srv/fumehood")));
+    assert!(granted.unwrap() < masked.unwrap());
+}
+
+#[test]
 fn a_home_that_does_not_exist_is_empty_even_where_it_would_be_copied() {
-    let host = Host { home: "/nonexistent".into(), home_exists: false, ..host() };
+    let host = Host {
+        home: "/nonexistent".into(),
+        home_exists: false,
+        ..host()
+    };
     let spec = sandbox("run-1", &grants(&built_in("default"), &[], &[]), &host);
-    assert!(!spec.view.entries.iter().any(|entry| matches!(entry, ViewEntry::Overlay { .. })));
+    assert!(
+        !spec
+            .view
+            .entries
+            .iter()
+            .any(|entry| matches!(entry, ViewEntry::Overlay { .. }))
+    );
 }
 
 #[test]
 fn temporary_directories_exist_only_where_granted() {
     let has_tmp = |text: &str| {
-        entries(&policy(text)).iter().any(|entry| {
-            matches!(entry, ViewEntry::Scratch { target, mode: 0o1777, .. } if target == Path::new("/tmp"))
-        })
+        entries(&policy(text)).iter().any(
+            |entry| matches!(entry, ViewEntry::Scratch { target, mode: 0o1777, .. } if target == Path::new("/tmp")),
+        )
     };
     assert!(has_tmp("[filesystem]\ntmp = true\n"));
     assert!(!has_tmp("[filesystem]\ntmp = false\n"));
@@ -124,10 +180,12 @@ fn hidden_system_paths_are_masked_after_they_were_mounted() {
 #[test]
 fn a_grant_below_run_is_mounted_after_run_itself() {
     let entries = entries(&built_in("default"));
-    let run = entries.iter().position(|entry| matches!(entry, ViewEntry::Tmpfs { target, .. } if target == Path::new("/run")));
-    let current = entries
+    let run = entries
         .iter()
-        .position(|entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/run/current-system")));
+        .position(|entry| matches!(entry, ViewEntry::Tmpfs { target, .. } if target == Path::new("/run")));
+    let current = entries.iter().position(
+        |entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/run/current-system")),
+    );
     assert!(run.unwrap() < current.unwrap());
 }
 
@@ -146,12 +204,17 @@ fn the_network_has_a_refusing_proxy_and_its_variables_unless_it_shall_be_silent(
     let loud = grants(&policy("[network]\nmode = \"loopback\"\n"), &[], &[]);
     assert_eq!(
         sandbox("run-1", &loud, &host()).network,
-        Network::Loopback { refusal_port: Some(REFUSAL_PORT) }
+        Network::Loopback {
+            refusal_port: Some(REFUSAL_PORT)
+        }
     );
     let proxy = variable(&command(&[], &[], &loud, &host()), "https_proxy").unwrap();
     assert_eq!(proxy, format!("http://127.0.0.1:{REFUSAL_PORT}"));
     let silent = grants(&policy("[network]\nmode = \"loopback-silent\"\n"), &[], &[]);
-    assert_eq!(sandbox("run-1", &silent, &host()).network, Network::Loopback { refusal_port: None });
+    assert_eq!(
+        sandbox("run-1", &silent, &host()).network,
+        Network::Loopback { refusal_port: None }
+    );
     assert_eq!(variable(&command(&[], &[], &silent, &host()), "https_proxy"), None);
 }
 
@@ -174,7 +237,12 @@ fn every_protection_has_the_same_name_on_both_sides() {
 
 #[test]
 fn facts_about_the_sandbox_win_over_the_caller_and_the_request_wins_over_facts() {
-    let caller = pairs(&[("HOME", "/root"), ("USER", "root"), ("PATH", "/opt/x/bin:/usr/bin"), ("AWS_SECRET_KEY", "s")]);
+    let caller = pairs(&[
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("PATH", "/opt/x/bin:/usr/bin"),
+        ("AWS_SECRET_KEY", "s"),
+    ]);
     let policy = built_in("default");
     let passed = grants(&policy, &[], &caller);
     let made = command(&[], &[], &passed, &host());
@@ -200,13 +268,25 @@ fn a_command_keeps_bytes_that_are_no_text() {
 #[test]
 fn a_workspace_that_lies_in_what_is_hidden_is_found() {
     let hidden = |policy: &Policy, workspace: &str| {
-        let host = Host { workspace: workspace.into(), ..host() };
+        let host = Host {
+            workspace: workspace.into(),
+            ..host()
+        };
         hidden_workspace(&grants(policy, &[], &[]), &host)
     };
     let default = built_in("default");
-    assert_eq!(hidden(&default, "/home/ada/.ssh"), Some(("filesystem.hide-in-home", "/home/ada/.ssh".into())));
-    assert_eq!(hidden(&default, "/home/ada/.aws/cli/cache"), Some(("filesystem.hide-in-home", "/home/ada/.aws".into())));
-    assert_eq!(hidden(&default, "/etc/ssh/sshd_config.d"), Some(("filesystem.hide", "/etc/ssh".into())));
+    assert_eq!(
+        hidden(&default, "/home/ada/.ssh"),
+        Some(("filesystem.hide-in-home", "/home/ada/.ssh".into()))
+    );
+    assert_eq!(
+        hidden(&default, "/home/ada/.aws/cli/cache"),
+        Some(("filesystem.hide-in-home", "/home/ada/.aws".into()))
+    );
+    assert_eq!(
+        hidden(&default, "/etc/ssh/sshd_config.d"),
+        Some(("filesystem.hide", "/etc/ssh".into()))
+    );
     assert_eq!(hidden(&default, "/home/ada/.ssh-tools"), None);
     assert_eq!(hidden(&default, "/home/ada/project"), None);
     assert_eq!(hidden(&built_in("locked"), "/home/ada/.ssh"), None);

@@ -19,7 +19,9 @@ use fumehood_sandbox::spec::{Protection, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::journal::Journal;
-use super::model::{CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage};
+use super::model::{
+    CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage,
+};
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
 use crate::{lower, refusal};
@@ -61,13 +63,19 @@ impl Surroundings {
         match written {
             Err(error) if self.audit_required => Err(failed(None, "write the audit record", 0, error)),
             Err(error) => {
-                tracing::error!(error, "a run is not in the audit log, and the configuration does not require it");
+                tracing::error!(
+                    error,
+                    "a run is not in the audit log, and the configuration does not require it"
+                );
                 Ok(())
             }
             Ok(()) => Ok(()),
         }
     }
 }
+
+/// How long the end of a run waits to be durable before it is announced.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Input for the command.
 pub(super) enum Input {
@@ -84,6 +92,8 @@ pub(super) struct Actor {
     pub commands: mpsc::Receiver<Command>,
     pub input: mpsc::Receiver<Input>,
     pub accepted_at: Instant,
+    /// Whether the audit log has the intent, and so wants an end.
+    pub recorded: bool,
 }
 
 /// What is known of a run's end while it is being brought about.
@@ -97,7 +107,10 @@ struct Outcome {
 
 impl Outcome {
     fn ended(ending: Ending) -> Self {
-        Outcome { ending: Some(ending), ..Outcome::default() }
+        Outcome {
+            ending: Some(ending),
+            ..Outcome::default()
+        }
     }
 }
 
@@ -145,8 +158,11 @@ impl Actor {
     }
 
     /// Writes a denial down and makes it the run's end.
-    async fn deny(&self, rule: String, explanation: String) -> Outcome {
-        let denied = audit::Decision::Denied { rule: rule.clone(), reason: explanation.clone() };
+    async fn deny(&mut self, rule: String, explanation: String) -> Outcome {
+        let denied = audit::Decision::Denied {
+            rule: rule.clone(),
+            reason: explanation.clone(),
+        };
         match self.write_intent(denied).await {
             Ok(()) => Outcome::ended(Ending::Denied { rule, explanation }),
             Err(ending) => Outcome::ended(ending),
@@ -199,11 +215,15 @@ impl Actor {
         let ready = match self.wait_for(ready(&mut sandbox)).await {
             Ok(ready) => ready,
             Err(kill) => {
-                let _ = written.await;
+                self.recorded = matches!(written.await, Ok(Ok(())));
                 return self.abandon(sandbox, kill.ending()).await;
             }
         };
-        let written = written.await.map_err(|error| error.to_string()).and_then(|result| result.map_err(|e| e.to_string()));
+        let written = written
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|result| result.map_err(|e| e.to_string()));
+        self.recorded = written.is_ok();
         let written = self.surroundings.judge_audit(written);
         let (enforcement, refusal) = match ready {
             Ok(ready) => ready,
@@ -251,9 +271,17 @@ impl Actor {
         }
     }
 
-    async fn write_intent(&self, decision: audit::Decision) -> Result<(), Ending> {
-        let Some(audit) = &self.surroundings.audit else { return Ok(()) };
-        let written = audit.intent(&self.intent(decision)).await.map(drop).map_err(|error| error.to_string());
+    async fn write_intent(&mut self, decision: audit::Decision) -> Result<(), Ending> {
+        let Some(audit) = &self.surroundings.audit else {
+            return Ok(());
+        };
+        let ends = matches!(decision, audit::Decision::Allowed { .. });
+        let written = audit
+            .intent(&self.intent(decision))
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string());
+        self.recorded = ends && written.is_ok();
         self.surroundings.judge_audit(written)
     }
 
@@ -263,16 +291,32 @@ impl Actor {
 
     /// Writes the end down and announces it.
     async fn finish(self, outcome: Outcome) {
-        let ending = outcome.ending.unwrap_or(Ending::Lost { why: "the run's end was not seen".to_owned() });
-        // A denial is one record, not an intent with an end.
-        if let (Some(audit), false) = (&self.surroundings.audit, matches!(ending, Ending::Denied { .. })) {
-            let end = audit_end(&self.request.id, &ending, &outcome.enforcement, &outcome.usage, outcome.digests);
-            if let Err(error) = audit.end(&end).await {
-                tracing::error!(run = self.request.id, %error, "the end of a run is not in the audit log");
-            }
+        let ending = outcome.ending.unwrap_or(Ending::Lost {
+            why: "the run's end was not seen".to_owned(),
+        });
+        // A denial is one record, not an intent with an end; and without an intent in the log there is nothing to end.
+        if let (Some(audit), true) = (&self.surroundings.audit, self.recorded) {
+            let end = audit_end(
+                &self.request.id,
+                &ending,
+                &outcome.enforcement,
+                &outcome.usage,
+                outcome.digests,
+            );
+            let (audit, id) = (audit.clone(), self.request.id.clone());
+            let written = tokio::spawn(async move {
+                if let Err(error) = audit.end(&end).await {
+                    tracing::error!(run = id, %error, "the end of a run is not in the audit log");
+                }
+            });
+            // A log that cannot be written now keeps the record and tries again; the run is over all the same.
+            let _ = tokio::time::timeout(END_PATIENCE, written).await;
         }
         tracing::info!(run = self.request.id, ending = ending.name(), "run finished");
-        let finished = Arc::new(Finished { ending, usage: outcome.usage });
+        let finished = Arc::new(Finished {
+            ending,
+            usage: outcome.usage,
+        });
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Finished;
             snapshot.finished_at = Some(SystemTime::now());
@@ -295,24 +339,45 @@ impl Actor {
 
 impl Kill {
     fn nobody() -> Kill {
-        Kill { cause: CancelCause::Drain, by: String::new(), reason: String::new(), grace: None }
+        Kill {
+            cause: CancelCause::Drain,
+            by: String::new(),
+            reason: String::new(),
+            grace: None,
+        }
     }
 
     fn ending(&self) -> Ending {
-        Ending::Cancelled { cause: self.cause, by: self.by.clone(), reason: self.reason.clone() }
+        Ending::Cancelled {
+            cause: self.cause,
+            by: self.by.clone(),
+            reason: self.reason.clone(),
+        }
     }
 }
 
 fn cancelled(cause: CancelCause) -> Ending {
-    Ending::Cancelled { cause, by: String::new(), reason: String::new() }
+    Ending::Cancelled {
+        cause,
+        by: String::new(),
+        reason: String::new(),
+    }
 }
 
 fn allowed() -> audit::Decision {
-    audit::Decision::Allowed { rule: "tools.shell".to_owned() }
+    audit::Decision::Allowed {
+        rule: "tools.shell".to_owned(),
+    }
 }
 
 fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String) -> Ending {
-    Ending::SandboxFailed { protection, stage: stage.to_owned(), errno, path: Vec::new(), hint }
+    Ending::SandboxFailed {
+        protection,
+        stage: stage.to_owned(),
+        errno,
+        path: Vec::new(),
+        hint,
+    }
 }
 
 /// The name of a run's sandbox: cgroups and directories take fewer characters than ids do, and none may begin with a dot.
@@ -328,28 +393,57 @@ async fn ready(sandbox: &mut Watched) -> Result<(Vec<fumehood_sandbox::spec::Enf
             Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
             Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure)),
             Ok(Some((sandbox_event::Event::Gone { init_status, .. }, _))) => {
-                return Err(Ending::Lost { why: format!("init ended with {init_status} before it was ready") });
+                return Err(Ending::Lost {
+                    why: format!("init ended with {init_status} before it was ready"),
+                });
             }
-            Ok(Some((event, _))) => return Err(Ending::Lost { why: format!("init sent {event:?} before it was ready") }),
-            Ok(None) => return Err(Ending::Lost { why: "the launcher died".to_owned() }),
-            Err(error) => return Err(Ending::Lost { why: format!("the sandbox's socket broke: {error}") }),
+            Ok(Some((event, _))) => {
+                return Err(Ending::Lost {
+                    why: format!("init sent {event:?} before it was ready"),
+                });
+            }
+            Ok(None) => {
+                return Err(Ending::Lost {
+                    why: "the launcher died".to_owned(),
+                });
+            }
+            Err(error) => {
+                return Err(Ending::Lost {
+                    why: format!("the sandbox's socket broke: {error}"),
+                });
+            }
         }
     }
 }
 
 fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
-    let sandbox_event::Failure { protection, stage, errno, path } = failure;
+    let sandbox_event::Failure {
+        protection,
+        stage,
+        errno,
+        path,
+    } = failure;
     let hint = match (errno, protection) {
         (0, Some(protection)) => {
-            format!("the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks", protection.name())
+            format!(
+                "the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks",
+                protection.name()
+            )
         }
         // What machines and containers answer that do not let this user make namespaces.
         (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
-            "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it".to_owned()
+            "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it"
+                .to_owned()
         }
         _ => String::new(),
     };
-    Ending::SandboxFailed { protection, stage, errno, path, hint }
+    Ending::SandboxFailed {
+        protection,
+        stage,
+        errno,
+        path,
+        hint,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -390,9 +484,19 @@ fn audit_end(
         ],
         Ending::Denied { rule, explanation } => vec![("rule", text(rule)), ("explanation", text(explanation))],
         Ending::SpawnFailed { stage, errno, path } => {
-            vec![("stage", text(stage)), ("errno", Number((*errno).into())), ("path", Text(path.clone()))]
+            vec![
+                ("stage", text(stage)),
+                ("errno", Number((*errno).into())),
+                ("path", Text(path.clone())),
+            ]
         }
-        Ending::SandboxFailed { protection, stage, errno, path, hint } => vec![
+        Ending::SandboxFailed {
+            protection,
+            stage,
+            errno,
+            path,
+            hint,
+        } => vec![
             ("protection", text(protection.map_or("", Protection::name))),
             ("stage", text(stage)),
             ("errno", Number((*errno).into())),
@@ -410,7 +514,10 @@ fn audit_end(
     audit::End {
         run_id: run_id.to_owned(),
         outcome: ending.name().to_owned(),
-        details: details.into_iter().map(|(name, detail)| (name.to_owned(), detail)).collect(),
+        details: details
+            .into_iter()
+            .map(|(name, detail)| (name.to_owned(), detail))
+            .collect(),
         shell_code: Some(ending.shell_code()),
         enforcement: enforcement
             .iter()

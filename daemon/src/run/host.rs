@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fumehood_sandbox::spec::Identity;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -17,8 +18,8 @@ const INSIDE_FOR_ROOT: u32 = 1000;
 
 /// Directories that cannot be a workspace: the command would get the machine's own files to write, or the view could not be built.
 const NOT_WORKSPACES: &[&str] = &[
-    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var",
-    "/var/tmp",
+    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/tmp",
+    "/usr", "/var", "/var/tmp",
 ];
 
 /// What `lower.rs` needs to know beside the grants.
@@ -38,6 +39,8 @@ pub struct Host {
     pub workspace: PathBuf,
     /// The working directory: absolute.
     pub cwd: PathBuf,
+    /// Places of the daemon's own that no command may reach: its socket, audit log, configuration, policies, scratch directory.
+    pub private: Arc<[PathBuf]>,
 }
 
 /// Why a directory cannot be a workspace.
@@ -54,6 +57,17 @@ pub enum WorkspaceError {
     /// It is something else.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
+    /// It holds what the daemon keeps for itself, or lies in it.
+    #[error(
+        "{} and the daemon's own {} lie in one another; a command must not reach it: choose another workspace, or another place for it",
+        workspace.display(), private.display()
+    )]
+    Private {
+        /// The workspace.
+        workspace: PathBuf,
+        /// What is the daemon's.
+        private: PathBuf,
+    },
     /// It holds too much.
     #[error(
         "{} would give the command your home directory or the system itself; change to a project's directory, or name one",
@@ -73,12 +87,17 @@ pub struct Asked<'a> {
     pub cwd: &'a Path,
     /// The caller's environment.
     pub caller_env: &'a [(Vec<u8>, Vec<u8>)],
+    /// Places of the daemon's own.
+    pub private: &'a Arc<[PathBuf]>,
 }
 
 impl Host {
     /// Looks everything up. Blocks on the file system and the user database.
     pub fn look_up(asked: Asked<'_>) -> Result<Host, WorkspaceError> {
-        let look = |source| WorkspaceError::Look { path: asked.workspace.to_owned(), source };
+        let look = |source| WorkspaceError::Look {
+            path: asked.workspace.to_owned(),
+            source,
+        };
         let workspace = asked.workspace.canonicalize().map_err(look)?;
         let metadata = workspace.metadata().map_err(look)?;
         if !metadata.is_dir() {
@@ -87,7 +106,11 @@ impl Host {
         let (uid, gid) = owner(asked.peer, metadata.uid(), metadata.gid());
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         // Root's daemon takes an ordinary user's own group; what belongs to root keeps root's.
-        let gid = if Uid::effective().is_root() { user.as_ref().map_or(gid, |user| user.gid.as_raw()) } else { gid };
+        let gid = if Uid::effective().is_root() {
+            user.as_ref().map_or(gid, |user| user.gid.as_raw())
+        } else {
+            gid
+        };
         let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
         let home = home(asked, uid, user.as_ref());
         if workspace == Path::new("/")
@@ -96,6 +119,13 @@ impl Host {
         {
             return Err(WorkspaceError::TooWide(workspace));
         }
+        let both = |private: &&PathBuf| private.starts_with(&workspace) || workspace.starts_with(private);
+        if let Some(private) = asked.private.iter().find(both) {
+            return Err(WorkspaceError::Private {
+                workspace,
+                private: private.clone(),
+            });
+        }
         let cwd = match asked.cwd {
             cwd if cwd.as_os_str().is_empty() => workspace.clone(),
             cwd if cwd.is_absolute() => cwd.to_owned(),
@@ -103,13 +133,22 @@ impl Host {
         };
         let inside = |id: u32| if id == 0 { INSIDE_FOR_ROOT } else { id };
         Ok(Host {
-            identity: Identity { outside_uid: uid, outside_gid: gid, inside_uid: inside(uid), inside_gid: inside(gid) },
-            user: not_root(user.as_ref().map_or_else(|| format!("u{uid}"), |user| user.name.clone())),
+            identity: Identity {
+                outside_uid: uid,
+                outside_gid: gid,
+                inside_uid: inside(uid),
+                inside_gid: inside(gid),
+            },
+            user: not_root(
+                user.as_ref()
+                    .map_or_else(|| format!("u{uid}"), |user| user.name.clone()),
+            ),
             group: not_root(group.map_or_else(|| format!("g{gid}"), |group| group.name)),
             home_exists: home.is_dir(),
             home,
             workspace,
             cwd,
+            private: Arc::clone(asked.private),
         })
     }
 }
@@ -134,8 +173,15 @@ fn owner(peer: &Peer, workspace_uid: u32, workspace_gid: u32) -> (u32, u32) {
 /// The home directory: what the caller says, where the caller is the one the command runs as; else what the user database says.
 fn home(asked: Asked<'_>, uid: u32, user: Option<&User>) -> PathBuf {
     let own = matches!(asked.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
-    let said = asked.caller_env.iter().rev().find(|(name, _)| name == b"HOME").map(|(_, value)| value);
-    let said = said.map(|value| PathBuf::from(OsStr::from_bytes(value))).filter(|home| own && home.is_absolute());
+    let said = asked
+        .caller_env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == b"HOME")
+        .map(|(_, value)| value);
+    let said = said
+        .map(|value| PathBuf::from(OsStr::from_bytes(value)))
+        .filter(|home| own && home.is_absolute());
     said.or_else(|| user.map(|user| user.dir.clone()))
         .and_then(|home| home.canonicalize().ok().or(Some(home)))
         .filter(|home| home.is_absolute() && home != Path::new("/"))

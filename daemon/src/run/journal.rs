@@ -117,7 +117,11 @@ impl Journal {
     pub fn append(&self, event: Event) {
         let mut inner = self.lock();
         inner.closed |= matches!(event, Event::Finished(_));
-        let entry = Entry { seq: inner.next_seq, time: SystemTime::now(), event };
+        let entry = Entry {
+            seq: inner.next_seq,
+            time: SystemTime::now(),
+            event,
+        };
         inner.next_seq += 1;
         if let Event::Output { data, .. } = &entry.event {
             inner.output_bytes += data.len() as u64;
@@ -173,7 +177,12 @@ impl Journal {
     /// A reader from the event `from_seq` on; 0 and 1 mean the beginning.
     pub fn reader(self: &Arc<Self>, from_seq: u64) -> Reader {
         let position = self.lock().position_before(from_seq);
-        Reader { journal: Arc::clone(self), next: from_seq.max(1), position, owner: false }
+        Reader {
+            journal: Arc::clone(self),
+            next: from_seq.max(1),
+            position,
+            owner: false,
+        }
     }
 
     /// A reader from the beginning that holds the writer up. Once per journal, before anything is appended.
@@ -181,7 +190,12 @@ impl Journal {
         let mut inner = self.lock();
         inner.owed = Some(inner.head_bytes + inner.tail_bytes);
         drop(inner);
-        Reader { journal: Arc::clone(self), next: 1, position: [0; 2], owner: true }
+        Reader {
+            journal: Arc::clone(self),
+            next: 1,
+            position: [0; 2],
+            owner: true,
+        }
     }
 
     /// Waits until an event of `bytes` can be appended without taking something from the owner that it has not read.
@@ -202,7 +216,8 @@ impl Journal {
 impl Inner {
     fn has_room(&self, bytes: usize) -> bool {
         // One event always fits: a bound below the size of a chunk must not stop everything.
-        self.owed.is_none_or(|owed| owed == 0 || owed + bytes + EVENT_OVERHEAD <= self.half)
+        self.owed
+            .is_none_or(|owed| owed == 0 || owed + bytes + EVENT_OVERHEAD <= self.half)
     }
 
     /// Whether the oldest event of the tail is not owed to the owner.
@@ -244,7 +259,11 @@ impl Inner {
                 let index = stream.index();
                 self.tail_start[index].saturating_sub(position[index])
             });
-            return Some(Item::Gap { seq, next_seq: first.seq, lost_bytes: lost });
+            return Some(Item::Gap {
+                seq,
+                next_seq: first.seq,
+                lost_bytes: lost,
+            });
         }
         self.tail.get((seq - first.seq) as usize).cloned().map(Item::Event)
     }
@@ -331,11 +350,18 @@ mod tests {
     use crate::run::model::{Ending, Finished, Usage};
 
     fn output(offset: u64, bytes: usize) -> Event {
-        Event::Output { stream: Stream::Stdout, offset, data: Bytes::from(vec![b'x'; bytes]) }
+        Event::Output {
+            stream: Stream::Stdout,
+            offset,
+            data: Bytes::from(vec![b'x'; bytes]),
+        }
     }
 
     fn finished() -> Event {
-        Event::Finished(Arc::new(Finished { ending: Ending::Exited { code: 0 }, usage: Usage::default() }))
+        Event::Finished(Arc::new(Finished {
+            ending: Ending::Exited { code: 0 },
+            usage: Usage::default(),
+        }))
     }
 
     /// Reads everything; returns bytes read and bytes declared lost.
@@ -351,7 +377,11 @@ mod tests {
                         read += data.len() as u64;
                     }
                 }
-                Item::Gap { seq, next_seq, lost_bytes } => {
+                Item::Gap {
+                    seq,
+                    next_seq,
+                    lost_bytes,
+                } => {
                     assert!(seq < next_seq);
                     lost += lost_bytes[0];
                     next = Some(next_seq);

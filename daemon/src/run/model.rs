@@ -243,7 +243,9 @@ impl Ending {
             Ending::SpawnFailed { stage, errno, .. } if stage == "search" || stage == "exec" => {
                 if *errno == nix::libc::ENOENT { 127 } else { 126 }
             }
-            Ending::Denied { .. } | Ending::SpawnFailed { .. } | Ending::SandboxFailed { .. } | Ending::Lost { .. } => 125,
+            Ending::Denied { .. } | Ending::SpawnFailed { .. } | Ending::SandboxFailed { .. } | Ending::Lost { .. } => {
+                125
+            }
         }
     }
 

@@ -231,7 +231,10 @@ impl RunTable {
             None => {
                 let waiting = shared.waiting.load(Ordering::SeqCst);
                 if waiting >= shared.bounds.queued {
-                    return Err(StartError::Full { running: shared.bounds.running, queued: waiting });
+                    return Err(StartError::Full {
+                        running: shared.bounds.running,
+                        queued: waiting,
+                    });
                 }
                 shared.waiting.fetch_add(1, Ordering::SeqCst);
                 waiting as u32 + 1
@@ -250,7 +253,10 @@ impl RunTable {
 
     async fn supervise(self, run: Arc<Run>, actor: Actor, place: Option<OwnedSemaphorePermit>) {
         let places = Arc::clone(&self.shared.places);
-        let waiting = Waiting { shared: Arc::clone(&self.shared), counted: place.is_none() };
+        let waiting = Waiting {
+            shared: Arc::clone(&self.shared),
+            counted: place.is_none(),
+        };
         let place = async move {
             let place = match place {
                 Some(place) => Some(place),
@@ -264,8 +270,13 @@ impl RunTable {
         let snapshot = actor.snapshot.clone();
         if let Err(error) = tokio::spawn(actor.run(place)).await {
             tracing::error!(run = run.id, %error, "the actor of a run failed");
-            let ending = Ending::Lost { why: "the daemon failed; this is a defect of it".to_owned() };
-            let finished = Arc::new(Finished { ending, usage: Usage::default() });
+            let ending = Ending::Lost {
+                why: "the daemon failed; this is a defect of it".to_owned(),
+            };
+            let finished = Arc::new(Finished {
+                ending,
+                usage: Usage::default(),
+            });
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;
                 snapshot.finished_at = Some(SystemTime::now());
@@ -276,7 +287,12 @@ impl RunTable {
         let mut runs = lock(&self.shared.runs);
         let bytes = run.journal.memory_bytes();
         runs.ended_bytes += bytes;
-        runs.ended.push_back(EndedRun { at: Instant::now(), number: run.number, id: run.id.clone(), bytes });
+        runs.ended.push_back(EndedRun {
+            at: Instant::now(),
+            number: run.number,
+            id: run.id.clone(),
+            bytes,
+        });
         self.shared.forget_old(&mut runs);
         drop(runs);
         self.shared.active.send_modify(|active| *active -= 1);
@@ -376,7 +392,11 @@ impl Shared {
                 return;
             }
             // The id may have been released and taken again.
-            if runs.by_id.get(&oldest.id).is_some_and(|run| run.number == oldest.number) {
+            if runs
+                .by_id
+                .get(&oldest.id)
+                .is_some_and(|run| run.number == oldest.number)
+            {
                 runs.by_id.remove(&oldest.id);
             }
             runs.ended_bytes -= oldest.bytes;
@@ -390,7 +410,13 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
     let reader = if owned { journal.owner() } else { journal.reader(0) };
     let (commands_sender, commands) = mpsc::channel(COMMANDS);
     let (input_sender, input) = mpsc::channel(INPUTS);
-    let initial = Snapshot { phase: Phase::Queued, started_at: None, finished_at: None, started: None, finished: None };
+    let initial = Snapshot {
+        phase: Phase::Queued,
+        started_at: None,
+        finished_at: None,
+        started: None,
+        finished: None,
+    };
     let (snapshot, snapshots) = watch::channel(initial);
     let run = Arc::new(Run {
         id: request.id.clone(),
@@ -409,6 +435,15 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
         commands: commands_sender,
         input: Mutex::new(request.input.then_some(input_sender)),
     });
-    let actor = Actor { request, surroundings, journal, snapshot, commands, input, accepted_at: Instant::now() };
+    let actor = Actor {
+        request,
+        surroundings,
+        journal,
+        snapshot,
+        commands,
+        input,
+        accepted_at: Instant::now(),
+        recorded: false,
+    };
     (run, actor, reader)
 }

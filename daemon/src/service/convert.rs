@@ -20,30 +20,57 @@ const LISTED_BYTES: usize = 4096;
 pub(super) fn event(run_id: &str, item: Item) -> v1::RunEvent {
     use v1::run_event::Event as Wire;
     let (seq, time, event) = match item {
-        Item::Gap { seq, next_seq, lost_bytes: [stdout_bytes, stderr_bytes] } => {
-            (seq, SystemTime::now(), Wire::Gap(v1::Gap { next_seq, stdout_bytes, stderr_bytes }))
-        }
+        Item::Gap {
+            seq,
+            next_seq,
+            lost_bytes: [stdout_bytes, stderr_bytes],
+        } => (
+            seq,
+            SystemTime::now(),
+            Wire::Gap(v1::Gap {
+                next_seq,
+                stdout_bytes,
+                stderr_bytes,
+            }),
+        ),
         Item::Event(entry) => {
             let event = match entry.event {
                 Event::Accepted { queue_position } => Wire::Accepted(v1::Accepted { queue_position }),
                 Event::Started(started) => Wire::Started(self::started(&started)),
-                Event::Output { stream, offset, data } => {
-                    Wire::Output(v1::Output { stream: output_stream(stream).into(), offset, data })
-                }
-                Event::Exited { status, leftovers, leftover_count } => Wire::Exited(v1::ProcessExited {
+                Event::Output { stream, offset, data } => Wire::Output(v1::Output {
+                    stream: output_stream(stream).into(),
+                    offset,
+                    data,
+                }),
+                Event::Exited {
+                    status,
+                    leftovers,
+                    leftover_count,
+                } => Wire::Exited(v1::ProcessExited {
                     status: Some(ending(&status)),
                     leftovers: leftovers.into_iter().map(leftover).collect(),
                     leftover_count,
                 }),
-                Event::Closed { stream, total_bytes, end_of_file } => {
-                    Wire::Closed(v1::Closed { stream: output_stream(stream).into(), total_bytes, end_of_file })
-                }
+                Event::Closed {
+                    stream,
+                    total_bytes,
+                    end_of_file,
+                } => Wire::Closed(v1::Closed {
+                    stream: output_stream(stream).into(),
+                    total_bytes,
+                    end_of_file,
+                }),
                 Event::Finished(finished) => Wire::Finished(self::finished(&finished)),
             };
             (entry.seq, entry.time, event)
         }
     };
-    v1::RunEvent { run_id: run_id.to_owned(), seq, time: Some(timestamp_from_system(time)), event: Some(event) }
+    v1::RunEvent {
+        run_id: run_id.to_owned(),
+        seq,
+        time: Some(timestamp_from_system(time)),
+        event: Some(event),
+    }
 }
 
 fn leftover(Leftover { pid, comm }: Leftover) -> v1::Leftover {
@@ -57,7 +84,15 @@ fn output_stream(stream: Stream) -> v1::OutputStream {
     }
 }
 
-fn started(Started { enforcement, policy_name, policy_digest, pid, limits }: &Started) -> v1::Started {
+fn started(
+    Started {
+        enforcement,
+        policy_name,
+        policy_digest,
+        pid,
+        limits,
+    }: &Started,
+) -> v1::Started {
     v1::Started {
         enforcement: Some(self::enforcement(enforcement)),
         policy_name: policy_name.clone(),
@@ -68,16 +103,24 @@ fn started(Started { enforcement, policy_name, policy_digest, pid, limits }: &St
 }
 
 fn enforcement(entries: &[Enforcement]) -> v1::Enforcement {
-    let entries = entries.iter().map(|Enforcement { protection, state, required }| {
-        let (state, detail) = self::state(state);
-        v1::EnforcementEntry {
-            protection: self::protection(*protection).into(),
-            state: state.into(),
-            detail,
-            required: *required,
-        }
-    });
-    v1::Enforcement { entries: entries.collect() }
+    let entries = entries.iter().map(
+        |Enforcement {
+             protection,
+             state,
+             required,
+         }| {
+            let (state, detail) = self::state(state);
+            v1::EnforcementEntry {
+                protection: self::protection(*protection).into(),
+                state: state.into(),
+                detail,
+                required: *required,
+            }
+        },
+    );
+    v1::Enforcement {
+        entries: entries.collect(),
+    }
 }
 
 pub(super) fn state(state: &State) -> (v1::ProtectionState, String) {
@@ -145,7 +188,10 @@ fn ending(ending: &Ending) -> v1::Ending {
                 TimeLimit::Idle => v1::TimeLimit::Idle,
                 TimeLimit::Cpu => v1::TimeLimit::Cpu,
             };
-            Kind::TimedOut(v1::TimedOut { limit: limit.into(), after: Some(duration_from_std(after)) })
+            Kind::TimedOut(v1::TimedOut {
+                limit: limit.into(),
+                after: Some(duration_from_std(after)),
+            })
         }
         Ending::Cancelled { cause, by, reason } => {
             let cause = match cause {
@@ -153,17 +199,35 @@ fn ending(ending: &Ending) -> v1::Ending {
                 CancelCause::Disconnect => v1::CancelCause::Disconnect,
                 CancelCause::Drain => v1::CancelCause::Drain,
             };
-            Kind::Cancelled(v1::Cancelled { cause: cause.into(), by, reason })
+            Kind::Cancelled(v1::Cancelled {
+                cause: cause.into(),
+                by,
+                reason,
+            })
         }
         Ending::OutOfMemory { limit_bytes } => Kind::OutOfMemory(v1::OutOfMemory { limit_bytes }),
-        Ending::OutputLimit { stream, limit_bytes } => {
-            Kind::OutputLimit(v1::OutputLimit { stream: output_stream(stream).into(), limit_bytes })
-        }
+        Ending::OutputLimit { stream, limit_bytes } => Kind::OutputLimit(v1::OutputLimit {
+            stream: output_stream(stream).into(),
+            limit_bytes,
+        }),
         Ending::Denied { rule, explanation } => Kind::Denied(v1::Denied { rule, explanation }),
-        Ending::SpawnFailed { stage, errno: number, path } => {
-            Kind::SpawnFailed(v1::SpawnFailed { stage, errno: number, errno_name: errno(number), path: path.into() })
-        }
-        Ending::SandboxFailed { protection, stage, errno: number, path, hint } => Kind::SandboxFailed(v1::SandboxFailed {
+        Ending::SpawnFailed {
+            stage,
+            errno: number,
+            path,
+        } => Kind::SpawnFailed(v1::SpawnFailed {
+            stage,
+            errno: number,
+            errno_name: errno(number),
+            path: path.into(),
+        }),
+        Ending::SandboxFailed {
+            protection,
+            stage,
+            errno: number,
+            path,
+            hint,
+        } => Kind::SandboxFailed(v1::SandboxFailed {
             protection: protection.map_or(v1::Protection::Unspecified, self::protection).into(),
             stage,
             errno: number,
@@ -218,7 +282,13 @@ fn usage(usage: &Usage) -> v1::Usage {
 
 /// What is known of a run; `listed` cuts long command lines.
 pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
-    let Snapshot { phase, started_at, finished_at, started, finished } = run.snapshot();
+    let Snapshot {
+        phase,
+        started_at,
+        finished_at,
+        started,
+        finished,
+    } = run.snapshot();
     let state = match phase {
         Phase::Queued => v1::RunState::Queued,
         Phase::Starting => v1::RunState::Starting,

@@ -102,12 +102,19 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
             remedy,
         });
     }
-    found.extend(test.findings.iter().map(|finding| v1::Capability {
-        protection: convert::protection(finding.protection).into(),
-        name: format!("stop: {}", finding.name),
-        state: if finding.held { v1::ProtectionState::Active } else { v1::ProtectionState::Off }.into(),
-        detail: finding.detail.clone(),
-        remedy: String::new(),
+    found.extend(test.findings.iter().map(|finding| {
+        v1::Capability {
+            protection: convert::protection(finding.protection).into(),
+            name: format!("stop: {}", finding.name),
+            state: if finding.held {
+                v1::ProtectionState::Active
+            } else {
+                v1::ProtectionState::Off
+            }
+            .into(),
+            detail: finding.detail.clone(),
+            remedy: String::new(),
+        }
     }));
     found
 }

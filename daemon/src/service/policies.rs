@@ -22,14 +22,21 @@ impl Policies for PoliciesService {
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         peer(&request)?;
-        let policies = self.policies.all().map(|(stored, is_default)| summary(stored, is_default)).collect();
+        let policies = self
+            .policies
+            .all()
+            .map(|(stored, is_default)| summary(stored, is_default))
+            .collect();
         Ok(Response::new(v1::ListPoliciesResponse { policies }))
     }
 
     async fn get(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::GetPolicyResponse>, Status> {
         peer(&request)?;
         let name = &request.get_ref().name;
-        let stored = self.policies.get(name).ok_or_else(|| status::no_such_policy(name, &self.policies.names()))?;
+        let stored = self
+            .policies
+            .get(name)
+            .ok_or_else(|| status::no_such_policy(name, &self.policies.names()))?;
         let is_default = self.policies.is_default(&stored.policy.name);
         Ok(Response::new(v1::GetPolicyResponse {
             summary: Some(summary(stored, is_default)),
@@ -45,6 +52,10 @@ fn summary(stored: &Stored, is_default: bool) -> v1::PolicySummary {
         digest: stored.policy.digest.0.to_vec().into(),
         builtin: stored.origin.is_none(),
         is_default,
-        origin: stored.origin.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        origin: stored
+            .origin
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
     }
 }

@@ -38,6 +38,8 @@ pub struct Door {
     pub policies: PolicyStore,
     /// Whether it may bring one.
     pub inline_policies: bool,
+    /// Places of the daemon's own; see [`Host::private`].
+    pub private: Arc<[PathBuf]>,
     /// Output kept when a request does not say.
     pub keep_bytes: u64,
     /// Output kept at most.
@@ -86,7 +88,9 @@ impl Door {
         // The same request gives the same digest whatever a client's encoder does: it is taken over our own encoding.
         let digest: [u8; 32] = Sha256::digest(start.encode_to_vec()).into();
         let v1::StartRequest { run_id, spec } = start;
-        let Some(spec) = spec else { return Err(status::invalid_field("spec", "missing; it says what to run")) };
+        let Some(spec) = spec else {
+            return Err(status::invalid_field("spec", "missing; it says what to run"));
+        };
         // Every field is named: one that is added to the wire and forgotten here does not compile.
         let v1::RunSpec {
             argv,
@@ -104,7 +108,8 @@ impl Door {
         let mut wrong = Violations::default();
         let id = wrong.take("run_id", check_id(run_id));
         check_argv(&mut wrong, &argv);
-        let total: usize = argv.iter().map(Bytes::len).sum::<usize>() + env.iter().map(|v| v.name.len() + v.value.len() + 2).sum::<usize>();
+        let total: usize = argv.iter().map(Bytes::len).sum::<usize>()
+            + env.iter().map(|v| v.name.len() + v.value.len() + 2).sum::<usize>();
         if total > MAX_ARGUMENTS_TOTAL_BYTES {
             wrong.add("spec.argv", format!("argv and env are {total} bytes together, more than {MAX_ARGUMENTS_TOTAL_BYTES}; use a file or stdin"));
         }
@@ -117,7 +122,13 @@ impl Door {
             .collect();
         let cwd = wrong.take("spec.cwd", check_path(&cwd));
         let host = check_workspace(&workspace).and_then(|workspace| {
-            let asked = Asked { peer, workspace: &workspace, cwd: &cwd, caller_env: &caller_env };
+            let asked = Asked {
+                peer,
+                workspace: &workspace,
+                cwd: &cwd,
+                caller_env: &caller_env,
+                private: &self.private,
+            };
             Host::look_up(asked).map_err(|error| error.to_string())
         });
         let host = wrong.take("spec.workspace", host.map(Some));
@@ -172,14 +183,20 @@ impl Door {
                 let stored = self.policies.get(&name);
                 if stored.is_none() {
                     let known = self.policies.names();
-                    wrong.add("spec.policy.name", format!("there is no policy {name:?}; there are: {known}"));
+                    wrong.add(
+                        "spec.policy.name",
+                        format!("there is no policy {name:?}; there are: {known}"),
+                    );
                 }
                 stored.map(|stored| Arc::clone(&stored.policy))
             }
             Some(Reference::Inline(v1::InlinePolicy { toml, origin })) => {
                 const FIELD: &str = "spec.policy.inline";
                 if !self.inline_policies {
-                    wrong.add(FIELD, "this daemon takes no policies from requests (inline_policies = false); name one of its own");
+                    wrong.add(
+                        FIELD,
+                        "this daemon takes no policies from requests (inline_policies = false); name one of its own",
+                    );
                     return None;
                 }
                 if toml.len() as u64 > MAX_POLICY_BYTES || origin.len() > MAX_NAME_BYTES {
@@ -202,7 +219,10 @@ impl Door {
         let v1::OutputOptions { keep_bytes, flow } = options.unwrap_or_default();
         let keep = keep_bytes.unwrap_or(self.keep_bytes);
         if keep > self.max_keep_bytes {
-            wrong.add("spec.output.keep_bytes", format!("{keep} is more than {}", self.max_keep_bytes));
+            wrong.add(
+                "spec.output.keep_bytes",
+                format!("{keep} is more than {}", self.max_keep_bytes),
+            );
         }
         let block = match v1::FlowControl::try_from(flow) {
             Ok(v1::FlowControl::Unspecified | v1::FlowControl::Drop) => false,
@@ -238,7 +258,10 @@ fn check_argv(wrong: &mut Violations, argv: &[Bytes]) {
         if argument.contains(&0) {
             wrong.add(field(), "holds a NUL byte, which no argument can");
         } else if argument.len() > MAX_ARGUMENT_BYTES {
-            wrong.add(field(), format!("{} bytes, more than {MAX_ARGUMENT_BYTES}", argument.len()));
+            wrong.add(
+                field(),
+                format!("{} bytes, more than {MAX_ARGUMENT_BYTES}", argument.len()),
+            );
         }
         // One report of a kind is enough for a list that may have a million entries.
         if wrong.0.len() > 16 {
@@ -264,7 +287,10 @@ fn variable_problem(variable: &v1::EnvironmentVariable) -> Option<String> {
     }
     // The kernel counts name, '=', value and the closing NUL as one string.
     if name.len() + value.len() + 2 > MAX_VALUE_BYTES {
-        return Some(format!("name and value have {} bytes, more than {MAX_VALUE_BYTES}", name.len() + value.len()));
+        return Some(format!(
+            "name and value have {} bytes, more than {MAX_VALUE_BYTES}",
+            name.len() + value.len()
+        ));
     }
     None
 }
@@ -273,14 +299,18 @@ fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(
     let mut names = HashSet::new();
     for (index, variable) in env.iter().enumerate() {
         let again = || Some("the name is given twice".to_owned());
-        if let Some(problem) = variable_problem(variable).or_else(|| if names.insert(&variable.name) { None } else { again() }) {
+        if let Some(problem) =
+            variable_problem(variable).or_else(|| if names.insert(&variable.name) { None } else { again() })
+        {
             wrong.add(format!("spec.env[{index}]"), problem);
         }
         if wrong.0.len() > 16 {
             break;
         }
     }
-    env.into_iter().map(|variable| (variable.name.to_vec(), variable.value.to_vec())).collect()
+    env.into_iter()
+        .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
+        .collect()
 }
 
 fn check_path(path: &[u8]) -> Result<PathBuf, String> {
@@ -302,8 +332,15 @@ fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
 }
 
 fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> RequestedLimits {
-    let v1::RequestedLimits { wall, idle, cpu_time, memory_bytes, processes, output_bytes, grace } =
-        limits.unwrap_or_default();
+    let v1::RequestedLimits {
+        wall,
+        idle,
+        cpu_time,
+        memory_bytes,
+        processes,
+        output_bytes,
+        grace,
+    } = limits.unwrap_or_default();
     let mut duration = |field: &str, value: Option<prost_types::Duration>, zero: bool| -> Option<Duration> {
         let field = format!("spec.limits.{field}");
         match duration_to_std(&value?) {
@@ -321,10 +358,21 @@ fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> 
         ("output_bytes", output_bytes == Some(0)),
     ] {
         if zero {
-            wrong.add(format!("spec.limits.{field}"), "zero; leave it out for the policy's own");
+            wrong.add(
+                format!("spec.limits.{field}"),
+                "zero; leave it out for the policy's own",
+            );
         }
     }
-    RequestedLimits { wall, idle, cpu_time, grace, memory_bytes, processes, output_bytes }
+    RequestedLimits {
+        wall,
+        idle,
+        cpu_time,
+        grace,
+        memory_bytes,
+        processes,
+        output_bytes,
+    }
 }
 
 fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
@@ -334,6 +382,9 @@ fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
     if labels.len() > MAX_LABELS {
         wrong.add("spec.labels", format!("{} pairs, more than {MAX_LABELS}", labels.len()));
     } else if labels.iter().any(long) {
-        wrong.add("spec.labels", format!("keys have 1 to {MAX_LABEL_KEY_BYTES} bytes, values up to {MAX_LABEL_VALUE_BYTES}"));
+        wrong.add(
+            "spec.labels",
+            format!("keys have 1 to {MAX_LABEL_KEY_BYTES} bytes, values up to {MAX_LABEL_VALUE_BYTES}"),
+        );
     }
 }

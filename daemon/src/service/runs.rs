@@ -14,9 +14,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::convert;
 use super::request::{Checked, Door};
 use super::status::{self, Refused};
-use super::convert;
 use crate::peer::Peer;
 use crate::run::{CancelCause, InputError, Kill, Phase, Reader, Run, RunTable, Snapshot};
 
@@ -58,7 +58,10 @@ impl Runs for RunsService {
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|request| request.message);
         let Some(Message::Start(start)) = first else {
-            return Err(status::invalid_field("start", "missing; the first message says what to run"));
+            return Err(status::invalid_field(
+                "start",
+                "missing; the first message says what to run",
+            ));
         };
         let Checked { request, block, keep } = self.door.check(&peer, start).await?;
         let (run, existed, reader) = self.runs.start(request, block).map_err(Refused::from)?;
@@ -69,9 +72,16 @@ impl Runs for RunsService {
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
         let peer = peer(&request)?;
-        let Checked { request, block: _, keep: _ } = self.door.check(&peer, request.into_inner()).await?;
+        let Checked {
+            request,
+            block: _,
+            keep: _,
+        } = self.door.check(&peer, request.into_inner()).await?;
         let (run, existed, _) = self.runs.start(request, false).map_err(Refused::from)?;
-        Ok(Response::new(v1::StartResponse { run: Some(convert::run_info(&run, false)), existed }))
+        Ok(Response::new(v1::StartResponse {
+            run: Some(convert::run_info(&run, false)),
+            existed,
+        }))
     }
 
     async fn attach(&self, request: Request<Streaming<v1::AttachRequest>>) -> Result<Response<Events>, Status> {
@@ -80,7 +90,10 @@ impl Runs for RunsService {
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|request| request.message);
         let Some(Message::Attach(v1::AttachStart { run_id, from_seq })) = first else {
-            return Err(status::invalid_field("attach", "missing; the first message says which run to follow"));
+            return Err(status::invalid_field(
+                "attach",
+                "missing; the first message says which run to follow",
+            ));
         };
         let run = self.find(&peer, &run_id)?;
         let reader = run.reader(from_seq);
@@ -96,21 +109,31 @@ impl Runs for RunsService {
             Some(timeout) => drop(tokio::time::timeout(timeout, run.finished()).await),
             None => run.finished().await,
         }
-        Ok(Response::new(v1::WaitResponse { run: Some(convert::run_info(&run, false)) }))
+        Ok(Response::new(v1::WaitResponse {
+            run: Some(convert::run_info(&run, false)),
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
-        Ok(Response::new(v1::GetResponse { run: Some(convert::run_info(&run, false)) }))
+        Ok(Response::new(v1::GetResponse {
+            run: Some(convert::run_info(&run, false)),
+        }))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let peer = peer(&request)?;
-        let v1::ListRequest { states, page_size, page_token } = request.into_inner();
+        let v1::ListRequest {
+            states,
+            page_size,
+            page_token,
+        } = request.into_inner();
         let states: HashSet<i32> = states.into_iter().collect();
         let before: u64 = match page_token.as_str() {
             "" => u64::MAX,
-            token => token.parse().map_err(|_| status::invalid_field("page_token", "not one that List gave"))?,
+            token => token
+                .parse()
+                .map_err(|_| status::invalid_field("page_token", "not one that List gave"))?,
         };
         let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
         let mut page: Vec<Arc<Run>> = Vec::new();
@@ -127,7 +150,11 @@ impl Runs for RunsService {
                 page.push(run);
             }
         }
-        let next_page_token = page.last().filter(|_| more).map(|run| run.number.to_string()).unwrap_or_default();
+        let next_page_token = page
+            .last()
+            .filter(|_| more)
+            .map(|run| run.number.to_string())
+            .unwrap_or_default();
         let runs = page.iter().map(|run| convert::run_info(run, true)).collect();
         Ok(Response::new(v1::ListResponse { runs, next_page_token }))
     }
@@ -137,10 +164,19 @@ impl Runs for RunsService {
         let v1::SignalRequest { run_id, signal, scope } = request.into_inner();
         let run = self.find(&peer, &run_id)?;
         match run.snapshot() {
-            Snapshot { phase: Phase::Queued | Phase::Starting, .. } => {
-                return Err(status::precondition("NOT_STARTED", &run_id, "the command has not started yet"));
+            Snapshot {
+                phase: Phase::Queued | Phase::Starting,
+                ..
+            } => {
+                return Err(status::precondition(
+                    "NOT_STARTED",
+                    &run_id,
+                    "the command has not started yet",
+                ));
             }
-            Snapshot { phase: Phase::Finished, .. } => {
+            Snapshot {
+                phase: Phase::Finished, ..
+            } => {
                 return Err(status::precondition("FINISHED", &run_id, "the run is over"));
             }
             _ => {}
@@ -154,18 +190,33 @@ impl Runs for RunsService {
         let v1::KillRequest { run_id, grace, reason } = request.into_inner();
         let grace = duration("grace", grace)?;
         if reason.len() > MAX_REASON_BYTES {
-            return Err(status::invalid_field("reason", format!("longer than {MAX_REASON_BYTES} bytes")));
+            return Err(status::invalid_field(
+                "reason",
+                format!("longer than {MAX_REASON_BYTES} bytes"),
+            ));
         }
         let run = self.find(&peer, &run_id)?;
-        run.kill(Kill { cause: CancelCause::Kill, by: peer.to_string(), reason, grace }).await;
+        run.kill(Kill {
+            cause: CancelCause::Kill,
+            by: peer.to_string(),
+            reason,
+            grace,
+        })
+        .await;
         run.finished().await;
-        Ok(Response::new(v1::KillResponse { run: Some(convert::run_info(&run, false)) }))
+        Ok(Response::new(v1::KillResponse {
+            run: Some(convert::run_info(&run, false)),
+        }))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
         if !self.runs.release(&run) {
-            return Err(status::precondition("NOT_FINISHED", &run.id, "the run is not finished; kill it first or wait for it"));
+            return Err(status::precondition(
+                "NOT_FINISHED",
+                &run.id,
+                "the run is not finished; kill it first or wait for it",
+            ));
         }
         Ok(Response::new(v1::ReleaseResponse {}))
     }
@@ -183,7 +234,10 @@ pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 }
 
 fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
-    value.map(|value| duration_to_std(&value)).transpose().map_err(|error| status::invalid_field(field, error.to_string()))
+    value
+        .map(|value| duration_to_std(&value))
+        .transpose()
+        .map_err(|error| status::invalid_field(field, error.to_string()))
 }
 
 /// What a client says on a stream after its first message.
@@ -225,7 +279,10 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
         let result = match message.into() {
             Said::Stdin(stdin) => inputs.stdin(stdin).await,
             Said::Signal(signal) => inputs.signal(signal).await,
-            Said::First(field) => Err(status::invalid_field(field, "only the first message of a stream carries it")),
+            Said::First(field) => Err(status::invalid_field(
+                field,
+                "only the first message of a stream carries it",
+            )),
             Said::Nothing => Err(status::invalid_field("message", "empty; send stdin or signal")),
         };
         if let Err(status) = result {
@@ -291,7 +348,10 @@ struct Owner {
 
 impl Owner {
     fn new(run: Arc<Run>, peer: &Peer) -> Owner {
-        Owner { run: Some(run), by: peer.to_string() }
+        Owner {
+            run: Some(run),
+            by: peer.to_string(),
+        }
     }
 
     fn disarm(mut self) {
@@ -320,7 +380,10 @@ struct Inputs {
 impl Inputs {
     async fn stdin(&self, v1::Stdin { data, eof }: v1::Stdin) -> Result<(), Status> {
         if data.len() > MAX_INPUT_BYTES {
-            return Err(status::invalid_field("stdin.data", format!("{} bytes, more than {MAX_INPUT_BYTES}", data.len())));
+            return Err(status::invalid_field(
+                "stdin.data",
+                format!("{} bytes, more than {MAX_INPUT_BYTES}", data.len()),
+            ));
         }
         let reason = |error: &InputError| match error {
             InputError::NotTaken => "INPUT_NOT_TAKEN",
@@ -334,7 +397,10 @@ impl Inputs {
 
     async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {
         if !(1..=64).contains(&signal) {
-            return Err(status::invalid_field("signal", format!("{signal} is not between 1 and 64")));
+            return Err(status::invalid_field(
+                "signal",
+                format!("{signal} is not between 1 and 64"),
+            ));
         }
         let scope = match v1::SignalScope::try_from(scope) {
             Ok(v1::SignalScope::Unspecified | v1::SignalScope::Leader) => SignalScope::Leader,

@@ -21,8 +21,15 @@ fn status(code: Code, reason: &str, message: String, mut details: ErrorDetails) 
 
 /// The request is wrong; each field that is.
 pub(super) fn invalid(violations: Vec<(String, String)>) -> Status {
-    let message = violations.iter().map(|(field, what)| format!("{field}: {what}")).collect::<Vec<_>>().join("; ");
-    let violations = violations.into_iter().map(|(field, what)| FieldViolation::new(field, what)).collect::<Vec<_>>();
+    let message = violations
+        .iter()
+        .map(|(field, what)| format!("{field}: {what}"))
+        .collect::<Vec<_>>()
+        .join("; ");
+    let violations = violations
+        .into_iter()
+        .map(|(field, what)| FieldViolation::new(field, what))
+        .collect::<Vec<_>>();
     let mut details = ErrorDetails::new();
     details.set_bad_request(violations);
     status(Code::InvalidArgument, "INVALID_REQUEST", message, details)

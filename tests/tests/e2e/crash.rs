@@ -134,3 +134,25 @@ async fn a_run_whose_init_was_killed_is_lost_and_no_other_one_is() {
     }
     house.sh("echo works").expect(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_for_leftovers_finds_what_a_run_is_made_of_while_it_runs() {
+    let mut house = house();
+    let client = house.client().await;
+    let runs = busy(&house, &client).await;
+    house.note_instances();
+    let left = house.leftovers();
+    let holds = |what: &str| left.iter().filter(|line| line.contains(what)).count();
+    // The daemon, and of each run the shell and init, in whose mounts the workspace is; what the shell started may be on its way.
+    assert!(holds("Process") > 2 * runs.len(), "{left:#?}");
+    assert!(holds("scratch ") >= 1, "{left:#?}");
+    if fumehood_tests::is_root() && !fumehood_tests::declared_absent("CGROUPS") {
+        assert!(holds("cgroup ") >= 1, "{left:#?}");
+    }
+    for n in 0..runs.len() {
+        client
+            .kill(format!("busy-{n}"), Some(Duration::ZERO), "")
+            .await
+            .unwrap();
+    }
+}

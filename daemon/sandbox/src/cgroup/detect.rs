@@ -35,9 +35,12 @@ pub(super) fn detect(instance: &str, own: &[libc::pid_t]) -> (Backend, Detail) {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     {
-        return none(vec![format!(
-            "the instance name {instance:?} is not made of letters, digits and '-'"
-        )], Vec::new());
+        return none(
+            vec![format!(
+                "the instance name {instance:?} is not made of letters, digits and '-'"
+            )],
+            Vec::new(),
+        );
     }
     let machine = match (fs::read("/proc/self/mountinfo"), fs::read("/proc/self/cgroup")) {
         (Ok(mountinfo), Ok(cgroup)) => Machine {
@@ -56,9 +59,10 @@ pub(super) fn detect(instance: &str, own: &[libc::pid_t]) -> (Backend, Detail) {
     }
     match unified {
         Some((root, base)) => detect_v2(&root, &base, &folder, own),
-        None => none(vec![
-            "no cgroup file system is mounted where this process can see it".to_owned(),
-        ], Vec::new()),
+        None => none(
+            vec!["no cgroup file system is mounted where this process can see it".to_owned()],
+            Vec::new(),
+        ),
     }
 }
 
@@ -353,7 +357,10 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
     let mut remedy = Vec::new();
     if !to_give.is_empty() {
         let (paths, uid) = (to_give.join(" "), geteuid());
-        missing.insert(0, format!("user {uid} may not make cgroups (v1: {})", not_permitted.join(", ")));
+        missing.insert(
+            0,
+            format!("user {uid} may not make cgroups (v1: {})", not_permitted.join(", ")),
+        );
         remedy.push(format!("sudo sh -c 'mkdir -p {paths} && chown {uid} {paths}'"));
     }
     missing.extend(swap_note(in_force));

@@ -226,17 +226,31 @@ fn calls_of_an_administrator_are_not_permitted() {
 #[test]
 fn limits_and_priority_of_init_cannot_be_changed_and_ones_own_can() {
     let own = libc::c_long::from(std::process::id());
-    let (nofile, idle) = (libc::c_long::from(libc::RLIMIT_NOFILE), libc::c_long::from(libc::SCHED_IDLE));
+    let (nofile, idle) = (
+        libc::c_long::from(libc::RLIMIT_NOFILE),
+        libc::c_long::from(libc::SCHED_IDLE),
+    );
     let parameters = 0i32;
     let parameters = (&raw const parameters) as libc::c_long;
     check(&[
         refused("prlimit64", libc::EPERM, [libc::SYS_prlimit64, 1, nofile, 0, 0]),
-        refused("prlimit64, high bits", libc::EPERM, [libc::SYS_prlimit64, HIGH | 1, nofile, 0, 0]),
+        refused(
+            "prlimit64, high bits",
+            libc::EPERM,
+            [libc::SYS_prlimit64, HIGH | 1, nofile, 0, 0],
+        ),
         refused("sched_setattr", libc::EPERM, [libc::SYS_sched_setattr, 1, BAD, 0]),
-        refused("sched_setscheduler", libc::EPERM, [libc::SYS_sched_setscheduler, 1, idle, parameters]),
+        refused(
+            "sched_setscheduler",
+            libc::EPERM,
+            [libc::SYS_sched_setscheduler, 1, idle, parameters],
+        ),
         works("prlimit64 of oneself", [libc::SYS_prlimit64, 0, nofile, 0, 0]),
         works("prlimit64 of oneself by pid", [libc::SYS_prlimit64, own, nofile, 0, 0]),
-        works("sched_setscheduler of oneself", [libc::SYS_sched_setscheduler, 0, idle, parameters]),
+        works(
+            "sched_setscheduler of oneself",
+            [libc::SYS_sched_setscheduler, 0, idle, parameters],
+        ),
     ]);
 }
 

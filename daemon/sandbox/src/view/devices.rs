@@ -18,8 +18,23 @@ const PROC_READ_ONLY: &[&str] = &["1", "bus", "fs", "irq", "pressure", "sys", "s
 
 /// Not seen in `/proc`: kernel memory and logs, keys, timers of other processes, the machine's hardware.
 const PROC_MASKED: &[&str] = &[
-    "acpi", "asound", "kcore", "keys", "key-users", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats",
-    "pagetypeinfo", "sched_debug", "scsi", "slabinfo", "timer_list", "vmallocinfo", "vmcore",
+    "acpi",
+    "asound",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "pagetypeinfo",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "vmallocinfo",
+    "vmcore",
 ];
 
 /// What there is of `/sys`. The rest describes the machine, and a file system of thousands of files that only root may read is not for
@@ -52,9 +67,8 @@ impl Builder<'_> {
     /// Mounts proc of the own pid namespace. Must come while the old root's proc is still there: the kernel lets a user namespace
     /// mount proc only where a fully visible one is.
     pub(super) fn proc(&mut self) -> Result<(), Failure> {
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let proc = new_mount("proc", &[], attributes).map_err(fail("mount proc", "/proc"))?;
         let point = self.directory(Path::new("/proc"), 0o555)?;
         attach(&proc, point.as_fd()).map_err(fail("mount proc", "/proc"))?;
@@ -135,8 +149,12 @@ impl Builder<'_> {
         }
         // Each mount of devpts is an instance of its own: pseudo-terminals of the machine cannot be reached.
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let pts = new_mount("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("max", PTYS)], attributes)
-            .map_err(fail("mount devpts", "/dev/pts"))?;
+        let pts = new_mount(
+            "devpts",
+            &[("ptmxmode", "0666"), ("mode", "0620"), ("max", PTYS)],
+            attributes,
+        )
+        .map_err(fail("mount devpts", "/dev/pts"))?;
         let point = self.directory(Path::new("/dev/pts"), 0o755)?;
         attach(&pts, point.as_fd()).map_err(fail("mount devpts", "/dev/pts"))?;
         self.built.rules.push(("/dev/pts".into(), Right::Use));

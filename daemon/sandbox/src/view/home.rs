@@ -34,10 +34,13 @@ impl Builder<'_> {
             Ok(mount) => mount,
             // /var/tmp may lie on a file system that cannot take an overlay's changes (another overlay, in a container): memory then.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                self.built.degraded.push(format!("changes below {} are kept in memory", target.display()));
+                self.built
+                    .degraded
+                    .push(format!("changes below {} are kept in memory", target.display()));
                 let memory = tmpfs("50%", "700").map_err(fail("mount tmpfs", lower))?;
                 // An overlay's upper layer must be attached somewhere in this namespace; the base root is let go of later.
-                rustix::fs::mkdirat(&self.base, "memory", Mode::from_raw_mode(0o700)).map_err(fail("make", "memory"))?;
+                rustix::fs::mkdirat(&self.base, "memory", Mode::from_raw_mode(0o700))
+                    .map_err(fail("make", "memory"))?;
                 let point = open_directory(self.base.as_fd(), "memory").map_err(fail("open", "memory"))?;
                 attach(&memory, point.as_fd()).map_err(fail("mount tmpfs", lower))?;
                 overlay_mount(&mask, &real, memory.as_fd(), mode).map_err(fail("mount overlay", lower))?
@@ -69,7 +72,9 @@ impl Builder<'_> {
                 continue;
             }
             let names: Vec<_> = names(path).collect();
-            let Some((last, parents)) = names.split_last() else { continue };
+            let Some((last, parents)) = names.split_last() else {
+                continue;
+            };
             let mut in_mask = open_directory(mask.as_fd(), ".").map_err(fail("open", path))?;
             let mut in_real = open_directory(real.as_fd(), ".").map_err(fail("open", path))?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -96,7 +101,9 @@ impl Builder<'_> {
     /// part of the path is a symbolic link, what it leads to inside `root`. A missing path needs nothing.
     fn hidden(&self, root: &Path, path: &Path, found: &mut BTreeSet<PathBuf>) {
         let full = root.join(path);
-        let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else { return };
+        let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else {
+            return;
+        };
         // Most of the list exists on no one machine: one look at the parent settles those.
         let Ok(parent) = self.below_old(parent) else { return };
         let full = parent.join(name);
@@ -104,7 +111,12 @@ impl Builder<'_> {
             return;
         }
         let real = self.below_old(&full).ok();
-        found.extend([Some(full), real].into_iter().flatten().filter_map(|path| Some(path.strip_prefix(root).ok()?.to_owned())));
+        found.extend(
+            [Some(full), real]
+                .into_iter()
+                .flatten()
+                .filter_map(|path| Some(path.strip_prefix(root).ok()?.to_owned())),
+        );
     }
 
     /// The path without symbolic links of `path` in the old root.
@@ -148,7 +160,10 @@ fn overlay_mount(mask: &OwnedFd, real: &OwnedFd, changes: BorrowedFd<'_>, mode: 
     ];
     let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let before = rustix::thread::capabilities(None)?;
-    let raised = CapabilitySets { effective: before.effective | (OVERLAY_CAPABILITIES & before.permitted), ..before };
+    let raised = CapabilitySets {
+        effective: before.effective | (OVERLAY_CAPABILITIES & before.permitted),
+        ..before
+    };
     rustix::thread::set_capabilities(None, raised)?;
     let mount = new_mount("overlay", &options, MountAttrFlags::empty());
     rustix::thread::set_capabilities(None, before)?;

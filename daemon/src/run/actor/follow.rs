@@ -14,7 +14,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::{Actor, Command, Ending, Enforcement, Event, Input, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed};
+use super::{
+    Actor, Command, Ending, Enforcement, Event, Input, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed,
+};
 use crate::launch::Watched;
 use crate::run::journal::Journal;
 use crate::run::model::{TimeLimit, Usage};
@@ -59,13 +61,24 @@ impl Output {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
         let pipe = Some(pipe::Receiver::from_owned_fd(reader)?);
-        Ok((Output { stream, pipe, buffer: BytesMut::new(), offset: 0, digest: Sha256::new() }, writer))
+        Ok((
+            Output {
+                stream,
+                pipe,
+                buffer: BytesMut::new(),
+                offset: 0,
+                digest: Sha256::new(),
+            },
+            writer,
+        ))
     }
 
     /// Waits for output, once the journal has room for it. With `gone`, nobody is left to write: what the pipe still holds is taken
     /// without waiting for any reader, and a pipe that neither has data nor ends is given up. Never resolves for a closed stream.
     async fn read(&mut self, journal: &Journal, gone: bool) -> Read {
-        let Some(pipe) = &self.pipe else { return std::future::pending().await };
+        let Some(pipe) = &self.pipe else {
+            return std::future::pending().await;
+        };
         if !gone {
             journal.room(CHUNK_BYTES.min(journal.chunk_bytes())).await;
         }
@@ -148,9 +161,15 @@ impl Following {
 
     fn next_deadline(&self) -> Option<(Instant, Deadline)> {
         let running = self.started.filter(|_| self.exited.is_none() && self.cause.is_none());
-        let wall = running.zip(self.limits.wall).map(|(started, wall)| (started + wall, Deadline::Wall(wall)));
-        let idle = running.zip(self.limits.idle).map(|(_, idle)| (self.last_output + idle, Deadline::Idle(idle)));
-        let cpu = running.zip(self.limits.cpu_time).map(|_| (self.next_cpu_check, Deadline::Cpu));
+        let wall = running
+            .zip(self.limits.wall)
+            .map(|(started, wall)| (started + wall, Deadline::Wall(wall)));
+        let idle = running
+            .zip(self.limits.idle)
+            .map(|(_, idle)| (self.last_output + idle, Deadline::Idle(idle)));
+        let cpu = running
+            .zip(self.limits.cpu_time)
+            .map(|_| (self.next_cpu_check, Deadline::Cpu));
         let kill = self.kill_at.map(|at| (at, Deadline::Kill));
         [kill, wall, idle, cpu].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -179,12 +198,16 @@ impl Following {
         let killed = matches!(self.exited, Some(Ending::Signaled { signal: 9, .. }));
         match (self.cause, self.exited) {
             (Some(cause), _) => cause,
-            (None, Some(_)) if killed && self.usage.oom_kills > 0 => {
-                Ending::OutOfMemory { limit_bytes: self.limits.memory_bytes.unwrap_or(0) }
-            }
+            (None, Some(_)) if killed && self.usage.oom_kills > 0 => Ending::OutOfMemory {
+                limit_bytes: self.limits.memory_bytes.unwrap_or(0),
+            },
             (None, Some(exited)) => exited,
-            (None, None) if self.measured => Ending::Lost { why: "init was killed".to_owned() },
-            (None, None) => Ending::Lost { why: "the launcher died".to_owned() },
+            (None, None) if self.measured => Ending::Lost {
+                why: "init was killed".to_owned(),
+            },
+            (None, None) => Ending::Lost {
+                why: "the launcher died".to_owned(),
+            },
         }
     }
 }
@@ -203,7 +226,9 @@ impl Actor {
             Ok(outputs) => outputs,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
-                return self.abandon(sandbox, failed(None, "send the command", errno, error.to_string())).await;
+                return self
+                    .abandon(sandbox, failed(None, "send the command", errno, error.to_string()))
+                    .await;
             }
         };
         let mut state = Following::new(grants.limits);
@@ -255,7 +280,10 @@ impl Actor {
         // The tree is gone without a word of its main process's end.
         self.announce_closed(&mut state);
         let usage = Usage {
-            wall: state.wall.or_else(|| state.started.map(|started| started.elapsed())).unwrap_or_default(),
+            wall: state
+                .wall
+                .or_else(|| state.started.map(|started| started.elapsed()))
+                .unwrap_or_default(),
             cpu_user: Duration::from_micros(state.usage.cpu_user_us),
             cpu_system: Duration::from_micros(state.usage.cpu_system_us),
             memory_peak_bytes: state.usage.memory_peak_bytes,
@@ -266,7 +294,12 @@ impl Actor {
             setup,
         };
         let digests = [stdout.digest, stderr.digest].map(|digest| Some(hex(&digest.finalize())));
-        Outcome { ending: Some(state.ending()), usage, enforcement, digests }
+        Outcome {
+            ending: Some(state.ending()),
+            usage,
+            enforcement,
+            digests,
+        }
     }
 
     /// Makes the pipes and sends the command with their far ends.
@@ -292,14 +325,28 @@ impl Actor {
             CpuTime, Created, Exited, Failed, Gone, MemoryExceeded, Ready, SelfTest, SpawnFailed, Started,
         };
         match event {
-            SpawnFailed { stage, errno, path, protection } => {
+            SpawnFailed {
+                stage,
+                errno,
+                path,
+                protection,
+            } => {
                 state.cause.get_or_insert(match protection {
                     None => Ending::SpawnFailed { stage, errno, path },
-                    Some(_) => sandbox_failed(sandbox_event::Failure { protection, stage, errno, path }),
+                    Some(_) => sandbox_failed(sandbox_event::Failure {
+                        protection,
+                        stage,
+                        errno,
+                        path,
+                    }),
                 });
                 let _ = sandbox.kill();
             }
-            Exited { status, leftovers, leftover_count } => {
+            Exited {
+                status,
+                leftovers,
+                leftover_count,
+            } => {
                 let status = match status {
                     ExitStatus::Exited(code) => Ending::Exited { code },
                     ExitStatus::Signaled { signal, core } => Ending::Signaled { signal, core },
@@ -311,7 +358,11 @@ impl Actor {
                     state.kill_by(Instant::now() + DRAIN_GRACE);
                 }
                 self.set_phase(Phase::Ending);
-                self.journal.append(Event::Exited { status, leftovers, leftover_count });
+                self.journal.append(Event::Exited {
+                    status,
+                    leftovers,
+                    leftover_count,
+                });
                 self.announce_closed(state);
             }
             MemoryExceeded { .. } => {
@@ -319,10 +370,20 @@ impl Actor {
                 state.cause.get_or_insert(Ending::OutOfMemory { limit_bytes });
             }
             CpuTime { micros } => {
-                let limit = state.limits.cpu_time.filter(|limit| Duration::from_micros(micros) >= *limit);
+                let limit = state
+                    .limits
+                    .cpu_time
+                    .filter(|limit| Duration::from_micros(micros) >= *limit);
                 if let (Some(after), None) = (limit, &state.exited) {
                     self.set_phase(Phase::Ending);
-                    state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Cpu, after }, state.limits.grace);
+                    state.end(
+                        sandbox,
+                        Ending::TimedOut {
+                            limit: TimeLimit::Cpu,
+                            after,
+                        },
+                        state.limits.grace,
+                    );
                 }
             }
             Failed(failure) => {
@@ -344,14 +405,22 @@ impl Actor {
                 output.digest.update(&data);
                 let offset = output.offset;
                 output.offset += data.len() as u64;
-                self.journal.append(Event::Output { stream: output.stream, offset, data });
+                self.journal.append(Event::Output {
+                    stream: output.stream,
+                    offset,
+                    data,
+                });
                 self.journal_limit(state, sandbox, output.stream);
             }
             Read::Closed(end_of_file) => {
                 output.pipe = None;
                 output.buffer = BytesMut::new();
                 let (stream, total_bytes) = (output.stream, output.offset);
-                state.closed.push(Event::Closed { stream, total_bytes, end_of_file });
+                state.closed.push(Event::Closed {
+                    stream,
+                    total_bytes,
+                    end_of_file,
+                });
                 if state.exited.is_some() || state.gone {
                     self.announce_closed(state);
                 }
@@ -365,7 +434,9 @@ impl Actor {
     }
 
     fn journal_limit(&self, state: &mut Following, sandbox: &Sandbox, stream: Stream) {
-        let Some(limit_bytes) = state.limits.output_bytes else { return };
+        let Some(limit_bytes) = state.limits.output_bytes else {
+            return;
+        };
         if state.cause.is_none() && self.journal.output_bytes() > limit_bytes {
             self.set_phase(Phase::Ending);
             state.end(sandbox, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
@@ -396,13 +467,27 @@ impl Actor {
             }
             Deadline::Wall(after) => {
                 self.set_phase(Phase::Ending);
-                state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Wall, after }, state.limits.grace);
+                state.end(
+                    sandbox,
+                    Ending::TimedOut {
+                        limit: TimeLimit::Wall,
+                        after,
+                    },
+                    state.limits.grace,
+                );
             }
             // A command that waits for its reader is not idle.
             Deadline::Idle(_) if !self.journal.has_room(CHUNK_BYTES) => state.last_output = Instant::now(),
             Deadline::Idle(after) => {
                 self.set_phase(Phase::Ending);
-                state.end(sandbox, Ending::TimedOut { limit: TimeLimit::Idle, after }, state.limits.grace);
+                state.end(
+                    sandbox,
+                    Ending::TimedOut {
+                        limit: TimeLimit::Idle,
+                        after,
+                    },
+                    state.limits.grace,
+                );
             }
             Deadline::Cpu => {
                 state.next_cpu_check = Instant::now() + CPU_PERIOD;
