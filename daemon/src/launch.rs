@@ -154,7 +154,8 @@ impl Launching {
                 Some(Event::Failed(failure)) => {
                     let errno = io::Error::from_raw_os_error(failure.errno);
                     let path = String::from_utf8_lossy(&failure.path).into_owned();
-                    return Err(format!("{} {path}: {errno}", failure.stage));
+                    let about = if path.is_empty() { path } else { format!(" {path}") };
+                    return Err(format!("{}{about}: {errno}", failure.stage));
                 }
                 Some(Event::Gone { .. }) if test.findings.is_empty() => {
                     return Err("the sandbox of the self-test ended early".to_owned());

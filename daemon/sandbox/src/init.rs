@@ -15,7 +15,7 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -463,7 +463,7 @@ fn leftovers() -> (Vec<Leftover>, u32) {
 
 /// CPU time of every process of the sandbox and of what was reaped in it, in microseconds.
 fn cpu_time() -> u64 {
-    let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+    let ticks_per_second = system_constant(SysconfVar::CLK_TCK);
     // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
     let ticks: u64 = processes()
         .map(|(_, stat)| {
@@ -478,9 +478,20 @@ fn cpu_time() -> u64 {
     ticks * (1_000_000 / ticks_per_second)
 }
 
+/// A constant of this machine, at least 1. By libc: rustix looks into `/proc/self/auxv` before Linux 6.4, which a process that is not
+/// dumpable may not, and panics.
+fn system_constant(name: SysconfVar) -> u64 {
+    nix::unistd::sysconf(name)
+        .ok()
+        .flatten()
+        .and_then(|value| u64::try_from(value).ok())
+        .unwrap_or(1)
+        .max(1)
+}
+
 /// Resident memory of every process of the sandbox, in bytes, where that is more than `limit`.
 fn memory_above(limit: u64) -> Option<u64> {
-    let page = rustix::param::page_size() as u64;
+    let page = system_constant(SysconfVar::PAGE_SIZE);
     // rss, in pages, is field 24.
     let resident = |stat: &Stat| {
         stat.fields

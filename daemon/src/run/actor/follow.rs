@@ -128,6 +128,8 @@ struct Following {
     gone: bool,
     usage: sandbox_event::Usage,
     measured: bool,
+    /// How init ended: its exit code, or minus the signal.
+    init_status: i32,
     limits: Limits,
     next_cpu_check: Instant,
 }
@@ -154,6 +156,7 @@ impl Following {
             gone: false,
             usage: sandbox_event::Usage::default(),
             measured: false,
+            init_status: 0,
             limits,
             next_cpu_check: now + CPU_PERIOD,
         }
@@ -203,7 +206,10 @@ impl Following {
             },
             (None, Some(exited)) => exited,
             (None, None) if self.measured => Ending::Lost {
-                why: "init was killed".to_owned(),
+                why: match self.init_status {
+                    status @ ..0 => format!("init was killed by signal {}", -status),
+                    status => format!("init ended with code {status} before the command did"),
+                },
             },
             (None, None) => Ending::Lost {
                 why: "the launcher died".to_owned(),
@@ -389,7 +395,8 @@ impl Actor {
             Failed(failure) => {
                 state.cause.get_or_insert(sandbox_failed(failure));
             }
-            Gone { usage, .. } => {
+            Gone { usage, init_status } => {
+                state.init_status = init_status;
                 state.gone = true;
                 state.usage = usage;
                 state.measured = true;
