@@ -37,6 +37,8 @@
 //!
 //! Deliberately absent: rotation (move the file away while no daemon runs) and signatures.
 
+use std::path::{Path, PathBuf};
+
 mod chain;
 mod file;
 mod head;
@@ -57,8 +59,26 @@ pub use verify::{VerifyError, VerifyReport, verify};
 pub use writer::AuditLog;
 
 /// Where this user's log is when nothing else is said; `None` where the environment names no place.
-pub fn default_path() -> Option<std::path::PathBuf> {
+pub fn default_path() -> Option<PathBuf> {
     crate::config::EnvFacts::read().audit_path()
+}
+
+/// The path beside `path` that a daemon takes when another one of the same user writes to it: `audit-2.jsonl` and so on.
+pub(crate) fn further_path(path: &Path, number: u32) -> PathBuf {
+    path.with_file_name(format!("audit-{number}.jsonl"))
+}
+
+/// How many logs of one user there may be side by side.
+pub(crate) const MAX_LOGS: u32 = 9;
+
+/// This user's logs: the default one, and those of daemons that found it in use.
+pub fn default_paths() -> Vec<PathBuf> {
+    let Some(first) = default_path() else { return Vec::new() };
+    let further = (2..=MAX_LOGS)
+        .map(|number| further_path(&first, number))
+        .filter(|path| path.exists())
+        .collect::<Vec<_>>();
+    std::iter::once(first).chain(further).collect()
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ enum Ended {
 async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     let mut paths = vec![config.audit.path.clone()];
     if audit::default_path().as_ref() == Some(&config.audit.path) {
-        paths.extend((2..=9).map(|number| config.audit.path.with_file_name(format!("audit-{number}.jsonl"))));
+        paths.extend((2..=audit::MAX_LOGS).map(|number| audit::further_path(&config.audit.path, number)));
     }
     let instance = RunTable::new_id();
     let open = move || {

@@ -59,7 +59,7 @@ pub fn stopping() {
 /// A service manager that does not listen is no reason to fail.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot notify the service manager");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }
 

@@ -16,20 +16,27 @@ pub fn run(args: Args) -> ExitCode {
     fumehoodd::cli::run(args)
 }
 
-/// Checks an audit log, this user's when none is named; 0 when it is whole, 1 when not.
+/// Checks an audit log, or each of this user's when none is named; 0 when all are whole, 1 when one is not.
 pub fn verify_audit(file: Option<PathBuf>) -> ExitCode {
-    let Some(path) = file.or_else(fumehoodd::audit::default_path) else {
+    let paths = match file {
+        Some(path) => vec![path],
+        None => fumehoodd::audit::default_paths(),
+    };
+    if paths.is_empty() {
         eprintln!("fumehood: the environment names no place for the audit log: name the file, or set HOME");
         return ExitCode::FAILURE;
-    };
-    match fumehoodd::audit::verify(&path) {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("fumehood: {}", crate::failure::chain(&error));
-            ExitCode::FAILURE
+    }
+    let mut result = ExitCode::SUCCESS;
+    for path in &paths {
+        match fumehoodd::audit::verify(path) {
+            // With one log it is clear which.
+            Ok(report) if paths.len() == 1 => println!("{report}"),
+            Ok(report) => println!("{}: {report}", path.display()),
+            Err(error) => {
+                eprintln!("fumehood: {}", crate::failure::chain(&error));
+                result = ExitCode::FAILURE;
+            }
         }
     }
+    result
 }

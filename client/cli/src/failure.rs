@@ -39,7 +39,7 @@ pub enum Failure {
     },
     #[error("a trial run was not over after {seconds} seconds")]
     Trial { seconds: u64 },
-    #[error("no daemon is running")]
+    #[error("no daemon is running, and --no-start forbids starting one")]
     NoDaemon,
     #[error("cannot {action} {}", path.display())]
     File {

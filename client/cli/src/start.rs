@@ -180,8 +180,10 @@ impl Place {
         // Whoever had the lock before may have started one.
         if !listening(&self.socket) {
             let log = self.open_log()?;
+            // What earlier daemons wrote is not about this one.
+            let before = log.metadata().map_or(0, |metadata| metadata.len());
             let mut child = self.spawn(&log)?;
-            self.await_start(&mut child, log)?;
+            self.await_start(&mut child, log, before)?;
         }
         drop(lock);
         drop(directory);
@@ -255,7 +257,7 @@ impl Place {
         spawn().map_err(StartError::Spawn)
     }
 
-    fn await_start(&self, child: &mut Child, log: File) -> Result<(), StartError> {
+    fn await_start(&self, child: &mut Child, log: File, before: u64) -> Result<(), StartError> {
         let (gave_up, mut pause) = (Instant::now() + START_PATIENCE, PAUSES.0);
         let path = self.directory().join(LOG_NAME);
         while !listening(&self.socket) {
@@ -266,7 +268,7 @@ impl Place {
                 }
                 return Err(StartError::Died {
                     status,
-                    tail: tail(log),
+                    tail: tail(log, before),
                     log: path,
                 });
             }
@@ -275,7 +277,7 @@ impl Place {
                 return Err(StartError::Silent {
                     pid: child.id(),
                     socket,
-                    tail: tail(log),
+                    tail: tail(log, before),
                     log: path,
                 });
             }
@@ -312,11 +314,13 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The last lines of a log, indented; says so when there are none.
-fn tail(mut log: File) -> String {
+/// The last lines of a log that were written after its first `before` bytes, indented; says so when there are none.
+fn tail(mut log: File, before: u64) -> String {
     let mut read = || -> io::Result<String> {
         let length = log.metadata()?.len();
-        log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        log.seek(SeekFrom::Start(
+            length.saturating_sub(LOG_TAIL_BYTES).max(before.min(length)),
+        ))?;
         let mut bytes = Vec::new();
         log.by_ref().take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -381,7 +385,7 @@ mod tests {
         let path = directory.path().join("log");
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            tail(File::open(&path).unwrap())
+            tail(File::open(&path).unwrap(), 0)
         };
         assert_eq!(read(""), "  (nothing)");
         assert_eq!(read("one\ntwo\n"), "  one\n  two");

@@ -352,7 +352,7 @@ fn verbose_tells_how_it_ended_and_what_was_enforced() {
 }
 
 #[test]
-fn git_and_make_do_their_work() {
+fn git_does_its_work() {
     for_both(|house| {
         let script = "git init -q . && git config user.email t@example.org && git config user.name t && echo x > file && \
                       git add file && git commit -qm one && git status --porcelain && git log --format=%s";
