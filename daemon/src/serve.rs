@@ -5,7 +5,6 @@
 //! second signal ends the grace.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -239,7 +238,7 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
 }
 
 /// What no command may reach: the daemon's socket, audit log, configuration, policies and scratch directory. Where one of them lies in
-/// a directory that is Fumehood's by its name, that directory.
+/// the directory that Fumehood makes for it, that directory.
 fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
     let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
     let head = log.with_extension("head");
@@ -250,13 +249,14 @@ fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
         Some(log),
         Some(&head),
     ];
+    let own_name = std::ffi::OsString::from(format!("fumehood-{}", config.uid));
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let place = |path: &Path| {
         let path = real(path);
         let ours = |parent: &&Path| {
             parent
                 .file_name()
-                .is_some_and(|name| name.as_bytes().starts_with(b"fumehood"))
+                .is_some_and(|name| name == "fumehood" || *name == *own_name)
         };
         path.parent().filter(ours).map(Path::to_owned).unwrap_or(path)
     };
