@@ -93,11 +93,11 @@ fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     if arguments.auto {
         fumehood_sandbox::forget_caller().map_err(ServeError::Runtime)?;
     }
-    raise_open_files();
     let config = Config::load(arguments.overrides())?;
     let inherited = systemd::listeners()?;
-    let launching = Launching::start(&config.scratch_dir)?;
     telemetry::init(&config.log)?;
+    raise_limits();
+    let launching = Launching::start(&config.scratch_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("fumehoodd")
@@ -110,10 +110,29 @@ fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     result
 }
 
-/// As many open files as may be: each run holds a dozen, each connection one. What cannot be had is missed only by many of them.
-fn raise_open_files() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+/// As much of everything as may be: a daemon outlives the shell that started it, and that one's `ulimit` is not meant for those who come
+/// later. A hard limit cannot be raised; one that will hurt is told.
+fn raise_limits() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+    let all = [
+        ("open files", Resource::RLIMIT_NOFILE, false),
+        ("CPU time", Resource::RLIMIT_CPU, true),
+        ("address space", Resource::RLIMIT_AS, true),
+        ("data", Resource::RLIMIT_DATA, true),
+        ("file size", Resource::RLIMIT_FSIZE, true),
+        ("processes", Resource::RLIMIT_NPROC, false),
+        ("locked memory", Resource::RLIMIT_MEMLOCK, false),
+    ];
+    for (name, resource, hurts) in all {
+        if let Ok((_, hard)) = getrlimit(resource) {
+            let _ = setrlimit(resource, hard, hard);
+            if hurts && hard != RLIM_INFINITY {
+                tracing::warn!(
+                    limit = name,
+                    hard,
+                    "started under a hard resource limit that holds for every run too"
+                );
+            }
+        }
     }
 }

@@ -184,9 +184,6 @@ pub enum ConfigError {
     /// The kernel takes no longer socket path.
     #[error("the socket's path {} has {} bytes, the kernel takes at most {MAX_SOCKET_PATH}: set a shorter one", .0.display(), .0.as_os_str().len())]
     SocketTooLong(PathBuf),
-    /// There is no place for the audit log.
-    #[error("there is no place for the audit log: set HOME, XDG_STATE_HOME or audit.path")]
-    NoState,
     /// A number is out of its range.
     #[error("{what} must be {range}, not {value}")]
     Range {
@@ -353,6 +350,9 @@ impl Config {
                 .collect()
         });
         let scratch_dir = flags.scratch_dir.or(file.scratch_dir);
+        let scratch_dir = scratch_dir.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/fumehood-{uid}")));
+        // A user without a home has its log where its sandboxes keep theirs: on disk, and private too.
+        let audit_path = audit_path.unwrap_or_else(|| scratch_dir.join("audit.jsonl"));
         Ok(Config {
             file: path,
             uid,
@@ -376,12 +376,9 @@ impl Config {
                 .idle_exit
                 .or(file.idle_exit)
                 .or(flags.auto.then_some(AUTO_IDLE_EXIT)),
-            scratch_dir: absolute(
-                "the scratch directory",
-                scratch_dir.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/fumehood-{uid}"))),
-            )?,
+            scratch_dir: absolute("the scratch directory", scratch_dir)?,
             audit: Audit {
-                path: absolute("the audit log", audit_path.ok_or(ConfigError::NoState)?)?,
+                path: absolute("the audit log", audit_path)?,
                 required: file.audit_required.unwrap_or(true),
             },
             log: Log {

@@ -24,9 +24,6 @@ const HOSTNAME: &str = "fumehood";
 /// Size of `/run`, in bytes: sockets and pid files.
 const RUN_BYTES: u64 = 64 << 20;
 
-/// Taken from new files' modes: what shells start with.
-const UMASK: u32 = 0o022;
-
 /// PATH when neither request nor policy gives one.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -49,7 +46,13 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
 }
 
 /// The command in it. `own_env` are the request's own variables, which win over everything.
-pub fn command(argv: &[Vec<u8>], own_env: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> CommandSpec {
+pub fn command(
+    argv: &[Vec<u8>],
+    umask: u32,
+    own_env: &[(Vec<u8>, Vec<u8>)],
+    grants: &Grants,
+    host: &Host,
+) -> CommandSpec {
     let os = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     CommandSpec {
         argv: argv.iter().map(|argument| os(argument)).collect(),
@@ -58,7 +61,7 @@ pub fn command(argv: &[Vec<u8>], own_env: &[(Vec<u8>, Vec<u8>)], grants: &Grants
             .map(|(name, value)| (os(name), os(value)))
             .collect(),
         cwd: host.cwd.clone(),
-        umask: UMASK,
+        umask,
     }
 }
 
@@ -139,6 +142,15 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
             .map(|pattern| bind(pattern, Access::ReadExecute)),
     );
     entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, Access::Write)));
+    // The overlay hides; a grant that holds a hidden place is mounted over it and must not bring it back.
+    let granted: Vec<_> = filesystem
+        .read
+        .iter()
+        .chain(&filesystem.write)
+        .map(|pattern| resolve(pattern, host))
+        .collect();
+    let uncovered = hidden_in_home(grants, host).filter(|hidden| granted.iter().any(|path| hidden.starts_with(path)));
+    entries.extend(uncovered.map(|target| ViewEntry::Mask { target }));
     entries.extend(filesystem.hide.iter().map(|pattern| ViewEntry::Mask {
         target: resolve(pattern, host),
     }));
@@ -164,21 +176,22 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     entries
 }
 
-/// The hidden path that the workspace is or lies in, with the rule that hides it. The workspace is mounted over everything, so such a
-/// run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
-pub fn hidden_workspace(grants: &Grants, host: &Host) -> Option<(&'static str, PathBuf)> {
-    let filesystem = &grants.filesystem;
-    let in_home = filesystem
-        .hide_in_home
-        .iter()
-        .map(|path| ("filesystem.hide-in-home", host.home.join(path)));
-    let elsewhere = filesystem
+fn hidden_in_home(grants: &Grants, host: &Host) -> impl Iterator<Item = PathBuf> {
+    grants.filesystem.hide_in_home.iter().map(|path| host.home.join(path))
+}
+
+/// The hidden paths that the workspace is, lies in or holds, each with the rule that hides it. The workspace is mounted over everything, so
+/// such a run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
+/// Those it would hold need not exist.
+pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, PathBuf)> {
+    let in_home = hidden_in_home(grants, host).map(|path| ("filesystem.hide-in-home", path));
+    let elsewhere = grants
+        .filesystem
         .hide
         .iter()
         .map(|pattern| ("filesystem.hide", resolve(pattern, host)));
-    in_home
-        .chain(elsewhere)
-        .find(|(_, hidden)| host.workspace.starts_with(hidden))
+    let meets = |(_, hidden): &(_, PathBuf)| host.workspace.starts_with(hidden) || hidden.starts_with(&host.workspace);
+    in_home.chain(elsewhere).filter(meets).collect()
 }
 
 fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {

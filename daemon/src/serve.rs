@@ -118,6 +118,8 @@ pub async fn serve(
     let connections = incoming.connections();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
+    health.set_serving::<PoliciesServer<PoliciesService>>().await;
+    health.set_serving::<NodeServer<NodeService>>().await;
 
     let door = Door {
         policies: policies.clone(),
@@ -209,13 +211,15 @@ enum Ended {
 }
 
 /// Opens the audit log. Where nobody chose its place and another daemon of this user writes there (one was started in a login
-/// session, one by cron), the next free of `audit-2.jsonl` to `audit-9.jsonl` beside it is taken.
+/// session, one by cron), the next free of `audit-2.jsonl` to `audit-9.jsonl` beside it is taken; where that place cannot be written
+/// (a service user without a home), the scratch directory, which is on disk and private to the user too.
 async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     let mut paths = vec![config.audit.path.clone()];
     if audit::default_path().as_ref() == Some(&config.audit.path) {
         paths.extend((2..=audit::MAX_LOGS).map(|number| audit::further_path(&config.audit.path, number)));
     }
     let instance = RunTable::new_id();
+    let elsewhere = (paths.len() > 1).then(|| config.scratch_dir.join("audit.jsonl"));
     let open = move || {
         let mut opened = AuditLog::open(&paths[0], &instance);
         for path in &paths[1..] {
@@ -223,6 +227,10 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
                 break;
             }
             opened = AuditLog::open(path, &instance);
+        }
+        if let (Err(audit::OpenError::Io { .. }), Some(elsewhere)) = (&opened, &elsewhere) {
+            tracing::warn!(path = %elsewhere.display(), "the usual place of the audit log cannot be written; taking another");
+            opened = AuditLog::open(elsewhere, &instance);
         }
         opened
     };

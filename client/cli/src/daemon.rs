@@ -1,5 +1,6 @@
 //! All that this program asks of the daemon's library: to be the daemon, or its launcher, and to check its audit log.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,8 +31,17 @@ pub fn verify_audit(file: Option<PathBuf>) -> ExitCode {
     for path in &paths {
         match fumehoodd::audit::verify(path) {
             // With one log it is clear which.
-            Ok(report) if paths.len() == 1 => println!("{report}"),
-            Ok(report) => println!("{}: {report}", path.display()),
+            Ok(report) => {
+                let named = if paths.len() == 1 {
+                    String::new()
+                } else {
+                    format!("{}: ", path.display())
+                };
+                if let Err(error) = writeln!(std::io::stdout(), "{named}{report}") {
+                    eprintln!("fumehood: cannot write to standard output: {error}");
+                    return ExitCode::FAILURE;
+                }
+            }
             Err(error) => {
                 eprintln!("fumehood: {}", crate::failure::chain(&error));
                 result = ExitCode::FAILURE;

@@ -68,11 +68,19 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         }),
         on_disconnect: OnDisconnect::Kill.into(),
         labels: args.labels.iter().cloned().collect(),
+        umask: umask(),
     };
     Ok(StartRequest {
         run_id: String::new(),
         spec: Some(spec),
     })
+}
+
+/// This process's umask, so that files come out as under the caller's shell. `None` where the kernel does not tell (before 4.7).
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let octal = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(octal.trim(), 8).ok()
 }
 
 fn workspace(named: Option<&Path>, directory: &Path) -> Result<PathBuf, Failure> {

@@ -21,7 +21,13 @@ pub(crate) fn prepare_root(root: &Path) -> io::Result<()> {
     }
     let metadata = fs::symlink_metadata(root)?;
     let own = rustix::process::geteuid().as_raw();
-    let refuse = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    let refuse = |what: String| {
+        let mend = "remove it, or name another directory (scratch_dir in the configuration, --scratch-dir)";
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{what}: {mend}"),
+        ))
+    };
     if !metadata.is_dir() {
         return refuse(format!("{} is not a directory", root.display()));
     }

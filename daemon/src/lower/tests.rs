@@ -208,14 +208,17 @@ fn the_network_has_a_refusing_proxy_and_its_variables_unless_it_shall_be_silent(
             refusal_port: Some(REFUSAL_PORT)
         }
     );
-    let proxy = variable(&command(&[], &[], &loud, &host()), "https_proxy").unwrap();
+    let proxy = variable(&command(&[], 0o022, &[], &loud, &host()), "https_proxy").unwrap();
     assert_eq!(proxy, format!("http://127.0.0.1:{REFUSAL_PORT}"));
     let silent = grants(&policy("[network]\nmode = \"loopback-silent\"\n"), &[], &[]);
     assert_eq!(
         sandbox("run-1", &silent, &host()).network,
         Network::Loopback { refusal_port: None }
     );
-    assert_eq!(variable(&command(&[], &[], &silent, &host()), "https_proxy"), None);
+    assert_eq!(
+        variable(&command(&[], 0o022, &[], &silent, &host()), "https_proxy"),
+        None
+    );
 }
 
 #[test]
@@ -245,14 +248,14 @@ fn facts_about_the_sandbox_win_over_the_caller_and_the_request_wins_over_facts()
     ]);
     let policy = built_in("default");
     let passed = grants(&policy, &[], &caller);
-    let made = command(&[], &[], &passed, &host());
+    let made = command(&[], 0o022, &[], &passed, &host());
     assert_eq!(variable(&made, "HOME").as_deref(), Some("/home/ada"));
     assert_eq!(variable(&made, "USER").as_deref(), Some("ada"));
     assert_eq!(variable(&made, "PATH").as_deref(), Some("/opt/x/bin:/usr/bin"));
     assert_eq!(variable(&made, "PWD").as_deref(), Some("/home/ada/project/src"));
     assert_eq!(variable(&made, "AWS_SECRET_KEY"), None);
     let own = pairs(&[("HOME", "/elsewhere"), ("API_TOKEN", "mine")]);
-    let made = command(&[], &own, &grants(&policy, &own, &caller), &host());
+    let made = command(&[], 0o022, &own, &grants(&policy, &own, &caller), &host());
     assert_eq!(variable(&made, "HOME").as_deref(), Some("/elsewhere"));
     assert_eq!(variable(&made, "API_TOKEN").as_deref(), Some("mine"));
 }
@@ -260,7 +263,7 @@ fn facts_about_the_sandbox_win_over_the_caller_and_the_request_wins_over_facts()
 #[test]
 fn a_command_keeps_bytes_that_are_no_text() {
     let argv = vec![b"prog".to_vec(), vec![0xff, 0xfe]];
-    let made = command(&argv, &[], &grants(&built_in("default"), &[], &[]), &host());
+    let made = command(&argv, 0o022, &[], &grants(&built_in("default"), &[], &[]), &host());
     assert_eq!(made.argv[1].as_bytes(), [0xff, 0xfe]);
     assert_eq!(made.cwd, Path::new("/home/ada/project/src"));
 }
@@ -272,7 +275,7 @@ fn a_workspace_that_lies_in_what_is_hidden_is_found() {
             workspace: workspace.into(),
             ..host()
         };
-        hidden_workspace(&grants(policy, &[], &[]), &host)
+        hidden_by_workspace(&grants(policy, &[], &[]), &host).into_iter().next()
     };
     let default = built_in("default");
     assert_eq!(
@@ -290,4 +293,34 @@ fn a_workspace_that_lies_in_what_is_hidden_is_found() {
     assert_eq!(hidden(&default, "/home/ada/.ssh-tools"), None);
     assert_eq!(hidden(&default, "/home/ada/project"), None);
     assert_eq!(hidden(&built_in("locked"), "/home/ada/.ssh"), None);
+}
+
+#[test]
+fn a_workspace_that_holds_a_hidden_path_is_named_with_its_rule() {
+    let host = Host {
+        workspace: "/home/ada/.cache".into(),
+        ..host()
+    };
+    let hidden = hidden_by_workspace(&grants(&built_in("default"), &[], &[]), &host);
+    assert!(hidden.contains(&("filesystem.hide-in-home", "/home/ada/.cache/huggingface/token".into())));
+}
+
+#[test]
+fn a_grant_that_holds_a_hidden_path_does_not_bring_it_back() {
+    let text = "[filesystem]\nhome = \"copy-on-write\"\nread = [\"${home}/.config\"]\nwrite = []\nhide-in-home = [\".config/gh\", \".ssh\"]\n";
+    let entries = entries(&policy(text));
+    let masked = |path: &str| {
+        entries
+            .iter()
+            .position(|entry| matches!(entry, ViewEntry::Mask { target } if target == Path::new(path)))
+    };
+    let granted = entries
+        .iter()
+        .position(|entry| matches!(entry, ViewEntry::Bind { target, .. } if target == Path::new("/home/ada/.config")));
+    assert!(granted.unwrap() < masked("/home/ada/.config/gh").unwrap());
+    assert_eq!(
+        masked("/home/ada/.ssh"),
+        None,
+        "the overlay hides what no grant uncovers"
+    );
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fumehood_policies::{Decision, Grants};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{Protection, State};
+use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::journal::Journal;
@@ -73,6 +73,10 @@ impl Surroundings {
         }
     }
 }
+
+/// How long a run waits for a launcher that died to be replaced, and how often it looks.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(5);
+const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end of a run waits to be durable before it is announced.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -135,9 +139,10 @@ impl Actor {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
         };
-        if let Some((rule, hidden)) = lower::hidden_workspace(&grants, &self.request.host) {
+        let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
+        if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {
             let explanation = format!(
-                "policy `{}` hides {}, and the workspace {} lies there; name another directory, or a policy that does not hide it",
+                "policy `{}` hides {}, and the workspace {} would show it; name another directory, or a policy that does not hide it",
                 self.request.policy.name,
                 hidden.display(),
                 self.request.host.workspace.display()
@@ -195,7 +200,7 @@ impl Actor {
             let _ = self.write_intent(allowed()).await;
             return Outcome::ended(failed(Some(protection), &why, 0, hint.to_owned()));
         }
-        let mut sandbox = match self.surroundings.launching.create(&spec) {
+        let mut sandbox = match self.create_sandbox(&spec).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 let _ = self.write_intent(allowed()).await;
@@ -212,7 +217,7 @@ impl Actor {
                 None => Ok(()),
             }
         });
-        let ready = match self.wait_for(ready(&mut sandbox)).await {
+        let ready = match self.wait_for(ready(&mut sandbox, grants.limits.memory_bytes)).await {
             Ok(ready) => ready,
             Err(kill) => {
                 self.recorded = matches!(written.await, Ok(Ok(())));
@@ -234,12 +239,31 @@ impl Actor {
         }
         let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name));
         let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
-        let command = lower::command(&self.request.argv, &self.request.env, grants, &self.request.host);
+        let command = lower::command(
+            &self.request.argv,
+            self.request.umask,
+            &self.request.env,
+            grants,
+            &self.request.host,
+        );
         let outcome = self.follow(sandbox, &command, grants, enforcement, starting).await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
         }
         outcome
+    }
+
+    /// Asks for a sandbox, again and again while the launcher is being replaced.
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> std::io::Result<Watched> {
+        let until = Instant::now() + LAUNCHER_PATIENCE;
+        loop {
+            match self.surroundings.launching.create(spec) {
+                Err(error) if is_launcher_gone(&error) && Instant::now() < until => {
+                    tokio::time::sleep(LAUNCHER_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Kills a sandbox in which nothing was started and waits until it is gone.
@@ -364,6 +388,12 @@ fn cancelled(cause: CancelCause) -> Ending {
     }
 }
 
+/// Whether the launcher died: there is none now, or nobody reads its socket.
+fn is_launcher_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | BrokenPipe | ConnectionReset)
+}
+
 fn allowed() -> audit::Decision {
     audit::Decision::Allowed {
         rule: "tools.shell".to_owned(),
@@ -386,12 +416,20 @@ fn sandbox_name(id: &str) -> String {
 }
 
 /// Waits until the sandbox can take a command. An error is the run's ending.
-async fn ready(sandbox: &mut Watched) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
+async fn ready(
+    sandbox: &mut Watched,
+    memory_limit: Option<u64>,
+) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
     loop {
         match sandbox.receive().await {
             Ok(Some((sandbox_event::Event::Created, _))) => {}
             Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
             Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure)),
+            Ok(Some((sandbox_event::Event::Gone { usage, .. }, _))) if usage.oom_kills > 0 => {
+                return Err(Ending::OutOfMemory {
+                    limit_bytes: memory_limit.unwrap_or(0),
+                });
+            }
             Ok(Some((sandbox_event::Event::Gone { init_status, .. }, _))) => {
                 return Err(Ending::Lost {
                     why: format!("init ended with {init_status} before it was ready"),

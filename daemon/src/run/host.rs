@@ -105,11 +105,12 @@ impl Host {
         }
         let (uid, gid) = owner(asked.peer, metadata.uid(), metadata.gid());
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        // Root's daemon takes an ordinary user's own group; what belongs to root keeps root's.
-        let gid = if Uid::effective().is_root() {
-            user.as_ref().map_or(gid, |user| user.gid.as_raw())
-        } else {
-            gid
+        // Root's daemon takes an ordinary user's own group, never root's for somebody else; what belongs to root keeps root's.
+        let gid = match &user {
+            _ if !Uid::effective().is_root() => gid,
+            Some(user) => user.gid.as_raw(),
+            None if uid != 0 && gid == 0 => uid,
+            None => gid,
         };
         let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
         let home = home(asked, uid, user.as_ref());

@@ -44,6 +44,8 @@ pub enum Item {
         seq: u64,
         /// The next event there is.
         next_seq: u64,
+        /// When that one was noticed.
+        time: SystemTime,
         /// Bytes of each stream lost to this reader.
         lost_bytes: [u64; 2],
     },
@@ -262,6 +264,7 @@ impl Inner {
             return Some(Item::Gap {
                 seq,
                 next_seq: first.seq,
+                time: first.time,
                 lost_bytes: lost,
             });
         }
@@ -381,6 +384,7 @@ mod tests {
                     seq,
                     next_seq,
                     lost_bytes,
+                    ..
                 } => {
                     assert!(seq < next_seq);
                     lost += lost_bytes[0];

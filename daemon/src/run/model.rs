@@ -39,6 +39,8 @@ pub struct Request {
     pub keep_bytes: usize,
     /// Free text of the caller's.
     pub labels: BTreeMap<String, String>,
+    /// Permission bits that new files do not get.
+    pub umask: u32,
 }
 
 /// Output streams.

@@ -24,6 +24,9 @@ const INPUTS: usize = 4;
 /// Memory for the output of finished runs, of all together, in bytes.
 const MAX_RETAINED_BYTES: usize = 256 << 20;
 
+/// What an argument takes beside its bytes: its place in the list and the allocator's share.
+const ARGUMENT_OVERHEAD: usize = 40;
+
 /// How many runs there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -285,7 +288,12 @@ impl RunTable {
             run.journal.append(Event::Finished(finished));
         }
         let mut runs = lock(&self.shared.runs);
-        let bytes = run.journal.memory_bytes();
+        let argv: usize = run
+            .argv
+            .iter()
+            .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
+            .sum();
+        let bytes = run.journal.memory_bytes() + argv;
         runs.ended_bytes += bytes;
         runs.ended.push_back(EndedRun {
             at: Instant::now(),

@@ -1,7 +1,7 @@
 //! What goes out: from this house's types to the wire's. Every member is named, so that a new one is not forgotten.
 
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fumehood_policies::Limits;
 use fumehood_proto::convert::{duration_from_std, errno_name, signal_name, timestamp_from_system};
@@ -23,10 +23,11 @@ pub(super) fn event(run_id: &str, item: Item) -> v1::RunEvent {
         Item::Gap {
             seq,
             next_seq,
+            time,
             lost_bytes: [stdout_bytes, stderr_bytes],
         } => (
             seq,
-            SystemTime::now(),
+            time,
             Wire::Gap(v1::Gap {
                 next_seq,
                 stdout_bytes,

@@ -28,6 +28,9 @@ const MAX_NAME_BYTES: usize = 4096;
 const MAX_ARGUMENTS_TOTAL_BYTES: usize = 2_097_152;
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_LABELS: usize = 16;
+
+/// What shells start with.
+const DEFAULT_UMASK: u32 = 0o022;
 const MAX_LABEL_KEY_BYTES: usize = 64;
 const MAX_LABEL_VALUE_BYTES: usize = 256;
 
@@ -86,7 +89,12 @@ impl Door {
 
     fn check_blocking(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
         // The same request gives the same digest whatever a client's encoder does: it is taken over our own encoding.
-        let digest: [u8; 32] = Sha256::digest(start.encode_to_vec()).into();
+        // The caller's environment is no part of it: what the policy does not pass is not looked at.
+        let mut asked = start.clone();
+        if let Some(spec) = &mut asked.spec {
+            spec.caller_env.clear();
+        }
+        let digest: [u8; 32] = Sha256::digest(asked.encode_to_vec()).into();
         let v1::StartRequest { run_id, spec } = start;
         let Some(spec) = spec else {
             return Err(status::invalid_field("spec", "missing; it says what to run"));
@@ -104,14 +112,28 @@ impl Door {
             output,
             on_disconnect,
             labels,
+            umask,
         } = spec;
         let mut wrong = Violations::default();
         let id = wrong.take("run_id", check_id(run_id));
         check_argv(&mut wrong, &argv);
-        let total: usize = argv.iter().map(Bytes::len).sum::<usize>()
-            + env.iter().map(|v| v.name.len() + v.value.len() + 2).sum::<usize>();
+        // As execve counts: each string with its closing NUL and its pointer.
+        let string = |bytes: usize| bytes + 1 + size_of::<usize>();
+        let variables = |env: &[v1::EnvironmentVariable]| -> usize {
+            env.iter()
+                .map(|variable| string(variable.name.len() + 1 + variable.value.len()))
+                .sum()
+        };
+        let total = argv.iter().map(|argument| string(argument.len())).sum::<usize>() + variables(&env);
         if total > MAX_ARGUMENTS_TOTAL_BYTES {
-            wrong.add("spec.argv", format!("argv and env are {total} bytes together, more than {MAX_ARGUMENTS_TOTAL_BYTES}; use a file or stdin"));
+            let what = format!(
+                "argv and env take {total} bytes together, more than {MAX_ARGUMENTS_TOTAL_BYTES}; use a file or stdin"
+            );
+            return Err(status::invalid_field("spec.argv", what));
+        }
+        if variables(&caller_env) > MAX_ARGUMENTS_TOTAL_BYTES {
+            let what = format!("takes more than {MAX_ARGUMENTS_TOTAL_BYTES} bytes");
+            return Err(status::invalid_field("spec.caller_env", what));
         }
         let env = check_env(&mut wrong, env);
         // Candidates only: what could not be a variable is passed over, and what the policy does not pass is dropped later.
@@ -152,6 +174,10 @@ impl Door {
             }
         };
         check_labels(&mut wrong, &labels);
+        let umask = umask.unwrap_or(DEFAULT_UMASK);
+        if umask > 0o777 {
+            wrong.add("spec.umask", format!("{umask:#o} is more than 0o777"));
+        }
         match (wrong.0.is_empty(), policy, host) {
             (true, Some(policy), Some(host)) => Ok(Checked {
                 request: Request {
@@ -167,6 +193,7 @@ impl Door {
                     input,
                     keep_bytes,
                     labels,
+                    umask,
                 },
                 block,
                 keep,
@@ -199,7 +226,14 @@ impl Door {
                     );
                     return None;
                 }
-                if toml.len() as u64 > MAX_POLICY_BYTES || origin.len() > MAX_NAME_BYTES {
+                if origin.len() > MAX_NAME_BYTES || origin.contains(|c: char| c.is_control()) {
+                    wrong.add(
+                        "spec.policy.inline.origin",
+                        format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line"),
+                    );
+                    return None;
+                }
+                if toml.len() as u64 > MAX_POLICY_BYTES {
                     wrong.add(FIELD, format!("longer than {MAX_POLICY_BYTES} bytes"));
                     return None;
                 }

@@ -9,6 +9,7 @@ use fumehood_proto::convert::duration_to_std;
 use fumehood_proto::v1;
 use fumehood_proto::v1::runs_server::Runs;
 use fumehood_sandbox::event::SignalScope;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +37,9 @@ const MAX_REASON_BYTES: usize = 1024;
 const PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
 
+/// A page ends before it is longer than this: clients take messages of 4 MiB by default.
+const MAX_PAGE_BYTES: usize = 3 << 20;
+
 /// The service.
 #[derive(Clone, Debug)]
 pub struct RunsService {
@@ -53,11 +57,11 @@ impl Runs for RunsService {
     type AttachStream = Events;
 
     async fn run(&self, request: Request<Streaming<v1::RunRequest>>) -> Result<Response<Events>, Status> {
-        use v1::run_request::Message;
+        use v1::run_request::Message as Said;
         let peer = peer(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|request| request.message);
-        let Some(Message::Start(start)) = first else {
+        let Some(Said::Start(start)) = first else {
             return Err(status::invalid_field(
                 "start",
                 "missing; the first message says what to run",
@@ -85,17 +89,22 @@ impl Runs for RunsService {
     }
 
     async fn attach(&self, request: Request<Streaming<v1::AttachRequest>>) -> Result<Response<Events>, Status> {
-        use v1::attach_request::Message;
+        use v1::attach_request::Message as Said;
         let peer = peer(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.and_then(|request| request.message);
-        let Some(Message::Attach(v1::AttachStart { run_id, from_seq })) = first else {
+        let Some(Said::Attach(v1::AttachStart { run_id, from_seq })) = first else {
             return Err(status::invalid_field(
                 "attach",
                 "missing; the first message says which run to follow",
             ));
         };
         let run = self.find(&peer, &run_id)?;
+        let newest = run.last_seq();
+        if from_seq > newest + 1 {
+            let what = format!("{from_seq} is beyond the newest event, {newest}");
+            return Err(status::invalid_field("attach.from_seq", what));
+        }
         let reader = run.reader(from_seq);
         Ok(follow(run, reader, messages, None))
     }
@@ -136,32 +145,32 @@ impl Runs for RunsService {
                 .map_err(|_| status::invalid_field("page_token", "not one that List gave"))?,
         };
         let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
-        let mut page: Vec<Arc<Run>> = Vec::new();
-        let mut more = false;
+        let mut page: Vec<v1::RunInfo> = Vec::new();
+        let (mut bytes, mut last, mut more) = (0, 0, false);
         for run in self.runs.list(&peer).into_iter().filter(|run| run.number < before) {
-            if page.len() > size {
+            let info = convert::run_info(&run, true);
+            if !states.is_empty() && !states.contains(&info.state) {
+                continue;
+            }
+            bytes += info.encoded_len();
+            more = page.len() == size || (bytes > MAX_PAGE_BYTES && !page.is_empty());
+            if more {
                 break;
             }
-            if states.is_empty() || states.contains(&convert::run_info(&run, true).state) {
-                more = page.len() == size;
-                if more {
-                    break;
-                }
-                page.push(run);
-            }
+            last = run.number;
+            page.push(info);
         }
-        let next_page_token = page
-            .last()
-            .filter(|_| more)
-            .map(|run| run.number.to_string())
-            .unwrap_or_default();
-        let runs = page.iter().map(|run| convert::run_info(run, true)).collect();
-        Ok(Response::new(v1::ListResponse { runs, next_page_token }))
+        let next_page_token = if more { last.to_string() } else { String::new() };
+        Ok(Response::new(v1::ListResponse {
+            runs: page,
+            next_page_token,
+        }))
     }
 
     async fn signal(&self, request: Request<v1::SignalRequest>) -> Result<Response<v1::SignalResponse>, Status> {
         let peer = peer(&request)?;
         let v1::SignalRequest { run_id, signal, scope } = request.into_inner();
+        let scope = signal_scope(signal, scope)?;
         let run = self.find(&peer, &run_id)?;
         match run.snapshot() {
             Snapshot {
@@ -181,7 +190,7 @@ impl Runs for RunsService {
             }
             _ => {}
         }
-        Inputs { run }.signal(v1::SignalInput { signal, scope }).await?;
+        run.signal(signal, scope).await;
         Ok(Response::new(v1::SignalResponse {}))
     }
 
@@ -275,7 +284,13 @@ impl From<v1::AttachRequest> for Said {
 
 /// Takes what a client says until it has no more to say. A wrong message ends the stream with its status.
 async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Option<Status> {
-    while let Ok(Some(message)) = messages.message().await {
+    loop {
+        let message = match messages.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return None,
+            // Not a message, or too long a one; or the connection broke, and then nobody reads this.
+            Err(status) => return Some(status),
+        };
         let result = match message.into() {
             Said::Stdin(stdin) => inputs.stdin(stdin).await,
             Said::Signal(signal) => inputs.signal(signal).await,
@@ -289,7 +304,6 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
             return Some(status);
         }
     }
-    None
 }
 
 /// The stream of a run's events. Ends after the last event, or with a wrong message of the client's.
@@ -396,19 +410,24 @@ impl Inputs {
     }
 
     async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {
-        if !(1..=64).contains(&signal) {
-            return Err(status::invalid_field(
-                "signal",
-                format!("{signal} is not between 1 and 64"),
-            ));
-        }
-        let scope = match v1::SignalScope::try_from(scope) {
-            Ok(v1::SignalScope::Unspecified | v1::SignalScope::Leader) => SignalScope::Leader,
-            Ok(v1::SignalScope::Group) => SignalScope::Group,
-            Ok(v1::SignalScope::Tree) => SignalScope::Tree,
-            Err(_) => return Err(status::invalid_field("scope", format!("{scope} is no SignalScope"))),
-        };
+        let scope = signal_scope(signal, scope)?;
         self.run.signal(signal, scope).await;
         Ok(())
+    }
+}
+
+/// Checks a signal and to whom it goes.
+fn signal_scope(signal: i32, scope: i32) -> Result<SignalScope, Status> {
+    if !(1..=64).contains(&signal) {
+        return Err(status::invalid_field(
+            "signal",
+            format!("{signal} is not between 1 and 64"),
+        ));
+    }
+    match v1::SignalScope::try_from(scope) {
+        Ok(v1::SignalScope::Unspecified | v1::SignalScope::Leader) => Ok(SignalScope::Leader),
+        Ok(v1::SignalScope::Group) => Ok(SignalScope::Group),
+        Ok(v1::SignalScope::Tree) => Ok(SignalScope::Tree),
+        Err(_) => Err(status::invalid_field("scope", format!("{scope} is no SignalScope"))),
     }
 }

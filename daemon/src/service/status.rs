@@ -14,13 +14,41 @@ const DOMAIN: &str = "fumehood";
 /// When a client that was refused for want of a place should come again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// A status travels in headers, which clients bound (8 KiB in gRPC's C core, where the details count a third more and the message up to three
+/// times): most bytes of its message, and of all descriptions together.
+const MAX_MESSAGE_BYTES: usize = 1000;
+const MAX_DESCRIPTIONS_BYTES: usize = 2400;
+
+/// Most fields that are named in one status.
+const MAX_VIOLATIONS: usize = 24;
+
+/// Cuts a text that holds what a client sent, at a character's boundary.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    text
+}
+
 fn status(code: Code, reason: &str, message: String, mut details: ErrorDetails) -> Status {
+    let message = cut(message, MAX_MESSAGE_BYTES);
     details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
     Status::with_error_details(code, message, details)
 }
 
 /// The request is wrong; each field that is.
-pub(super) fn invalid(violations: Vec<(String, String)>) -> Status {
+pub(super) fn invalid(mut violations: Vec<(String, String)>) -> Status {
+    let more = violations.len().saturating_sub(MAX_VIOLATIONS);
+    violations.truncate(MAX_VIOLATIONS);
+    let each = MAX_DESCRIPTIONS_BYTES / violations.len().max(1);
+    for (_, what) in &mut violations {
+        *what = cut(std::mem::take(what), each);
+    }
+    if more > 0 {
+        violations.push(("...".to_owned(), format!("and {more} more")));
+    }
     let message = violations
         .iter()
         .map(|(field, what)| format!("{field}: {what}"))
@@ -54,7 +82,7 @@ pub(super) fn no_such_policy(name: &str, known: &str) -> Status {
 
 /// The run is not in a state for this.
 pub(super) fn precondition(reason: &str, run: &str, what: impl Into<String>) -> Status {
-    let what = what.into();
+    let what = cut(what.into(), MAX_MESSAGE_BYTES);
     let mut details = ErrorDetails::new();
     details.add_precondition_failure_violation(reason, format!("run/{run}"), what.clone());
     status(Code::FailedPrecondition, reason, what, details)

@@ -5,7 +5,7 @@ pub struct EnvironmentVariable {
     /// The name, in bytes: not empty, without '=' and NUL, at most 4,096 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub name: ::prost::bytes::Bytes,
-    /// The value, in bytes: without NUL, at most 131,072 bytes (the kernel's MAX_ARG_STRLEN).
+    /// The value, in bytes: without NUL; with the name and two bytes more at most 131,072 bytes (the kernel's MAX_ARG_STRLEN).
     /// Values are never logged and never enter the audit log.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::prost::bytes::Bytes,
@@ -482,7 +482,7 @@ impl UsageSource {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunSpec {
     /// The program and its arguments. At least one; the first not empty; none holds NUL; each at most
-    /// 131,071 bytes, all of argv and environment together at most 2,097,152 bytes (execve's own bound is lower or equal).
+    /// 131,071 bytes, all of argv and `env` together at most 2,097,152 bytes, each string counted with its NUL and a pointer, as execve does.
     /// A first argument without '/' is searched in PATH inside the sandbox.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
@@ -523,6 +523,9 @@ pub struct RunSpec {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Permission bits that new files do not get (umask(2)): 0 to 0o777. Unset: 0o022.
+    #[prost(uint32, optional, tag = "12")]
+    pub umask: ::core::option::Option<u32>,
 }
 /// Which policy decides.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -683,7 +686,8 @@ pub struct AttachStart {
     /// The run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// The first event wanted, by its `seq`. 0: from the beginning. What is no longer kept comes as one `gap`.
+    /// The first event wanted, by its `seq`. 0: from the beginning. What is no longer kept comes as one `gap`. At most one more
+    /// than the newest event's; of a finished run, that gives an empty stream.
     #[prost(uint64, tag = "2")]
     pub from_seq: u64,
 }
