@@ -89,6 +89,8 @@ pub(super) struct Envelope<'a> {
     pub instance: Option<Cow<'a, str>>,
     #[serde(default)]
     pub missing_seq: Option<[u64; 2]>,
+    #[serde(default)]
+    pub head_missing: bool,
 }
 
 /// What the next record must be.

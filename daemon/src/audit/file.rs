@@ -197,6 +197,7 @@ impl LogFile {
             .as_ref()
             .filter(|known| known.seq >= expect.seq)
             .map(|known| [expect.seq, known.seq]);
+        let head_missing = known.is_none() && len > 0;
         let mut log = LogFile {
             file,
             head,
@@ -227,6 +228,7 @@ impl LogFile {
                 interrupted: open.len() as u64,
                 dropped_bytes: size - len,
                 missing_seq,
+                head_missing,
             },
         ));
         let entries: Vec<Entry> = entries

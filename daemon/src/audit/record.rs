@@ -159,6 +159,9 @@ pub(super) struct LogOpened<'a> {
     /// First and last record that `audit.head` knew and the file no longer had: records were removed at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing_seq: Option<[u64; 2]>,
+    /// The log had records and no `audit.head`: whether records were removed at the end cannot be told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub head_missing: bool,
 }
 
 /// A run whose daemon ended before the run's end was recorded. Kind `interrupted`.

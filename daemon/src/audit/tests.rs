@@ -232,6 +232,22 @@ async fn a_removed_end_is_noticed_by_the_head_and_stays_visible() {
 }
 
 #[tokio::test]
+async fn a_head_that_was_taken_away_leaves_a_trace_for_good() {
+    let log = Log::filled().await;
+    let lines = log.lines();
+    log.rewrite(&lines[..5]);
+    fs::remove_file(log.path.with_extension("head")).unwrap();
+    assert_eq!(verify(&log.path).unwrap().head_missing_at, None);
+    let audit = AuditLog::open(&log.path, "second").unwrap();
+    audit.close().await.unwrap();
+    let report = verify(&log.path).unwrap();
+    assert!(report.head_checked && report.head_missing_at.is_some(), "{report}");
+    // A new log has no head either, and nothing to hide.
+    let new = Log::filled().await;
+    assert_eq!(verify(&new.path).unwrap().head_missing_at, None);
+}
+
+#[tokio::test]
 async fn a_log_written_anew_is_noticed_by_the_head() {
     let (log, other) = (Log::filled().await, Log::filled().await);
     fs::copy(&other.path, &log.path).unwrap();

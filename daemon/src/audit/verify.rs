@@ -29,6 +29,8 @@ pub struct VerifyReport {
     pub in_use: bool,
     /// Whether `audit.head` was there to tell that nothing is missing at the end.
     pub head_checked: bool,
+    /// The first record that a daemon began to write after without finding `audit.head`.
+    pub head_missing_at: Option<u64>,
 }
 
 impl std::fmt::Display for VerifyReport {
@@ -43,6 +45,12 @@ impl std::fmt::Display for VerifyReport {
         }
         if self.in_use {
             write!(f, "; in use by a daemon")?;
+        }
+        if let Some(seq) = self.head_missing_at {
+            write!(
+                f,
+                "; audit.head was missing when record {seq} was written, so records removed just before it would not show"
+            )?;
         }
         if !self.head_checked {
             write!(f, "; no audit.head, so records removed at the end would not be noticed")?;
@@ -212,6 +220,9 @@ impl<'a> Scan<'a> {
             && self.expect.is_some()
         {
             return Err(self.broken(Some(record.seq), Fault::Truncated { first, last }));
+        }
+        if record.head_missing {
+            self.report.head_missing_at.get_or_insert(record.seq);
         }
         let run_id = record.run_id.as_deref().unwrap_or_default();
         match &*record.kind {
