@@ -575,7 +575,7 @@ pub struct RequestedLimits {
     /// Processes and threads of the tree; more than zero.
     #[prost(uint32, optional, tag = "5")]
     pub processes: ::core::option::Option<u32>,
-    /// Bytes of both output streams together; more than zero.
+    /// Bytes of both output streams together; more than zero. What a command writes beyond it is counted in `closed`, not delivered.
     #[prost(uint64, optional, tag = "6")]
     pub output_bytes: ::core::option::Option<u64>,
     /// From the stop signal to SIGKILL. Zero: SIGKILL at once.
@@ -837,7 +837,7 @@ pub struct Closed {
     /// Which stream.
     #[prost(enumeration = "OutputStream", tag = "1")]
     pub stream: i32,
-    /// Its length in bytes.
+    /// Its length in bytes; more than was delivered when the run passed its output limit.
     #[prost(uint64, tag = "2")]
     pub total_bytes: u64,
     /// True when end of file was seen; false when the drain grace (200 ms after the main process ended) was over first.

@@ -412,12 +412,27 @@ impl Actor {
                 output.digest.update(&data);
                 let offset = output.offset;
                 output.offset += data.len() as u64;
-                self.journal.append(Event::Output {
-                    stream: output.stream,
-                    offset,
-                    data,
-                });
-                self.journal_limit(state, sandbox, output.stream);
+                let stream = output.stream;
+                // What comes after the limit is read, so that the command does not block while it is being ended, and counted, but
+                // given to nobody.
+                let given = self.journal.output_bytes();
+                let left = state
+                    .limits
+                    .output_bytes
+                    .map_or(u64::MAX, |limit| limit - given.min(limit));
+                let kept = data.slice(..data.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                let over = kept.len() < data.len();
+                if !kept.is_empty() {
+                    self.journal.append(Event::Output {
+                        stream,
+                        offset,
+                        data: kept,
+                    });
+                }
+                if let (true, Some(limit_bytes), None) = (over, state.limits.output_bytes, &state.cause) {
+                    self.set_phase(Phase::Ending);
+                    state.end(sandbox, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
+                }
             }
             Read::Closed(end_of_file) => {
                 output.pipe = None;
@@ -438,16 +453,6 @@ impl Actor {
     /// Says which streams have ended: after `exited`, which a stream's end can overtake.
     fn announce_closed(&self, state: &mut Following) {
         state.closed.drain(..).for_each(|closed| self.journal.append(closed));
-    }
-
-    fn journal_limit(&self, state: &mut Following, sandbox: &Sandbox, stream: Stream) {
-        let Some(limit_bytes) = state.limits.output_bytes else {
-            return;
-        };
-        if state.cause.is_none() && self.journal.output_bytes() > limit_bytes {
-            self.set_phase(Phase::Ending);
-            state.end(sandbox, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
-        }
     }
 
     fn command(&self, state: &mut Following, sandbox: &Sandbox, command: Command) {
