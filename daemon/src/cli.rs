@@ -75,14 +75,7 @@ pub fn run(arguments: DaemonArgs) -> ExitCode {
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain, once, at the edge.
-            let mut message = format!("fumehoodd: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                message.push_str(&format!(": {error}"));
-                source = error.source();
-            }
-            eprintln!("{message}");
+            eprintln!("fumehoodd: {}", telemetry::chain(&error));
             ExitCode::FAILURE
         }
     }

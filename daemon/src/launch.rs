@@ -189,7 +189,10 @@ impl Launching {
             match tokio::task::spawn_blocking(move || Launcher::start(&root)).await {
                 Ok(Ok(launcher)) => *lock(&self.shared.launcher) = Some(launcher),
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "the launcher cannot be started");
+                    tracing::error!(
+                        error = crate::telemetry::chain(&error),
+                        "the launcher cannot be started"
+                    );
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(_) => return,

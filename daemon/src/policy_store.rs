@@ -29,7 +29,7 @@ pub struct Stored {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A directory or file cannot be read.
-    #[error("policy {}: {source}", path.display())]
+    #[error("policy {}", path.display())]
     Read {
         /// Which.
         path: PathBuf,

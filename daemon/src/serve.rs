@@ -48,7 +48,7 @@ pub enum ServeError {
     #[error(transparent)]
     Activation(#[from] systemd::ActivationError),
     /// The launcher.
-    #[error("cannot make sandboxes: {0}")]
+    #[error("cannot make sandboxes")]
     Launch(#[from] LaunchError),
     /// Its own log.
     #[error(transparent)]
@@ -69,7 +69,7 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// The TCP address.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Tcp {
         /// The address.
         address: std::net::SocketAddr,

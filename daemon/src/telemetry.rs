@@ -80,6 +80,14 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
     done.map_err(TelemetryError::AlreadySet)
 }
 
+/// An error and all that caused it, in one line: for the edge, where errors become text.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ const PIPEFS: rustix::fs::FsWord = 0x5049_5045;
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The process could not be started, or broke off.
-    #[error("start the launcher: {0}")]
+    #[error("start the launcher")]
     Start(#[from] io::Error),
     /// It ended before it was ready; it was not this program, or it could not read its first message.
     #[error("the launcher ended before it was ready")]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::telemetry::chain;
+
 use super::file::{AuditError, LogFile, OpenError, Opened};
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef};
 
@@ -244,7 +246,7 @@ impl Writer {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.reported, true) {
-                    tracing::error!(error = %chain_of(&error), "the audit log cannot be written: new runs are refused");
+                    tracing::error!(error = %chain(&error), "the audit log cannot be written: new runs are refused");
                 }
                 for job in jobs {
                     if !job.keep {
@@ -266,11 +268,4 @@ enum Next {
     Job(Job),
     Retry,
     Ended,
-}
-
-fn chain_of(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -419,7 +419,7 @@ impl Actor {
                 let left = state
                     .limits
                     .output_bytes
-                    .map_or(u64::MAX, |limit| limit - given.min(limit));
+                    .map_or(u64::MAX, |limit| limit.saturating_sub(given));
                 let kept = data.slice(..data.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
                 let over = kept.len() < data.len();
                 if !kept.is_empty() {
