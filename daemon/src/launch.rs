@@ -276,7 +276,7 @@ fn test_spec() -> SandboxSpec {
         view: View { entries },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
-        syscalls: Syscalls::Development,
+        syscalls: Syscalls::Default,
         limits: Limits {
             memory_bytes: Some(64 << 20),
             processes: Some(16),

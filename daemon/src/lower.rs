@@ -38,7 +38,8 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
         syscalls: match grants.syscalls {
-            SyscallProfile::Development => Syscalls::Development,
+            SyscallProfile::Default => Syscalls::Default,
+            SyscallProfile::Strict => Syscalls::Strict,
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),

@@ -50,7 +50,8 @@ impl Digest {
             Network::LoopbackSilent => "loopback-silent",
         });
         form.text(match syscalls {
-            SyscallProfile::Development => "development",
+            SyscallProfile::Default => "default",
+            SyscallProfile::Strict => "strict",
         });
         form.limits(limits);
         form.environment(environment);

@@ -16,7 +16,7 @@ use crate::digest::Digest;
 ///
 /// - an absent **grant** is nothing or the least: `filesystem.workspace` is `"read"`, `filesystem.home` is `"empty"`,
 ///   `filesystem.tmp` is `false`, and `filesystem.read`, `filesystem.write`, `environment.pass` and `environment.set`
-///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"development"`;
+///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"default"`;
 /// - an absent **restriction** is that of `default`: every key of `limits`, `filesystem.shm`, `filesystem.hide`,
 ///   `filesystem.hide-in-home`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
 ///   that is allowed, `"unlimited"`.
@@ -107,12 +107,15 @@ pub enum Network {
     LoopbackSilent,
 }
 
-/// Which system calls are refused.
+/// Which system calls are allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyscallProfile {
-    /// What development tools need.
+    /// What development tools need, debuggers, browsers and databases among them.
     #[default]
-    Development,
+    Default,
+    /// What shells, git, compilers, interpreters and package managers need to build and test; no debugger, no System V IPC, no
+    /// files without a name, no netlink.
+    Strict,
 }
 
 /// Bounds. `None` is unlimited, which a file says in that word; an absent key is the built-in policy `default`'s number.

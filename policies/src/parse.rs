@@ -194,7 +194,10 @@ impl Walker<'_> {
                 )
             }),
             syscalls: self.value(&syscalls, "profile", Absent::Least, |value| {
-                text::choice(value, &[("development", SyscallProfile::Development)])
+                text::choice(
+                    value,
+                    &[("default", SyscallProfile::Default), ("strict", SyscallProfile::Strict)],
+                )
             }),
             limits: self.limits(document),
             environment: self.environment(document),

@@ -140,6 +140,8 @@ pub(crate) fn confine(
     confinement
         .filters
         .install()
+        // Nothing is notified yet, so there is no listener.
+        .map(drop)
         .map_err(|error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error)))
 }
 

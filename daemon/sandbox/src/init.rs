@@ -138,7 +138,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
         path: Vec::new(),
     })?;
-    let filters = seccomp::compile(spec.syscalls).map_err(|error| Failure {
+    let filters = seccomp::compile(spec.syscalls, &[]).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
         stage: format!("compile the filter: {error}"),
         errno: 0,

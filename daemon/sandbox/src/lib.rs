@@ -24,7 +24,7 @@ mod init;
 mod launcher;
 mod rights;
 mod scratch;
-mod seccomp;
+pub mod seccomp;
 mod selftest;
 pub mod spec;
 mod sys;

@@ -244,11 +244,23 @@ pub enum Network {
     },
 }
 
-/// Which system calls are refused.
+/// Which system calls are allowed; see `seccomp/groups.rs` for the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Syscalls {
-    /// What development tools need; see `seccomp.rs` for the table.
-    Development,
+    /// What development tools need.
+    Default,
+    /// What shells, git, compilers, interpreters and package managers need.
+    Strict,
+}
+
+impl Syscalls {
+    /// The name that policies use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Syscalls::Default => "default",
+            Syscalls::Strict => "strict",
+        }
+    }
 }
 
 /// Bounds of a sandbox. `None` is unlimited.

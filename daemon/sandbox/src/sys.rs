@@ -73,6 +73,39 @@ pub(crate) fn clone_namespaces(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Opt
     Ok(Some((Pid::from_raw(pid as i32), pidfd)))
 }
 
+/// Installs a seccomp filter with a listener on the calling thread, for good, and sets `no_new_privs`. Does not allocate.
+///
+/// seccompiler has no listener. `WAIT_KILLABLE_RECV` (Linux 5.19) keeps a signal from interrupting a call that the listener has
+/// already received, so that what was done for it is not done twice; an older kernel is asked without.
+pub(crate) fn install_filter_with_listener(filter: &[seccompiler::sock_filter]) -> io::Result<OwnedFd> {
+    let length = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: filter.as_ptr().cast_mut().cast::<libc::sock_filter>(),
+    };
+    // SAFETY: the option takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    let install = |flags: libc::c_ulong| {
+        // SAFETY: seccompiler's sock_filter is laid out as the kernel's (repr(C), same fields); the kernel reads `length` of them and
+        // writes nothing.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const program,
+            )
+        })
+    };
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = match install(listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(listener)?,
+        result => result?,
+    };
+    // SAFETY: the kernel returned a fresh descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// mount_setattr(2) (Linux 5.12): adds attributes to the mount `fd` refers to, and with `recursive` to all below it.
 /// rustix has no wrapper.
 pub(crate) fn mount_set_attributes(fd: BorrowedFd<'_>, attributes: u64, recursive: bool) -> io::Result<()> {

@@ -1,0 +1,163 @@
+//! From decisions per call number to one classic BPF program.
+//!
+//! The program checks the architecture, then finds the call's range of numbers by binary search, then checks arguments.
+//! A list of comparisons would do the same, but the kernel runs the program once per call number when it is installed (to
+//! find the calls it need not ask about), and runs it before every call whose answer depends on arguments: the length of a
+//! path is what costs. seccompiler writes such lists, and one answer per program only.
+//!
+//! Every piece of code here jumps forward and ends in a return on every path, so pieces are simply put together.
+
+use seccompiler::{BpfProgram, sock_filter};
+
+use super::calls::{Arch, LAST_KNOWN};
+use super::{SeccompError, When};
+
+/// What the kernel is told to do with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Allow,
+    Errno(i32),
+    Notify,
+}
+
+impl Action {
+    /// The value that the program returns, linux/seccomp.h.
+    pub(super) fn value(self) -> u32 {
+        match self {
+            Action::Allow => libc::SECCOMP_RET_ALLOW,
+            Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno.unsigned_abs() & libc::SECCOMP_RET_DATA),
+            Action::Notify => libc::SECCOMP_RET_USER_NOTIF,
+        }
+    }
+}
+
+/// What is decided about one call: the first row whose conditions all hold, else `otherwise`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub rows: Vec<(&'static [When], Action)>,
+    pub otherwise: Action,
+}
+
+impl Decision {
+    pub fn always(action: Action) -> Self {
+        Decision {
+            rows: Vec::new(),
+            otherwise: action,
+        }
+    }
+}
+
+/// `BPF_MAXINSNS` of linux/bpf_common.h: the kernel takes no longer program.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// offsetof(struct seccomp_data, nr), (.., arch) and (.., args), linux/seccomp.h.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const ARGS: u32 = 16;
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+/// Writes the program. `decisions[n]` is for call number `n`, 0 to [`LAST_KNOWN`]; every number above, and so every x32 number
+/// (from 0x4000_0000: they come under the architecture value of x86-64), gets `beyond`.
+///
+/// A call of another architecture (`int 0x80`) has its own numbers and ends the process with `SIGSYS`: a whole program of
+/// a foreign ABI can do nothing with an error number, not even exit.
+pub(super) fn program(arch: Arch, decisions: &[Decision], beyond: Action) -> Result<BpfProgram, SeccompError> {
+    debug_assert_eq!(decisions.len(), LAST_KNOWN as usize + 1);
+    let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
+    let mut last: Option<&Decision> = None;
+    for (number, decision) in (0..).zip(decisions) {
+        // Numbers in a row with the same decision share one leaf.
+        if last != Some(decision) {
+            leaves.push((number, leaf(decision)?));
+            last = Some(decision);
+        }
+    }
+    leaves.push((decisions.len() as u32, leaf(&Decision::always(beyond))?));
+
+    let mut program = vec![
+        instruction(LOAD, 0, 0, ARCH),
+        instruction(EQUAL, 1, 0, arch.audit()),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(LOAD, 0, 0, NR),
+    ];
+    program.extend(search(&leaves));
+    if program.len() > MAX_INSTRUCTIONS {
+        return Err(SeccompError::TooLong {
+            instructions: program.len(),
+        });
+    }
+    Ok(program)
+}
+
+/// Binary search over leaves, each with the first number it is for; the number is in the accumulator.
+fn search(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
+    if let [(_, code)] = leaves {
+        return code.clone();
+    }
+    let (low, high) = leaves.split_at(leaves.len() / 2);
+    let pivot = high[0].0;
+    let (low, high) = (search(low), search(high));
+    let mut code = match u8::try_from(low.len()) {
+        Ok(length) => vec![instruction(AT_LEAST, length, 0, pivot)],
+        // A conditional jump has 8 bits, an unconditional one 32.
+        Err(_) => vec![
+            instruction(AT_LEAST, 0, 1, pivot),
+            instruction(JUMP, 0, 0, low.len() as u32),
+        ],
+    };
+    code.extend(low);
+    code.extend(high);
+    code
+}
+
+/// The code that answers for one decision.
+fn leaf(decision: &Decision) -> Result<Vec<sock_filter>, SeccompError> {
+    let mut code = Vec::new();
+    for (when, action) in &decision.rows {
+        code.extend(row(when, *action)?);
+    }
+    code.push(instruction(RETURN, 0, 0, decision.otherwise.value()));
+    Ok(code)
+}
+
+/// Returns `action` if all conditions hold, else goes on behind itself.
+fn row(when: &[When], action: Action) -> Result<Vec<sock_filter>, SeccompError> {
+    // Backwards: then the length of what a failed condition jumps over is known.
+    let mut reversed = vec![instruction(RETURN, 0, 0, action.value())];
+    for condition in when.iter().rev() {
+        let past = u8::try_from(reversed.len()).map_err(|_| SeccompError::TooManyConditions)?;
+        let (argument, mask, jump) = match *condition {
+            When::Is(argument, value) => (argument, None, instruction(EQUAL, 0, past, value)),
+            When::IsNot(argument, value) => (argument, None, instruction(EQUAL, past, 0, value)),
+            When::Above(argument, value) => (argument, None, instruction(GREATER, 0, past, value)),
+            When::Masked(argument, mask, value) => (argument, Some(mask), instruction(EQUAL, 0, past, value)),
+            When::Any(argument, bits) => (argument, None, instruction(ANY_BIT, 0, past, bits)),
+        };
+        if argument > 5 {
+            return Err(SeccompError::NoSuchArgument { argument });
+        }
+        reversed.push(jump);
+        reversed.extend(mask.map(|mask| instruction(AND, 0, 0, mask)));
+        // The low half: both architectures are little-endian.
+        reversed.push(instruction(LOAD, 0, 0, ARGS + 8 * u32::from(argument)));
+    }
+    reversed.reverse();
+    Ok(reversed)
+}
