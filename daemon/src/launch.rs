@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
-    Access, Enforced, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
+    Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
 };
 use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox};
 use tokio::io::Interest;
@@ -274,6 +274,7 @@ fn test_spec() -> SandboxSpec {
             inside_gid: inside(gid),
         },
         view: View { entries },
+        guard: Guard::default(),
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
         syscalls: Syscalls::Default,

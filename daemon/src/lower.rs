@@ -8,9 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use fumehood_policies as policies;
-use fumehood_policies::{Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
+use fumehood_policies::{GitAccess, Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
 use fumehood_sandbox::spec::{
-    Access, CommandSpec, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
+    Access, CommandSpec, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
 };
 
 use crate::run::Host;
@@ -35,6 +35,7 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         view: View {
             entries: view(grants, host),
         },
+        guard: guard(grants),
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
         syscalls: match grants.syscalls {
@@ -43,6 +44,22 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
+    }
+}
+
+/// What is protected in writable trees.
+fn guard(grants: &Grants) -> Guard {
+    Guard {
+        protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
+        git: grants.filesystem.git == GitAccess::Guarded,
+    }
+}
+
+/// The access to a writable tree.
+fn writable(grants: &Grants) -> Access {
+    match guard(grants).is_empty() {
+        true => Access::Write,
+        false => Access::Guarded,
     }
 }
 
@@ -142,7 +159,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
             .filter(below)
             .map(|pattern| bind(pattern, Access::ReadExecute)),
     );
-    entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, Access::Write)));
+    entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, writable(grants))));
     // The overlay hides; a grant that holds a hidden place is mounted over it and must not bring it back.
     let granted: Vec<_> = filesystem
         .read
@@ -170,7 +187,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
         target: host.workspace.clone(),
         access: match filesystem.workspace {
             WorkspaceAccess::Read => Access::ReadExecute,
-            WorkspaceAccess::Write => Access::Write,
+            WorkspaceAccess::Write => writable(grants),
         },
         optional: false,
     });
@@ -269,6 +286,7 @@ pub fn protection(protection: policies::Protection) -> Protection {
     match protection {
         policies::Protection::FilesystemView => Protection::FilesystemView,
         policies::Protection::FilesystemRights => Protection::FilesystemRights,
+        policies::Protection::ProtectedPaths => Protection::ProtectedPaths,
         policies::Protection::Processes => Protection::Processes,
         policies::Protection::Network => Protection::Network,
         policies::Protection::Ipc => Protection::Ipc,

@@ -18,7 +18,7 @@ use crate::digest::Digest;
 ///   `filesystem.tmp` is `false`, and `filesystem.read`, `filesystem.write`, `environment.pass` and `environment.set`
 ///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"default"`;
 /// - an absent **restriction** is that of `default`: every key of `limits`, `filesystem.shm`, `filesystem.hide`,
-///   `filesystem.hide-in-home`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
+///   `filesystem.hide-in-home`, `filesystem.protect`, `filesystem.git`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
 ///   that is allowed, `"unlimited"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -60,6 +60,11 @@ pub struct Filesystem {
     pub hide_in_home: Vec<String>,
     /// Absolute paths below granted system paths that are not seen: always [`PathPattern::Absolute`].
     pub hide: Vec<PathPattern>,
+    /// Paths that cannot be made, changed, moved or removed, relative to the workspace and to the root of every repository in it (and in what
+    /// `write` lists): by them programs outside are made to run something.
+    pub protect: Vec<String>,
+    /// Whether git's own files are protected as well.
+    pub git: GitAccess,
     /// Whether `/tmp` and `/var/tmp` exist (private, on disk, for the life of the sandbox).
     pub tmp: bool,
     /// Size of the private `/dev/shm`, in bytes. Never 0, which a tmpfs would take for unlimited.
@@ -85,6 +90,17 @@ pub enum WorkspaceAccess {
     Read,
     /// Write as well.
     Write,
+}
+
+/// What may be done to the files of git repositories in writable trees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GitAccess {
+    /// Everything but what makes git run programs outside: hooks, configuration other than harmless one, and what leads git to another
+    /// repository's.
+    #[default]
+    Guarded,
+    /// Everything: the commands are trusted with what git outside will run.
+    Open,
 }
 
 /// What a command sees at its home directory.
@@ -166,6 +182,8 @@ pub enum Protection {
     FilesystemView,
     /// `filesystem-rights`
     FilesystemRights,
+    /// `protected-paths`
+    ProtectedPaths,
     /// `processes`
     Processes,
     /// `network`
@@ -194,9 +212,10 @@ pub struct Protections {
 
 impl Protection {
     /// Every protection, in the order of the model.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FilesystemView,
         Self::FilesystemRights,
+        Self::ProtectedPaths,
         Self::Processes,
         Self::Network,
         Self::Ipc,
@@ -212,6 +231,7 @@ impl Protection {
         match self {
             Self::FilesystemView => "filesystem-view",
             Self::FilesystemRights => "filesystem-rights",
+            Self::ProtectedPaths => "protected-paths",
             Self::Processes => "processes",
             Self::Network => "network",
             Self::Ipc => "ipc",

@@ -16,7 +16,8 @@ use self::walker::{Absent, Entries, Section, Walker};
 use crate::digest::Digest;
 use crate::error::{Collector, ParseErrors, quoted, single};
 use crate::model::{
-    Environment, Filesystem, Home, Limits, Network, Policy, Protection, Protections, SyscallProfile, WorkspaceAccess,
+    Environment, Filesystem, GitAccess, Home, Limits, Network, Policy, Protection, Protections, SyscallProfile,
+    WorkspaceAccess,
 };
 
 /// Larger files are refused unread: a policy is written by hand.
@@ -56,6 +57,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "write",
             "hide-in-home",
             "hide",
+            "protect",
+            "git",
             "tmp",
             "shm",
         ],
@@ -272,6 +275,21 @@ impl Walker<'_> {
                 "hide",
                 keys(hide),
                 Absent::OfDefault(|default| default.filesystem.hide.clone()),
+            ),
+            protect: {
+                let protect = self.list(&section, "protect", path::protected);
+                self.or_absent(
+                    &section,
+                    "protect",
+                    keys(protect),
+                    Absent::OfDefault(|default| default.filesystem.protect.clone()),
+                )
+            },
+            git: self.value(
+                &section,
+                "git",
+                Absent::OfDefault(|default| default.filesystem.git),
+                |value| text::choice(value, &[("guarded", GitAccess::Guarded), ("open", GitAccess::Open)]),
             ),
             tmp: self.value(&section, "tmp", Absent::Least, value::boolean),
             shm_bytes: self.value(

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
 
+pub(crate) mod notify;
+
 /// Turns the -1 of a raw call into the error it stands for.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
