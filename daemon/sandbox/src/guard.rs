@@ -39,6 +39,7 @@ pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 use caller::Caller;
 pub(crate) use place::Tree;
+use repository::Started;
 use rules::Rules;
 
 /// Refusals that are told, at most: the first ones say what is wrong, and a loop must not flood the daemon.
@@ -49,6 +50,7 @@ const MAX_TOLD: usize = 32;
 pub(crate) struct Guard {
     trees: Vec<Tree>,
     rules: Rules,
+    started: Started,
     /// What was told already.
     told: HashSet<(PathBuf, String)>,
 }
@@ -73,6 +75,7 @@ impl Guard {
             .collect();
         Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs),
+            started: Started::new(),
             trees,
             told: HashSet::new(),
         }

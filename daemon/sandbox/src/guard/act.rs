@@ -565,7 +565,9 @@ impl Guard {
                 }
             }
             // Those who can handle these ask for the verdict themselves.
-            Verdict::Configuration | Verdict::CommonDirectory => "git: a repository's configuration".to_owned(),
+            Verdict::Configuration | Verdict::CommonDirectory | Verdict::WorktreeConfiguration => {
+                "git: a repository's configuration".to_owned()
+            }
         };
         Ok(Judged::Refused(self.refusal(place, rule)))
     }
@@ -618,8 +620,14 @@ impl Guard {
                 Change::Write
             };
             let path = place.relative();
-            if self.rules.judge(&self.trees, place.tree, &path, change) == Verdict::CommonDirectory {
-                let file = repository::common_directory(&place)?;
+            let file = match self.rules.judge(&self.trees, place.tree, &path, change) {
+                Verdict::CommonDirectory => Some(repository::common_directory(&place)?),
+                Verdict::WorktreeConfiguration => {
+                    Some(repository::worktree_configuration(&self.trees[place.tree], &place)?)
+                }
+                _ => None,
+            };
+            if let Some(file) = file {
                 return Ok(Done::Opened(file, close_on_exec));
             }
             permitted!(self.judge(&place, change));
@@ -673,8 +681,7 @@ impl Guard {
             if flags.contains(RenameFlags::NOREPLACE) && to.kind()?.is_some() {
                 return Err(Errno::EXIST);
             }
-            let tree = &self.trees[to.tree];
-            return match repository::replace_configuration(tree, &from, &to)? {
+            return match repository::replace_configuration(&self.trees, &mut self.started, &from, &to)? {
                 Ok(()) => Ok(Done::Value(0)),
                 Err(rule) => Ok(Done::Refused(self.refusal(&to, rule))),
             };

@@ -12,8 +12,8 @@
 //! * A remote that has an address keeps it, and a branch that is connected to a remote stays with remotes of before.
 //!
 //! One comparison cannot see what two changes do together: to remove a remote and to add another of the same name is
-//! harmless twice and a hijack in sum. The caller compares each new content with the content *at the start of the run*
-//! as well.
+//! harmless twice and a hijack in sum. So each new content is also compared with the one at the start of the run, by
+//! [`check_run`].
 //!
 //! Deliberately absent: the files that a configuration includes, and other files that git reads as configuration or as
 //! addresses (`config.worktree`, `.git/remotes/*`, `.git/branches/*`, `commondir`), which the caller guards.
@@ -55,6 +55,28 @@ pub(crate) struct Place<'a> {
 /// The first variable that may not be what it is in `new`. A content that git could not read, that holds NUL, or that
 /// is longer than 1 MiB or 16384 entries is refused as a whole.
 pub(crate) fn check(old: Option<&[u8]>, new: &[u8], place: &Place<'_>) -> Result<(), Refused> {
+    compare(old, new, place, Span::Change)
+}
+
+/// Says whether the changes of a run are harmless in sum: `start` is the content when it began, `new` the one that
+/// [`check`] accepts as its latest change. Only adds to [`check`], never takes its place.
+///
+/// # Errors
+/// As for [`check`].
+pub(crate) fn check_run(start: Option<&[u8]>, new: &[u8], place: &Place<'_>) -> Result<(), Refused> {
+    compare(start, new, place, Span::Run)
+}
+
+/// What lies between the two contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Span {
+    Change,
+    /// Several changes, each of them judged. In the middle of `git remote rename` a branch names what the run added and
+    /// no longer exists, which only the comparison of the single change can tell from a name made up.
+    Run,
+}
+
+fn compare(old: Option<&[u8]>, new: &[u8], place: &Place<'_>, span: Span) -> Result<(), Refused> {
     let whole = |why: String| Refused {
         key: "config".to_owned(),
         why,
@@ -70,6 +92,7 @@ pub(crate) fn check(old: Option<&[u8]>, new: &[u8], place: &Place<'_>) -> Result
         old: Known::of(&old),
         new: Known::of(&new),
         place,
+        span,
     };
     change.kept_are_kept(&old, &new)?;
     change.free_are_harmless(&old, &new)?;
@@ -180,6 +203,8 @@ struct Known<'a> {
     names: HashSet<&'a [u8]>,
     /// Addresses by remote.
     remotes: HashMap<&'a [u8], Vec<&'a [u8]>>,
+    /// Remotes that fetch something, and whether all of it is into the same places: what a mirror does.
+    fetching: HashMap<&'a [u8], bool>,
     /// Branches that are connected to a remote.
     connected: HashSet<&'a [u8]>,
 }
@@ -189,6 +214,7 @@ impl<'a> Known<'a> {
         let mut known = Known {
             names: HashSet::new(),
             remotes: HashMap::new(),
+            fetching: HashMap::new(),
             connected: HashSet::new(),
         };
         for entry in entries {
@@ -198,6 +224,8 @@ impl<'a> Known<'a> {
                     let addresses = known.remotes.entry(remote).or_default();
                     if matches!(key, b"url" | b"pushurl") {
                         addresses.push(entry.text());
+                    } else if key == b"fetch" {
+                        *known.fetching.entry(remote).or_insert(true) &= entry.text() == b"+refs/*:refs/*";
                     }
                 }
                 (b"branch", Some(branch), b"remote" | b"pushremote" | b"merge") => {
@@ -207,11 +235,6 @@ impl<'a> Known<'a> {
             }
         }
         known
-    }
-
-    fn has(&self, section: &str, sub: &[u8], key: &str) -> bool {
-        let name = [section.as_bytes(), b".", sub, b".", key.as_bytes()].concat();
-        self.names.contains(name.as_slice())
     }
 
     /// Git takes the name of a remote without an address for a path, and a repository there would run its hooks.
@@ -234,6 +257,7 @@ struct Change<'a, 'p> {
     old: Known<'a>,
     new: Known<'a>,
     place: &'p Place<'p>,
+    span: Span,
 }
 
 impl Change<'_, '_> {
@@ -352,7 +376,8 @@ impl Change<'_, '_> {
         let value = entry.text();
         let (section, sub, _) = entry.parts();
         let sub = sub.unwrap_or_default();
-        let fetches_nothing = section == b"remote" && !self.old.has("remote", sub, "fetch");
+        // git clone --mirror writes the refspec before it says that the remote is a mirror.
+        let can_be_mirror = section == b"remote" && *self.old.fetching.get(sub).unwrap_or(&true);
         match values {
             Values::Address => {
                 // A remote made of a push address alone would be given its first fetch address here: changed, not made.
@@ -369,11 +394,11 @@ impl Change<'_, '_> {
                     Err(why) => refuse(entry, why),
                 }
             }
-            Values::Refspec if !harmless::is_refspec(value, fetches_nothing) => refuse(
+            Values::Refspec if !harmless::is_refspec(value, can_be_mirror) => refuse(
                 entry,
                 "a remote may fetch into refs/remotes/, refs/tags/ and the like only",
             ),
-            Values::Mirror if !fetches_nothing => refuse(entry, "a push would delete what the remote has besides"),
+            Values::Mirror if !can_be_mirror => refuse(entry, "a push would delete what the remote has besides"),
             Values::Promisor if !self.new.is_network_remote(sub) => refuse(
                 entry,
                 "git would start a transfer by itself from a remote that is not reached by network",
@@ -408,6 +433,9 @@ impl Change<'_, '_> {
         if remote == b"." || of_before() {
             Ok(())
         } else if !self.new.is_remote(remote) {
+            if self.span == Span::Run {
+                return Ok(());
+            }
             refuse(entry, "it names no remote that has an address in this repository")
         } else if only_old {
             refuse(entry, "the next push would go to a remote that was not there before")

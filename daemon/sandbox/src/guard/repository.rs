@@ -3,6 +3,7 @@
 //! A configuration is never the caller's own file. Whoever opened that for writing could go on writing after it was read; so what was read
 //! and found harmless is written to a new file, which takes the name.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::caller::errno;
-use super::gitconfig::{self, Refused};
+use super::gitconfig;
 use super::place::{Place, Tree, containing, open_beneath};
 
 /// Longest configuration that is read, in bytes; real ones have a few KiB.
@@ -27,11 +28,15 @@ const MAX_POINTER_BYTES: u64 = 8192;
 /// Where what a remote calls a local path may not be: everybody writes there.
 const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
+/// What configurations were before their first change in this sandbox, by tree and path: several harmless steps may make a change that is none.
+pub(super) type Started = HashMap<(usize, PathBuf), Option<Vec<u8>>>;
+
 /// A judgement that can fail for reasons of the file system: `Ok(Err(rule))` refuses.
 type Ruling = Result<Result<(), String>, Errno>;
 
 /// Carries out the renaming of `from` to a repository's configuration `to`.
-pub(super) fn replace_configuration(tree: &Tree, from: &Place, to: &Place) -> Ruling {
+pub(super) fn replace_configuration(trees: &[Tree], started: &mut Started, from: &Place, to: &Place) -> Ruling {
+    let tree = &trees[to.tree];
     let (new, mode) = match read(&from.parent, &from.name, MAX_BYTES) {
         Ok(file) => file,
         Err(Errno::TOOBIG) => return Ok(Err("git: a configuration of more than 1 MiB".to_owned())),
@@ -42,7 +47,8 @@ pub(super) fn replace_configuration(tree: &Tree, from: &Place, to: &Place) -> Ru
         Err(Errno::NOENT) => None,
         Err(error) => return Err(error),
     };
-    if let Err(rule) = judge(tree, &to.directory, old.as_deref(), &new) {
+    let start = started.entry((to.tree, to.relative())).or_insert_with(|| old.clone());
+    if let Err(rule) = judge(tree, &to.directory, start.as_deref(), old.as_deref(), &new) {
         return Ok(Err(rule));
     }
     write(&to.parent, &to.name, &new, mode)?;
@@ -62,14 +68,14 @@ pub(super) fn adopt(tree: &Tree, parent: &OwnedFd, directory: &Path) -> Ruling {
             ));
         }
     };
-    if let Err(rule) = judge(tree, directory, None, &bytes) {
+    if let Err(rule) = judge(tree, directory, None, None, &bytes) {
         return Ok(Err(rule));
     }
     write(parent, name, &bytes, mode)?;
     Ok(Ok(()))
 }
 
-fn judge(tree: &Tree, directory: &Path, old: Option<&[u8]>, new: &[u8]) -> Result<(), String> {
+fn judge(tree: &Tree, directory: &Path, start: Option<&[u8]>, old: Option<&[u8]>, new: &[u8]) -> Result<(), String> {
     let repository = tree.path.join(directory);
     let worktree = match repository.file_name() {
         Some(name) if name == ".git" => repository.parent().unwrap_or(&repository),
@@ -87,10 +93,13 @@ fn judge(tree: &Tree, directory: &Path, old: Option<&[u8]>, new: &[u8]) -> Resul
         worktree_allowed: &worktree_allowed,
         local_url_allowed: &local_url_allowed,
     };
-    gitconfig::check(old, new, &place).map_err(|Refused { key, why }| match key.is_empty() {
-        true => format!("git configuration: {why}"),
-        false => format!("git configuration {key}: {why}"),
-    })
+    // What was made in this sandbox is nobody's yet, and may be changed in any harmless way.
+    let step = match start {
+        Some(_) => gitconfig::check(old, new, &place),
+        None => Ok(()),
+    };
+    step.and_then(|()| gitconfig::check_run(start, new, &place))
+        .map_err(|refused| format!("git configuration: {refused}"))
 }
 
 /// What a call that writes `commondir` of a linked worktree gets: a file of its own. The real one says what it must.
@@ -99,6 +108,19 @@ pub(super) fn common_directory(place: &Place) -> Result<OwnedFd, Errno> {
         write(&place.parent, &place.name, b"../..\n", 0o644)?;
     }
     rustix::fs::memfd_create("commondir", rustix::fs::MemfdFlags::CLOEXEC)
+}
+
+/// The same for its configuration, of which git makes a copy of the repository's own.
+pub(super) fn worktree_configuration(tree: &Tree, place: &Place) -> Result<OwnedFd, Errno> {
+    let repository = place.directory.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    let repository = open_beneath(tree, repository)?;
+    let contents = match read(&repository, OsStr::new("config.worktree"), MAX_BYTES) {
+        Ok((contents, _)) => contents,
+        Err(Errno::NOENT) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    write(&place.parent, &place.name, &contents, 0o644)?;
+    rustix::fs::memfd_create("config.worktree", rustix::fs::MemfdFlags::CLOEXEC)
 }
 
 /// What the configuration of a tree's own repository names, with why; so that it is not changed.

@@ -56,6 +56,8 @@ pub(super) enum Verdict {
     Configuration,
     /// A directory becomes a repository by the change: its configuration must be read first.
     Adopt,
+    /// The name is the configuration of a linked worktree that is being made: a copy of the repository's own.
+    WorktreeConfiguration,
     /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
     CommonDirectory,
 }
@@ -64,16 +66,15 @@ pub(super) enum Verdict {
 const SHAPE: [&str; 3] = ["HEAD", "objects", "refs"];
 
 /// Names of a repository that rules exist for.
-const SENSITIVE: [&str; 9] = [
+const SENSITIVE: [&str; 8] = [
     "config",
     "config.worktree",
     "commondir",
     "hooks",
     "info",
     "objects",
-    "refs",
-    "worktrees",
-    "modules",
+    "remotes",
+    "branches",
 ];
 
 /// The rules of a sandbox.
@@ -149,7 +150,7 @@ impl Rules {
             return self.judge_dot_git(view, path, change);
         }
         for (index, name) in names.iter().enumerate() {
-            if !SENSITIVE.iter().any(|sensitive| same_name(name, sensitive)) && !same_name(name, "HEAD") {
+            if !SENSITIVE.iter().any(|sensitive| same_name(name, sensitive)) {
                 continue;
             }
             let repository: PathBuf = names[..index].iter().collect();
@@ -218,7 +219,11 @@ impl Rules {
             };
         }
         if (is(0, "config") || is(0, "config.worktree")) && rest.len() == 1 {
-            return configuration(change);
+            let linked = is(0, "config.worktree") && view.is_linked_worktree(repository);
+            return match change {
+                Change::Create(Kind::File) if linked => Verdict::WorktreeConfiguration,
+                change => configuration(change),
+            };
         }
         if is(0, "commondir") && rest.len() == 1 {
             return match view.is_linked_worktree(repository) {
@@ -233,6 +238,9 @@ impl Rules {
                 false => refuse("git: info/attributes chooses the programs that files pass through"),
             };
         }
+        if (is(0, "remotes") || is(0, "branches")) && !(rest.len() == 1 && (makes_directory || removal)) {
+            return refuse("git: files here name addresses as its configuration does");
+        }
         if is(0, "objects") {
             let alternates = rest.len() == 3 && is(1, "info") && (is(2, "alternates") || is(2, "http-alternates"));
             let moved = rest.len() <= 2
@@ -245,24 +253,6 @@ impl Rules {
                 true => refuse("git: objects/info/alternates takes objects from elsewhere"),
                 false => Verdict::Allow,
             };
-        }
-        let links = matches!(
-            change,
-            Change::Create(Kind::Link) | Change::Replace(Kind::Directory | Kind::Repository | Kind::Link)
-        );
-        if rest.len() == 1 && (is(0, "refs") || is(0, "worktrees") || is(0, "modules")) && links
-            || is(0, "worktrees") && rest.len() == 2 && links
-        {
-            return refuse("git: directories of a repository are made, not moved in");
-        }
-        if is(0, "modules")
-            && matches!(
-                change,
-                Change::Create(Kind::Link) | Change::Replace(Kind::Directory | Kind::Link)
-            )
-            && !view.is_within_module(repository, rest)
-        {
-            return refuse("git: directories of a repository are made, not moved in");
         }
         Verdict::Allow
     }
@@ -370,14 +360,6 @@ impl Look<'_> {
         SHAPE
             .iter()
             .all(|shape| same_name(name, shape) || self.exists(&path.join(shape)))
-    }
-
-    /// Whether a path lies in a repository below `modules`, and not only on the way to one.
-    fn is_within_module(self, repository: &Path, rest: &[&OsStr]) -> bool {
-        (2..rest.len()).any(|length| {
-            let module: PathBuf = rest[..length].iter().collect();
-            self.is_repository(&repository.join(module))
-        })
     }
 
     /// Whether a directory may become a repository: it must hold no hook and nothing that leads elsewhere. Its configuration is left to

@@ -36,7 +36,6 @@ pub(crate) enum Answer {
     Error(i32),
 }
 
-
 /// Makes answers of this listener wake their callers at once. Kernels before 6.6 do not know how; it costs only time there.
 pub(crate) fn prefer_turns(listener: BorrowedFd<'_>) {
     // SAFETY: this ioctl takes an integer.

@@ -42,7 +42,7 @@ pub(super) enum Values {
     Address,
     /// `true`, for a remote that is reached by network and has no other way to be run by `git status`.
     Promisor,
-    /// `true`, for a remote that fetches nothing yet.
+    /// `true`, for a remote that fetches nothing yet, or everything into the same places.
     Mirror,
     Worktree,
 }
@@ -280,7 +280,7 @@ fn is_reference(text: &[u8]) -> bool {
 }
 
 /// Whether a refspec fetches references into places where fetched references belong. A remote that fetched nothing
-/// before may be a mirror, which fetches into any place.
+/// before may become a mirror, which fetches into any place.
 pub(super) fn is_refspec(text: &[u8], mirror: bool) -> bool {
     if let Some(except) = text.strip_prefix(b"^") {
         return is_reference(except);

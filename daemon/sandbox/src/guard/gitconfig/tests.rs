@@ -4,7 +4,7 @@
 mod commands;
 mod syntax;
 
-use super::{Place, Refused, check, programs};
+use super::{Place, Refused, check, check_run, programs};
 
 /// A place where paths that contain `inside` are allowed.
 fn judge(old: &str, new: &str) -> Result<(), Refused> {
@@ -255,6 +255,9 @@ fn remotes_and_branches_come_go_and_are_renamed_as_a_whole() {
     accepted(REPOSITORY, &renamed);
     accepted(&renamed, &renamed.replace("remote = origin", "remote = up"));
     accepted(REPOSITORY, &renamed.replace("remote = origin", "remote = up"));
+    // git clone --mirror: the refspec first.
+    let mirror = "[remote \"m\"]\nurl = https://h/x\nfetch = +refs/*:refs/*\n";
+    accepted(mirror, &format!("{mirror}mirror = true\n"));
     // Another remote under the old name is no rename, and no new one.
     let (from, to) = section("[remote \"origin\"]");
     let moved = format!(
@@ -281,6 +284,36 @@ fn remotes_and_branches_come_go_and_are_renamed_as_a_whole() {
     // Between remotes of before, a branch may change.
     accepted(REPOSITORY, &REPOSITORY.replace("remote = origin", "remote = fork"));
     accepted("[submodule \"x\"]\nurl = https://h/x\nupdate = !x\n", "");
+}
+
+#[test]
+fn changes_that_are_harmless_one_by_one_are_judged_in_sum() {
+    let place = Place {
+        worktree_allowed: &|_| false,
+        local_url_allowed: &|_| false,
+    };
+    let run = |start: &str, new: &str| {
+        check_run(Some(start.as_bytes()), new.as_bytes(), &place).map_err(|refused| refused.key)
+    };
+    let start = "[remote \"origin\"]\nurl = https://h/x\n[branch \"main\"]\nremote = origin\n";
+    let hijack = ["", "[remote \"origin\"]\nurl = https://evil/x\n"];
+    accepted(start, hijack[0]);
+    accepted(hijack[0], hijack[1]);
+    assert_eq!(run(start, hijack[1]), Err("remote.origin.url".to_owned()));
+    let other = format!(
+        "{}[remote \"e\"]\nurl = https://evil/x\n",
+        start.replace("remote = origin\n", "rebase = true\n")
+    );
+    let hijack = format!("{other}[branch \"main\"]\nremote = e\n");
+    accepted(start, &other);
+    accepted(&other, &hijack);
+    assert_eq!(run(start, &hijack), Err("branch.main.remote".to_owned()));
+    // git remote rename of what the run itself added, between its first and its second change.
+    let added = "[remote \"a\"]\nurl = https://h/x\n[branch \"main\"]\nremote = a\n";
+    let half = added.replace("\"a\"", "\"b\"");
+    accepted("", added);
+    accepted(added, &half);
+    assert_eq!(run("", &half), Ok(()));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::{Place, check};
+use super::super::{Place, Refused, check, check_run};
+
+type Judge = fn(Option<&[u8]>, &[u8], &Place<'_>) -> Result<(), Refused>;
 
 /// A directory with a bare repository `server.git`, a home, and whatever the commands make.
 struct Playground {
@@ -77,16 +79,15 @@ impl Playground {
                     |all: &[(PathBuf, Vec<u8>)]| all.iter().find(|(name, _)| name == file).map(|(_, old)| old.clone());
                 let old = find(&before);
                 changes += usize::from(old.as_ref() != Some(new));
-                for old in [old, find(&start)] {
-                    self.accepted(line, file, old.as_deref(), new);
-                }
+                self.accepted(line, file, check, old.as_deref(), new);
+                self.accepted(line, file, check_run, find(&start).as_deref(), new);
             }
             before = after;
         }
         assert!(changes > 0, "no command changed a configuration: {lines:?}");
     }
 
-    fn accepted(&self, line: &str, file: &Path, old: Option<&[u8]>, new: &[u8]) {
+    fn accepted(&self, line: &str, file: &Path, judge: Judge, old: Option<&[u8]>, new: &[u8]) {
         let root = self.root.path().to_str().expect("UTF-8").as_bytes();
         let file_url = [b"file://", root].concat();
         let local = |path: &[u8]| path.starts_with(root) || path.starts_with(&file_url) || path.starts_with(b"../");
@@ -94,7 +95,7 @@ impl Playground {
             worktree_allowed: &|path| path.starts_with(b"../") || path.starts_with(root),
             local_url_allowed: &local,
         };
-        if let Err(refused) = check(old, new, &place) {
+        if let Err(refused) = judge(old, new, &place) {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             panic!(
                 "git {line}: {file:?}: {refused}\n{}\n->\n{}",
