@@ -182,15 +182,19 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 contents: contents.into_bytes(),
             }),
     );
-    entries.push(ViewEntry::Bind {
-        source: host.workspace.clone(),
-        target: host.workspace.clone(),
-        access: match filesystem.workspace {
-            WorkspaceAccess::Read => Access::ReadExecute,
-            WorkspaceAccess::Write => writable(grants),
-        },
-        optional: false,
-    });
+    let access = match filesystem.workspace {
+        WorkspaceAccess::Read => Access::ReadExecute,
+        WorkspaceAccess::Write => writable(grants),
+    };
+    let visible = |path: &&PathBuf| hidden(grants, host).all(|(_, hidden)| !meet(path, &hidden));
+    for path in host.repository.iter().filter(visible).chain([&host.workspace]) {
+        entries.push(ViewEntry::Bind {
+            source: path.clone(),
+            target: path.clone(),
+            access,
+            optional: false,
+        });
+    }
     entries
 }
 
@@ -202,14 +206,25 @@ fn hidden_in_home(grants: &Grants, host: &Host) -> impl Iterator<Item = PathBuf>
 /// such a run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
 /// Those it would hold need not exist.
 pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, PathBuf)> {
+    hidden(grants, host)
+        .filter(|(_, hidden)| meet(&host.workspace, hidden))
+        .collect()
+}
+
+/// Everything that the policy hides, each with the rule that does.
+fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
     let in_home = hidden_in_home(grants, host).map(|path| ("filesystem.hide-in-home", path));
     let elsewhere = grants
         .filesystem
         .hide
         .iter()
         .map(|pattern| ("filesystem.hide", resolve(pattern, host)));
-    let meets = |(_, hidden): &(_, PathBuf)| host.workspace.starts_with(hidden) || hidden.starts_with(&host.workspace);
-    in_home.chain(elsewhere).filter(meets).collect()
+    in_home.chain(elsewhere)
+}
+
+/// Whether one of two paths lies in the other.
+fn meet(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {

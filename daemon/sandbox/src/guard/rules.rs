@@ -244,7 +244,7 @@ impl Rules {
         if is(0, "objects") {
             let alternates = rest.len() == 3 && is(1, "info") && (is(2, "alternates") || is(2, "http-alternates"));
             let moved = rest.len() <= 2
-                && !rest.get(1).is_some_and(|name| !same_name(name, "info"))
+                && rest.get(1).is_none_or(|name| same_name(name, "info"))
                 && matches!(
                     change,
                     Change::Replace(Kind::Directory | Kind::Repository | Kind::Link) | Change::Create(Kind::Link)

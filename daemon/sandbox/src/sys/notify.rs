@@ -81,17 +81,10 @@ pub(crate) fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> io::R
         Answer::Value(value) => response.val = value,
         Answer::Error(errno) => response.error = -errno,
     }
+    let fd = listener.as_raw_fd();
     // SAFETY: the ioctl reads one seccomp_notif_resp, which lives through the call.
-    check(
-        unsafe {
-            libc::ioctl(
-                listener.as_raw_fd(),
-                libc::SECCOMP_IOCTL_NOTIF_SEND as _,
-                &raw mut response,
-            )
-        }
-        .into(),
-    )?;
+    let result = unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut response) };
+    check(result.into())?;
     Ok(())
 }
 
@@ -110,17 +103,10 @@ pub(crate) fn answer_with_descriptor(
         newfd: 0,
         newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
     };
+    let fd = listener.as_raw_fd();
     // SAFETY: the ioctl reads one seccomp_notif_addfd, which lives through the call.
-    check(
-        unsafe {
-            libc::ioctl(
-                listener.as_raw_fd(),
-                libc::SECCOMP_IOCTL_NOTIF_ADDFD as _,
-                &raw const request,
-            )
-        }
-        .into(),
-    )?;
+    let result = unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw const request) };
+    check(result.into())?;
     Ok(())
 }
 
