@@ -24,6 +24,14 @@ const HOSTNAME: &str = "fumehood";
 /// Size of `/run`, in bytes: sockets and pid files.
 const RUN_BYTES: u64 = 64 << 20;
 
+/// Directories that hold the machine's list of name servers: systemd-resolved, resolvconf, NetworkManager, ConnMan.
+const RESOLVERS: &[&str] = &[
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+];
+
 /// PATH when neither request nor policy gives one.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -174,8 +182,18 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     }));
     // Whatever is granted, the daemon's own places are not; those in the home are hidden there as well.
     entries.extend(host.private.iter().map(|path| ViewEntry::Mask { target: path.clone() }));
+    let machines = matches!(grants.network, policies::Network::Host(_));
+    if machines {
+        // Where /etc/resolv.conf leads on machines that write it anew at each start.
+        entries.extend(RESOLVERS.iter().map(|path| ViewEntry::Bind {
+            source: path.into(),
+            target: path.into(),
+            access: Access::Read,
+            optional: true,
+        }));
+    }
     entries.extend(
-        written_files(host)
+        written_files(host, machines)
             .into_iter()
             .map(|(target, contents)| ViewEntry::File {
                 target: target.into(),
@@ -253,10 +271,12 @@ fn runtime_directory(host: &Host) -> PathBuf {
 }
 
 /// Files that are written for the sandbox, so that every id has a name, every name of loopback resolves at once and no other one does.
-fn written_files(host: &Host) -> [(&'static str, String); 6] {
+/// With the machine's own network, its own name servers and names are used.
+fn written_files(host: &Host, machines_network: bool) -> Vec<(&'static str, String)> {
     let (uid, gid) = (host.identity.inside_uid, host.identity.inside_gid);
+    let hosts = if machines_network { "files dns" } else { "files" };
     let (user, group, home) = (&host.user, &host.group, host.home.display());
-    [
+    let mut files = vec![
         (
             "/etc/passwd",
             format!(
@@ -265,19 +285,36 @@ fn written_files(host: &Host) -> [(&'static str, String); 6] {
             ),
         ),
         ("/etc/group", format!("root:x:0:\n{group}:x:{gid}:\nnogroup:x:65534:\n")),
-        ("/etc/hosts", format!("127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n")),
         ("/etc/hostname", format!("{HOSTNAME}\n")),
-        ("/etc/resolv.conf", "# There is no name server in this sandbox.\n".to_owned()),
         (
             "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\nprotocols: files\nservices: files\n"
-                .to_owned(),
+            format!(
+                "passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nnetworks: files\nprotocols: files\nservices: files\n"
+            ),
         ),
-    ]
+    ];
+    if !machines_network {
+        files.extend([
+            (
+                "/etc/hosts",
+                format!("127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n"),
+            ),
+            (
+                "/etc/resolv.conf",
+                "# There is no name server in this sandbox.\n".to_owned(),
+            ),
+        ]);
+    }
+    files
 }
 
 fn network(grants: &Grants) -> Network {
-    match grants.network {
+    match &grants.network {
+        policies::Network::None => Network::None,
+        policies::Network::Host(policies::Ports { connect, bind }) => Network::Host {
+            connect: connect.clone(),
+            bind: bind.clone(),
+        },
         policies::Network::Loopback => Network::Loopback {
             refusal_port: Some(REFUSAL_PORT),
         },

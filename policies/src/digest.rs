@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{
-    Environment, Filesystem, GitAccess, Home, Limits, Network, PathPattern, Policy, Protections, SyscallProfile,
+    Environment, Filesystem, GitAccess, Home, Limits, Network, PathPattern, Policy, Ports, Protections, SyscallProfile,
     WorkspaceAccess,
 };
 
@@ -47,9 +47,19 @@ impl Digest {
         form.text(description);
         form.filesystem(filesystem);
         form.text(match network {
+            Network::None => "none",
             Network::Loopback => "loopback",
             Network::LoopbackSilent => "loopback-silent",
+            Network::Host(_) => "host-without-isolation",
         });
+        if let Network::Host(Ports { connect, bind }) = network {
+            for ports in [connect, bind] {
+                form.number(ports.is_some().into());
+                form.sorted(ports.as_deref().unwrap_or_default(), |form, port| {
+                    form.number((*port).into())
+                });
+            }
+        }
         form.text(match syscalls {
             SyscallProfile::Default => "default",
             SyscallProfile::Strict => "strict",

@@ -114,13 +114,27 @@ pub enum Home {
 }
 
 /// The network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Network {
+    /// None: not even loopback. The word is `none`.
+    None,
     /// Own loopback and nothing else; a proxy on it refuses everything at once, naming the rule.
     #[default]
     Loopback,
     /// Own loopback without that proxy.
     LoopbackSilent,
+    /// The machine's own network, with everything that listens on its loopback: the word is `host-without-isolation`. The protection `network`
+    /// cannot be required then.
+    Host(Ports),
+}
+
+/// TCP ports of the machine's network that may be used. `None`: every one; an empty list: none. Other protocols are not covered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Ports that may be connected to, sorted.
+    pub connect: Option<Vec<u16>>,
+    /// Ports that may be listened on, sorted.
+    pub bind: Option<Vec<u16>>,
 }
 
 /// Which system calls are allowed.

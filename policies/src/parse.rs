@@ -16,7 +16,7 @@ use self::walker::{Absent, Entries, Section, Walker};
 use crate::digest::Digest;
 use crate::error::{Collector, ParseErrors, quoted, single};
 use crate::model::{
-    Environment, Filesystem, GitAccess, Home, Limits, Network, Policy, Protection, Protections, SyscallProfile,
+    Environment, Filesystem, GitAccess, Home, Limits, Network, Policy, Ports, Protection, Protections, SyscallProfile,
     WorkspaceAccess,
 };
 
@@ -63,7 +63,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "shm",
         ],
     ),
-    (NETWORK, &["mode"]),
+    (NETWORK, &["mode", "tcp-connect", "tcp-bind"]),
     (SYSCALLS, &["profile"]),
     (
         LIMITS,
@@ -187,15 +187,7 @@ impl Walker<'_> {
             name: self.value(&top, "name", Absent::Least, text::name),
             description: self.value(&top, "description", Absent::Least, text::description),
             filesystem: self.filesystem(document),
-            network: self.value(&network, "mode", Absent::Least, |value| {
-                text::choice(
-                    value,
-                    &[
-                        ("loopback", Network::Loopback),
-                        ("loopback-silent", Network::LoopbackSilent),
-                    ],
-                )
-            }),
+            network: self.network(&network),
             syscalls: self.value(&syscalls, "profile", Absent::Least, |value| {
                 text::choice(
                     value,
@@ -207,8 +199,66 @@ impl Walker<'_> {
             protections: self.protections(document),
             digest: Digest([0; 32]),
         };
+        self.network_can_be_required(&policy, document);
         policy.digest = Digest::of(&policy);
         Some(policy)
+    }
+
+    fn network(&mut self, section: &Section<'_>) -> Network {
+        #[derive(Clone, Copy, Default, PartialEq)]
+        enum Mode {
+            None,
+            #[default]
+            Loopback,
+            LoopbackSilent,
+            Host,
+        }
+        let mode = self.value(section, "mode", Absent::Least, |value| {
+            text::choice(
+                value,
+                &[
+                    ("none", Mode::None),
+                    ("loopback", Mode::Loopback),
+                    ("loopback-silent", Mode::LoopbackSilent),
+                    ("host-without-isolation", Mode::Host),
+                ],
+            )
+        });
+        let mut ports = |key| {
+            let value = section.get(key)?;
+            if mode != Mode::Host {
+                let problem = Problem::new(
+                    "ports are only chosen on the machine's own network",
+                    "remove it, or write `mode = \"host-without-isolation\"` if the commands may have that",
+                );
+                self.problem(value.span().start, &section.path(key), problem);
+                return None;
+            }
+            Some(self.value(section, key, Absent::Least, value::ports))
+        };
+        let (connect, bind) = (ports("tcp-connect"), ports("tcp-bind"));
+        match mode {
+            Mode::None => Network::None,
+            Mode::Loopback => Network::Loopback,
+            Mode::LoopbackSilent => Network::LoopbackSilent,
+            Mode::Host => Network::Host(Ports { connect, bind }),
+        }
+    }
+
+    /// Whoever gives the machine's network away says so twice: the protection cannot stay among the required ones, where the
+    /// built-in policy has it.
+    fn network_can_be_required(&mut self, policy: &Policy, document: &DeTable<'_>) {
+        let required = policy.protections.required.contains(&Protection::Network);
+        if !required || !matches!(policy.network, Network::Host(_)) {
+            return;
+        }
+        let section = self.section(document, PROTECTIONS);
+        let place = section.get("required").map_or(0, |value| value.span().start);
+        let problem = Problem::new(
+            "`network` is required, and `network.mode = \"host-without-isolation\"` gives it up",
+            "write `required = […]` without \"network\" if that is meant",
+        );
+        self.problem(place, "protections.required", problem);
     }
 
     /// Whether the rest of the file can be understood.

@@ -292,10 +292,28 @@ fn every_error_is_reported_at_its_place() {
             "\"empty\" or \"copy-on-write\"",
         ),
         (
-            "[network]\nmode = \"none\"\n",
+            "[network]\nmode = \"host\"\n",
             "4:8 network.mode",
-            "`none`",
-            "\"loopback\" or \"loopback-silent\"",
+            "`host`",
+            "\"host-without-isolation\"",
+        ),
+        (
+            "[network]\nmode = \"host-without-isolation\"\n",
+            "protections.required",
+            "gives it up",
+            "without \"network\"",
+        ),
+        (
+            "[network]\ntcp-connect = [443]\n",
+            "4:15 network.tcp-connect",
+            "only chosen",
+            "host-without-isolation",
+        ),
+        (
+            "[network]\nmode = \"host-without-isolation\"\ntcp-bind = [0]\n[protections]\nrequired = []\n",
+            "network.tcp-bind",
+            "0",
+            "",
         ),
         (
             "[syscalls]\nprofile = \"dev\"\n",

@@ -120,8 +120,13 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     }
 
     nix::unistd::sethostname(&spec.hostname).map_err(fail(Ipc, "sethostname"))?;
-    sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
-    let Network::Loopback { refusal_port } = spec.network;
+    let refusal_port = match spec.network {
+        Network::Loopback { refusal_port } => {
+            sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
+            refusal_port
+        }
+        Network::None | Network::Host { .. } => None,
+    };
     let refusal = refusal_port
         .map(listen)
         .transpose()
@@ -137,7 +142,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
     drop_privileges(guard.is_some()).map_err(fail(Privileges, "drop capabilities"))?;
-    let rights = rights::prepare(&built.rules).map_err(|error| Failure {
+    let rights = rights::prepare(&built.rules, &spec.network).map_err(|error| Failure {
         protection: Some(Protection::FilesystemRights),
         stage: format!("landlock: {error}"),
         errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
@@ -249,8 +254,8 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: boo
         Protection::ProtectedPaths if guarded => active("read-only mount, changes through init"),
         Protection::ProtectedPaths => active("no tree is writable"),
         Protection::Processes => active("own pid namespace"),
-        Protection::Network => active("own network namespace, loopback only"),
-        Protection::Ipc => active("own ipc namespace"),
+        Protection::Network => rights.network(&spec.network),
+        Protection::Ipc => rights.ipc(&spec.network),
         Protection::SystemCalls => active("seccomp filter"),
         Protection::Privileges => State::Active(format!(
             "no_new_privs, no capabilities, uid {} inside",

@@ -262,13 +262,22 @@ impl Guard {
 }
 
 /// The network of a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
+    /// Own network namespace in which nothing is up.
+    None,
     /// Own network namespace, loopback up (v4 and v6), nothing else. With `refusal_port`, init listens on
     /// 127.0.0.1 at that port and hands the listener to the daemon, which answers every proxy request with a refusal.
     Loopback {
         /// TCP port of the refusing proxy.
         refusal_port: Option<u16>,
+    },
+    /// The machine's own network namespace.
+    Host {
+        /// TCP ports that may be connected to, by Landlock (ABI 4); `None` is every one.
+        connect: Option<Vec<u16>>,
+        /// TCP ports that may be listened on; `None` is every one.
+        bind: Option<Vec<u16>>,
     },
 }
 

@@ -38,13 +38,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The namespaces a sandbox's init is born into. The cgroup namespace is entered later, once init is in its cgroup.
-pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+/// The namespaces every sandbox's init is born into. The network's depends on the sandbox; the cgroup namespace is entered later, once init is in its cgroup.
+pub(crate) const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// `CLONE_INTO_CGROUP` of linux/sched.h; libc's constant has a type too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -53,11 +49,15 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// neither clone3 nor that flag.
 ///
 /// Returns the child's pid and pidfd in the parent, `None` in the child.
-pub(crate) fn clone_namespaces(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<(Pid, OwnedFd)>> {
+pub(crate) fn clone_namespaces(
+    own_network: bool,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<(Pid, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data for which all zeroes is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (NAMESPACES | libc::CLONE_PIDFD) as u64;
+    let network = if own_network { libc::CLONE_NEWNET } else { 0 };
+    args.flags = (NAMESPACES | network | libc::CLONE_PIDFD) as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
