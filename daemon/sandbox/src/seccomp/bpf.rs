@@ -143,20 +143,31 @@ fn row(when: &[When], action: Action, backwards: &mut BpfProgram) -> Result<(), 
     backwards.push(instruction(RETURN, 0, 0, action.value()));
     for condition in when.iter().rev() {
         let past = u8::try_from(backwards.len() - end).map_err(|_| SeccompError::TooManyConditions)?;
+        // The low half, unless both count: both architectures are little-endian.
         let (argument, mask, jump) = match *condition {
             When::Is(argument, value) => (argument, None, instruction(EQUAL, 0, past, value)),
             When::IsNot(argument, value) => (argument, None, instruction(EQUAL, past, 0, value)),
             When::Above(argument, value) => (argument, None, instruction(GREATER, 0, past, value)),
             When::Masked(argument, mask, value) => (argument, Some(mask), instruction(EQUAL, 0, past, value)),
             When::Any(argument, bits) => (argument, None, instruction(ANY_BIT, 0, past, bits)),
+            When::NotNull(argument) => {
+                // If the low half is zero, the high half decides; else the two instructions for it are passed over.
+                backwards.push(instruction(EQUAL, past, 0, 0));
+                backwards.push(instruction(LOAD, 0, 0, low_half(argument)? + 4));
+                (argument, None, instruction(EQUAL, 0, 2, 0))
+            }
         };
-        if argument > 5 {
-            return Err(SeccompError::NoSuchArgument { argument });
-        }
         backwards.push(jump);
         backwards.extend(mask.map(|mask| instruction(AND, 0, 0, mask)));
-        // The low half: both architectures are little-endian.
-        backwards.push(instruction(LOAD, 0, 0, ARGS + 8 * u32::from(argument)));
+        backwards.push(instruction(LOAD, 0, 0, low_half(argument)?));
     }
     Ok(())
+}
+
+/// Where the low 32 bits of an argument are.
+fn low_half(argument: u8) -> Result<u32, SeccompError> {
+    match argument {
+        0..=5 => Ok(ARGS + 8 * u32::from(argument)),
+        _ => Err(SeccompError::NoSuchArgument { argument }),
+    }
 }
