@@ -61,8 +61,8 @@ pub enum SeccompError {
     },
 }
 
-/// A condition on one argument, which is compared as the kernel uses it: these are all `int` or narrower, so only the low
-/// 32 bits count. Comparing 64 would let `TIOCSTI | 1 << 32` through (CVE-2019-10063, CVE-2019-7303).
+/// A condition on one argument, which is compared as the kernel uses it: but for pointers these are all `int` or narrower, so
+/// only the low 32 bits count. Comparing 64 would let `TIOCSTI | 1 << 32` through (CVE-2019-10063, CVE-2019-7303).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Argument (0 to 5), value.
@@ -75,6 +75,8 @@ pub enum When {
     Masked(u8, u32, u32),
     /// Argument, bits of which at least one is set.
     Any(u8, u32),
+    /// Argument that is a pointer, and not null. All 64 bits: an address may well have a low half of zeroes.
+    NotNull(u8),
 }
 
 impl When {
@@ -86,6 +88,7 @@ impl When {
             When::Above(argument, value) => low(argument) > value,
             When::Masked(argument, mask, value) => low(argument) & mask == value,
             When::Any(argument, bits) => low(argument) & bits != 0,
+            When::NotNull(argument) => args[usize::from(argument)] != 0,
         }
     }
 }

@@ -163,7 +163,7 @@ pub(crate) const WATCHED: &[Notify] = &[
     always(Call::utimes),
     always(Call::futimesat),
     // Without a path it concerns an open file, which has the mount it was opened on.
-    when(Call::utimensat, &[When::IsNot(1, 0)]),
+    when(Call::utimensat, &[When::NotNull(1)]),
     always(Call::setxattr),
     always(Call::lsetxattr),
     always(Call::removexattr),

@@ -80,84 +80,94 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
 /// a foreign ABI can do nothing with an error number, not even exit.
 pub(super) fn program(arch: Arch, decisions: &[Decision], beyond: Action) -> Result<BpfProgram, SeccompError> {
     debug_assert_eq!(decisions.len(), LAST_KNOWN as usize + 1);
-    let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
-    let mut last: Option<&Decision> = None;
-    for (number, decision) in (0..).zip(decisions) {
-        // Numbers in a row with the same decision share one leaf.
-        if last != Some(decision) {
-            leaves.push((number, leaf(decision)?));
-            last = Some(decision);
+    let beyond = Decision::always(beyond);
+    // Numbers in a row with the same decision share one leaf.
+    let mut leaves: Vec<(u32, &Decision)> = Vec::new();
+    for (number, decision) in (0..).zip(decisions.iter().chain([&beyond])) {
+        if leaves.last().is_none_or(|(_, last)| *last != decision) {
+            leaves.push((number, decision));
         }
     }
-    leaves.push((decisions.len() as u32, leaf(&Decision::always(beyond))?));
-
-    let mut program = vec![
-        instruction(LOAD, 0, 0, ARCH),
-        instruction(EQUAL, 1, 0, arch.audit()),
-        instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+    // Written from the end to the beginning: then the length of what a jump passes over is known when the jump is written.
+    let mut backwards = Vec::with_capacity(512);
+    search(&leaves, &mut backwards)?;
+    backwards.extend([
         instruction(LOAD, 0, 0, NR),
-    ];
-    program.extend(search(&leaves));
-    if program.len() > MAX_INSTRUCTIONS {
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(EQUAL, 1, 0, arch.audit()),
+        instruction(LOAD, 0, 0, ARCH),
+    ]);
+    if backwards.len() > MAX_INSTRUCTIONS {
         return Err(SeccompError::TooLong {
-            instructions: program.len(),
+            instructions: backwards.len(),
         });
     }
-    Ok(program)
+    backwards.reverse();
+    Ok(backwards)
 }
 
 /// Binary search over leaves, each with the first number it is for; the number is in the accumulator.
-fn search(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
-    if let [(_, code)] = leaves {
-        return code.clone();
+fn search(leaves: &[(u32, &Decision)], backwards: &mut BpfProgram) -> Result<(), SeccompError> {
+    if let [(_, decision)] = leaves {
+        return leaf(decision, backwards);
     }
     let (low, high) = leaves.split_at(leaves.len() / 2);
     let pivot = high[0].0;
-    let (low, high) = (search(low), search(high));
-    let mut code = match u8::try_from(low.len()) {
-        Ok(length) => vec![instruction(AT_LEAST, length, 0, pivot)],
+    search(high, backwards)?;
+    let end = backwards.len();
+    search(low, backwards)?;
+    let length = backwards.len() - end;
+    match u8::try_from(length) {
+        Ok(length) => backwards.push(instruction(AT_LEAST, length, 0, pivot)),
         // A conditional jump has 8 bits, an unconditional one 32.
-        Err(_) => vec![
+        Err(_) => backwards.extend([
+            instruction(JUMP, 0, 0, length as u32),
             instruction(AT_LEAST, 0, 1, pivot),
-            instruction(JUMP, 0, 0, low.len() as u32),
-        ],
-    };
-    code.extend(low);
-    code.extend(high);
-    code
+        ]),
+    }
+    Ok(())
 }
 
 /// The code that answers for one decision.
-fn leaf(decision: &Decision) -> Result<Vec<sock_filter>, SeccompError> {
-    let mut code = Vec::new();
-    for (when, action) in &decision.rows {
-        code.extend(row(when, *action)?);
+fn leaf(decision: &Decision, backwards: &mut BpfProgram) -> Result<(), SeccompError> {
+    backwards.push(instruction(RETURN, 0, 0, decision.otherwise.value()));
+    for (when, action) in decision.rows.iter().rev() {
+        row(when, *action, backwards)?;
     }
-    code.push(instruction(RETURN, 0, 0, decision.otherwise.value()));
-    Ok(code)
+    Ok(())
 }
 
 /// Returns `action` if all conditions hold, else goes on behind itself.
-fn row(when: &[When], action: Action) -> Result<Vec<sock_filter>, SeccompError> {
-    // Backwards: then the length of what a failed condition jumps over is known.
-    let mut reversed = vec![instruction(RETURN, 0, 0, action.value())];
+fn row(when: &[When], action: Action, backwards: &mut BpfProgram) -> Result<(), SeccompError> {
+    let end = backwards.len();
+    backwards.push(instruction(RETURN, 0, 0, action.value()));
     for condition in when.iter().rev() {
-        let past = u8::try_from(reversed.len()).map_err(|_| SeccompError::TooManyConditions)?;
+        let past = u8::try_from(backwards.len() - end).map_err(|_| SeccompError::TooManyConditions)?;
+        // The low half, unless both count: both architectures are little-endian.
         let (argument, mask, jump) = match *condition {
             When::Is(argument, value) => (argument, None, instruction(EQUAL, 0, past, value)),
             When::IsNot(argument, value) => (argument, None, instruction(EQUAL, past, 0, value)),
             When::Above(argument, value) => (argument, None, instruction(GREATER, 0, past, value)),
             When::Masked(argument, mask, value) => (argument, Some(mask), instruction(EQUAL, 0, past, value)),
             When::Any(argument, bits) => (argument, None, instruction(ANY_BIT, 0, past, bits)),
+            When::NotNull(argument) => {
+                // If the low half is zero, the high half decides; else the two instructions for it are passed over.
+                backwards.push(instruction(EQUAL, past, 0, 0));
+                backwards.push(instruction(LOAD, 0, 0, low_half(argument)? + 4));
+                (argument, None, instruction(EQUAL, 0, 2, 0))
+            }
         };
-        if argument > 5 {
-            return Err(SeccompError::NoSuchArgument { argument });
-        }
-        reversed.push(jump);
-        reversed.extend(mask.map(|mask| instruction(AND, 0, 0, mask)));
-        // The low half: both architectures are little-endian.
-        reversed.push(instruction(LOAD, 0, 0, ARGS + 8 * u32::from(argument)));
+        backwards.push(jump);
+        backwards.extend(mask.map(|mask| instruction(AND, 0, 0, mask)));
+        backwards.push(instruction(LOAD, 0, 0, low_half(argument)?));
     }
-    reversed.reverse();
-    Ok(reversed)
+    Ok(())
+}
+
+/// Where the low 32 bits of an argument are.
+fn low_half(argument: u8) -> Result<u32, SeccompError> {
+    match argument {
+        0..=5 => Ok(ARGS + 8 * u32::from(argument)),
+        _ => Err(SeccompError::NoSuchArgument { argument }),
+    }
 }

@@ -61,6 +61,7 @@ fn interesting(rows: &[&'static [When]]) -> Vec<[u64; 6]> {
                 vec![value, value.wrapping_add(1), value.wrapping_sub(1), value ^ 0x8000_0000],
             ),
             When::Masked(argument, mask, value) => (argument, vec![value, mask, value | !mask, !mask, value ^ mask]),
+            When::NotNull(argument) => (argument, vec![1]),
             When::Any(argument, bits) => {
                 let each = (0..32).map(|bit| 1 << bit).filter(|bit| bits & bit != 0);
                 (argument, each.chain([bits, !bits, bits | 1]).collect())
@@ -174,6 +175,14 @@ const NOTIFIED: &[Notify] = &[
     Notify {
         call: Call::fchmodat,
         when: &[When::Is(0, 7)],
+    },
+    Notify {
+        call: Call::utimensat,
+        when: &[When::NotNull(1)],
+    },
+    Notify {
+        call: Call::utimensat,
+        when: &[When::Is(3, 0x100), When::NotNull(2), When::Any(0, 3)],
     },
     Notify {
         call: Call::mount,
