@@ -60,6 +60,8 @@ const SOCK_PACKET: u32 = 10;
 /// The socket type without SOCK_NONBLOCK and SOCK_CLOEXEC: `SOCK_TYPE_MASK` of linux/net.h.
 const SOCKET_TYPE: u32 = 0xf;
 
+const FASTOPEN: u32 = libc::MSG_FASTOPEN as u32;
+
 const EPERM: i32 = libc::EPERM;
 const SET_ID_MADE: &str = "creating a set-uid or set-gid file";
 const SET_UID_MADE: &str = "making a file set-uid";
@@ -68,6 +70,7 @@ const NAMESPACE: &str = "creating a namespace";
 const OF_INIT: &str = "changing the sandbox's own init";
 const TERMINAL: &str = "feeding or reprogramming a terminal";
 const FAMILY: &str = "a socket family that sandboxes do not have";
+const FAST_OPEN: &str = "connecting while sending";
 const PROTOCOL: &str = "a socket protocol that sandboxes do not have";
 
 /// Under both profiles.
@@ -129,6 +132,10 @@ pub(super) const BOTH: &[Condition] = &[
     // SCTP likewise, and both are modules loaded on the first call.
     refuse(socket, &[Is(2, libc::IPPROTO_SCTP as u32)], libc::EPROTONOSUPPORT, PROTOCOL),
     refuse(socket, &[Is(2, libc::IPPROTO_DCCP as u32)], libc::EPROTONOSUPPORT, PROTOCOL),
+    // TCP Fast Open connects while it sends, and Landlock's TCP rules only look at connect.
+    refuse(sendto, &[Any(3, FASTOPEN)], libc::EOPNOTSUPP, FAST_OPEN),
+    refuse(sendmsg, &[Any(2, FASTOPEN)], libc::EOPNOTSUPP, FAST_OPEN),
+    refuse(sendmmsg, &[Any(3, FASTOPEN)], libc::EOPNOTSUPP, FAST_OPEN),
 ];
 
 /// Under `strict`, besides [`BOTH`] and before it.
