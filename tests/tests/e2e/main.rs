@@ -21,6 +21,7 @@ mod identity;
 mod isolation;
 mod layering;
 mod mtls;
+mod network;
 mod python;
 mod requests;
 mod run;
