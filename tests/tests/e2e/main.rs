@@ -27,6 +27,7 @@ mod requests;
 mod run;
 mod signals;
 mod wire;
+mod workloads;
 
 use fumehood_tests::{Builder, House, Who, is_root};
 
