@@ -21,6 +21,7 @@ PROGRAMS = {
     "busybox": "busybox-static",
     "cpio": "cpio",
     "depmod": "kmod",
+    "lz4": "lz4",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "xz": "xz-utils",
@@ -193,7 +194,8 @@ def kernel(cache, name):
     if (directory / "recipe").exists() and (directory / "recipe").read_text() == recipe:
         return Kernel(directory)
     work = cache / "kernels" / f"{release}.{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
+    for left in (cache / "kernels").glob(f"{release}.*"):
+        shutil.rmtree(left)
     (work / "tree").mkdir(parents=True)
     archive.download([match[0] for match in found], work)
     for file in sorted(work.glob("*.deb")):
@@ -229,6 +231,7 @@ def decompressed(image):
         (b"\x1f\x8b\x08", gunzip),
         (b"\xfd7zXZ\0", through(["xz", "-dcq"])),
         (b"\x28\xb5\x2f\xfd", through(["zstd", "-dcq"])),
+        (b"\x02\x21\x4c\x18", through(["lz4", "-dcq"])),
     ]
     for magic, unpack in packers:
         at = image.find(magic)
@@ -237,7 +240,7 @@ def decompressed(image):
             if kernel_elf.startswith(b"\x7fELF"):
                 return kernel_elf
             at = image.find(magic, at + 1)
-    raise RuntimeError("the kernel is packed by something that is not known here (gzip, xz and zstd are)")
+    raise RuntimeError("the kernel is packed by something that is not known here (gzip, xz, zstd and lz4 are)")
 
 
 def pack_initramfs(work, release):
