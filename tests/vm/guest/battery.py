@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 BATTERY = Path("/vm/attacks")
@@ -83,13 +85,30 @@ def run(report, machine, who):
     arguments += ["--limits", "wall=15", "--user", who, "--setup-as", who, "--setup-cmd", daemon, "--setup-wait", socket]
     arguments += ["--runner", command]
     log = results / f"{who}.log"
-    with open(log, "w") as out:
-        try:
-            environment = {**os.environ, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-            subprocess.run(arguments, cwd=work, stdout=out, stderr=out, stdin=subprocess.DEVNULL, timeout=PASS_SECONDS, env=environment)
-        except subprocess.TimeoutExpired:
-            report.say("FAIL", f"{who}: battery", f"not over after {PASS_SECONDS} s; {log.read_text()[-800:]}")
-            return
+    environment = {**os.environ, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    battery = subprocess.Popen(
+        arguments,
+        cwd=work,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    late = []
+    timer = threading.Timer(PASS_SECONDS, lambda: (late.append(True), os.killpg(battery.pid, signal.SIGKILL)))
+    timer.start()
+    with open(log, "w") as kept:
+        for line in battery.stdout:
+            kept.write(line)
+            report.note(f"battery: {line.rstrip()[:200]}")
+    battery.wait()
+    timer.cancel()
+    if late:
+        report.say("FAIL", f"{who}: battery", f"not over after {PASS_SECONDS} s; {log.read_text()[-800:]}")
+        return
     file = results / f"{who}.json"
     if not file.exists():
         report.say("FAIL", f"{who}: battery", log.read_text()[-1200:])

@@ -19,7 +19,7 @@ from pathlib import Path
 PROGRAM = "/usr/local/bin/fumehood"
 # Software emulation is slow, and a machine under test must never hang: what takes longer than this has failed.
 PATIENCE = 60
-# The words of every protection in a policy, in the order of the report.
+# The words in a policy of the protections that must be reported. Any other that doctor reports is held to the same.
 PROTECTIONS = [
     "filesystem-view", "filesystem-rights", "processes", "network", "ipc",
     "system-calls", "privileges", "resources", "descriptors", "environment",
@@ -182,9 +182,9 @@ def descent(root):
     return found[1:]
 
 
-def alive(pid):
-    """Whether a process is there and no zombie."""
-    return any(pid == found for found, _, _ in processes())
+def living(pids):
+    """Those of some processes that are there and no zombies."""
+    return sorted({pid for pid, _, _ in processes()} & set(pids))
 
 
 def cgroups():
@@ -204,6 +204,9 @@ class Tests:
         # What this machine offers this user.
         self.limited = machine["resources"][who]
         self.landlock = machine["landlock"]
+        # Landlock leaves truncation alone before ABI 3, and is then no more than degraded.
+        self.truncation = self.landlock is None or self.landlock >= 3
+        self.protections = PROTECTIONS
 
     def mark(self):
         """A time to sleep, in seconds, that no other process sleeps: by it processes are known from outside."""
@@ -236,18 +239,21 @@ class Tests:
             (found["kernel_release"], found["landlock_abi"]),
         )
         states = {entry["protection"]: entry for entry in found["capabilities"] if entry["name"] == "set up"}
-        for protection in PROTECTIONS:
+        self.protections = PROTECTIONS + sorted({name.replace("_", "-") for name in states} - set(PROTECTIONS))
+        for protection in self.protections:
             entry = states.get(protection.replace("-", "_"), {"state": "not reported", "detail": "", "remedy": ""})
             wanted, words, remedy = "active", "", ""
             if protection == "filesystem-rights":
                 words = "Landlock"
                 if self.landlock == 0:
                     wanted, remedy = "off", "lsm="
+                elif not self.truncation:
+                    wanted, remedy = "degraded", "6.2"
             if protection == "resources":
                 words = f"cgroup {self.machine['cgroup']}"
                 if not self.limited:
                     wanted, words, remedy = "degraded", "no cgroup", "cgroup"
-            if wanted == "active" and protection == "filesystem-rights" and self.landlock is not None and self.landlock > 0:
+            if protection == "filesystem-rights" and self.landlock:
                 words = f"Landlock ABI {self.landlock}"
             holds = entry["state"] == wanted and words in entry["detail"] and remedy in entry["remedy"]
             self.check(f"doctor: {protection} is {wanted}", holds, entry)
@@ -269,13 +275,13 @@ class Tests:
         states = {entry["protection"]: entry["state"] for entry in started.get("enforcement", [])}
         off = {name for name, state in states.items() if state != "active"}
         wanted = set() if self.limited else {"resources"}
-        wanted |= {"filesystem_rights"} if self.landlock == 0 else set()
-        self.check("a run reports what is not in force, and no more", len(states) == len(PROTECTIONS) and off == wanted, states)
+        wanted |= set() if self.truncation else {"filesystem_rights"}
+        self.check("a run reports what is not in force, and no more", len(states) == len(self.protections) and off == wanted, states)
 
     def a_required_protection_that_is_missing_refuses(self):
         # Twins: what is there may be required, what is not there may not.
-        for protection in ("filesystem-rights", "resources") if self.machine["quick"] else PROTECTIONS:
-            missing = {"filesystem-rights": self.landlock == 0, "resources": not self.limited}.get(protection, False)
+        for protection in ("filesystem-rights", "resources") if self.machine["quick"] else self.protections:
+            missing = {"filesystem-rights": not self.truncation, "resources": not self.limited}.get(protection, False)
             policy = self.house.policy(f"needs-{protection}", required=[protection])
             mark = self.house.work / f"ran-{protection}"
             ended = self.house.run("touch", mark.name, options=("--policy", policy))
@@ -309,6 +315,29 @@ class Tests:
         made = [house.outside / "new", house.home / "new", Path("/etc/new"), Path("/usr/bin/new"), Path("/new"), Path("/srv/new")]
         self.check("nothing outside the workspace is made", not any(path.exists() for path in made), made)
         self.check("nothing outside the workspace is read", "alive" not in ended.stdout, ended.stdout)
+
+    def nothing_is_planted_in_a_repository(self):
+        if "protected-paths" not in self.protections:
+            self.report.say("skip", f"{self.who}: protected paths", "this build does not report them")
+            return
+        house = self.house
+        repository = house.base / "repository"
+        git = ["git", "-C", repository, "-c", "user.name=u", "-c", "user.email=u@example.invalid"]
+        outside = {**house.identity(), "check": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        subprocess.run(["git", "init", "--quiet", repository], **{**outside, "cwd": house.base})
+        config = (repository / ".git/config").read_bytes()
+        script = """
+            echo evil > .git/hooks/pre-commit; ln -sf /tmp/evil .git/hooks/post-commit; echo evil > x; mv x .git/hooks/pre-push
+            printf '[core]\\n\\tfsmonitor = evil\\n' >> .git/config; cp .git/config c; printf '[core]\\n\\tpager = evil\\n' >> c; mv c .git/config
+            mv .git/hooks .git/old && mkdir .git/hooks && echo evil > .git/hooks/pre-commit
+            mv .git .elsewhere && mkdir .git && echo evil > .git/config
+            exec 2>&1; echo text > file; git add file && git -c user.name=u -c user.email=u@example.invalid commit -qm made && echo DONE"""
+        ended = house.run("sh", "-c", script, workspace=repository)
+        planted = [str(path) for path in (repository / ".git").glob("hooks/*") if path.suffix != ".sample"]
+        same = (repository / ".git/config").read_bytes() == config
+        self.check("hooks and configuration of a repository stay as they are", same and not planted, (same, planted, ended.stdout, ended.stderr))
+        told = subprocess.run([*git, "log", "--format=%s"], **{**outside, "check": False})
+        self.check("git add and commit work", "DONE" in ended.stdout and told.stdout == b"made\n", (ended.stdout, ended.stderr, told.stdout))
 
     def secrets_stay_unseen(self):
         script = "cat ~/.ssh/* /etc/shadow; grep -rs hunter2 ~ /srv /proc/1/environ /proc/1/root; find / -name id_ed25519; true"
@@ -429,7 +458,7 @@ mknod dev b 254 0 && head -c1 dev && echo GOT device; ls /dev/vda /dev/mem /dev/
             usage = finished["usage"]
             held = usage["source"] == "cgroup" and usage["oom_kills"] > 0 and usage["memory_peak_bytes"] <= (64 << 20) + (1 << 20)
             self.check("memory is never above the limit", held, usage)
-            shared = "import os; f = os.open('/tmp/x', os.O_CREAT | os.O_WRONLY)\nfor _ in range(200): os.write(f, bytes(1 << 20))"
+            shared = "import os; f = os.open('/tmp/x', os.O_CREAT | os.O_WRONLY)\nfor _ in range(80): os.write(f, bytes(1 << 20))"
             _, finished = self.house.events("python3", "-c", shared, options=("--policy", self.house.policy(
                 "shm", limits='memory = "64MiB"')))
             # A private /tmp is on a disk or in memory; in memory it counts.
@@ -440,9 +469,16 @@ mknod dev b 254 0 && head -c1 dev && echo GOT device; ls /dev/vda /dev/mem /dev/
         mark = self.mark()
         policy = self.house.policy("processes", limits="processes = 12")
         most = 0
-        script = f"for i in $(seq 60); do sleep {mark} & done; echo all; sleep 1"
+        script = f"""
+import os, time
+for _ in range(60):
+    try: pid = os.fork()
+    except OSError: print("refused"); break
+    if pid == 0: os.execvp("sleep", ["sleep", "{mark}"])
+time.sleep(3)
+"""
         run = subprocess.Popen(
-            [PROGRAM, *map(str, self.house.run_arguments("--policy", policy)), "bash", "-c", script],
+            [PROGRAM, *map(str, self.house.run_arguments("--policy", policy)), "python3", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -454,7 +490,7 @@ mknod dev b 254 0 && head -c1 dev && echo GOT device; ls /dev/vda /dev/mem /dev/
             time.sleep(0.05)
         run.kill()
         out = run.communicate()[0].decode(errors="replace")
-        self.check("no more processes than the limit ever lived", 3 <= most <= 12, (most, out))
+        self.check("no more processes than the limit ever lived", 3 <= most <= 12 and "refused" in out, (most, out))
         self.check("nothing of them is left", eventually(lambda: not with_mark(mark), 5), with_mark(mark))
 
     def a_time_limit_ends_the_tree(self):
@@ -493,8 +529,8 @@ mknod dev b 254 0 && head -c1 dev && echo GOT device; ls /dev/vda /dev/mem /dev/
 
     def nothing_left(self, name, below):
         """No process, cgroup, mount or scratch file of a daemon that is gone."""
-        gone = eventually(lambda: not any(map(alive, below)), 10)
-        self.check(f"{name}: no process is left", gone, [pid for pid in below if alive(pid)])
+        gone = eventually(lambda: not living(below), 10)
+        self.check(f"{name}: no process is left", gone, living(below))
         self.check(f"{name}: no cgroup is left", eventually(lambda: not cgroups(), 10), cgroups())
         mounts = Path("/proc/self/mountinfo").read_text()
         self.check(f"{name}: no mount is left", str(self.house.state) not in mounts, mounts)
@@ -580,11 +616,13 @@ def run(report, machine, who):
     if not machine["userns"]:
         tests.attempt(tests.everything_is_refused_with_the_remedy)
     else:
+        slow = [tests.a_daemon_that_is_asked_to_end_leaves_nothing]
         for test in (
             tests.doctor_tells_the_truth_about_this_machine,
             tests.a_run_reports_what_doctor_said,
             tests.a_required_protection_that_is_missing_refuses,
             tests.nothing_outside_is_written,
+            tests.nothing_is_planted_in_a_repository,
             tests.secrets_stay_unseen,
             tests.a_set_user_id_program_gives_nothing,
             tests.nothing_outside_is_signalled_or_seen,
@@ -595,7 +633,7 @@ def run(report, machine, who):
             tests.a_time_limit_ends_the_tree,
             tests.background_processes_end_with_their_run,
             tests.a_daemon_that_is_killed_leaves_nothing,
-            tests.a_daemon_that_is_asked_to_end_leaves_nothing,
+            *([] if machine["quick"] else slow),
         ):
             tests.attempt(test)
     daemon = tests.house.daemon
