@@ -9,19 +9,21 @@ import threading
 from pathlib import Path
 
 BATTERY = Path("/vm/attacks")
-# Cases left out on an emulated machine: they wait for seconds, measure the machine's speed, or take samples of a process that an
-# emulated processor is too slow for. They run on the real one.
+# Cases left out on an emulated machine: they wait for seconds, measure the machine's speed, take samples of a process that an emulated
+# processor is too slow for, or need a compiler. They run on the real one.
 SLOW = {
     "056", "138", "139", "146", "167", "168", "176", "200", "201", "202", "204", "205", "206", "208", "209", "210", "212", "214", "217",
     "280", "282", "400", "402", "404", "407", "408", "411",
 }  # fmt: skip
-# The short choice, one or two cases of each way out.
-QUICK = {
+# Root's daemon differs in ids, limits and what it may reach: a choice of these ways out is enough for its pass.
+SHORT = {
     "001", "003", "005", "010", "015", "027", "029", "035", "041", "042", "045", "057", "061", "070", "074", "092", "094", "100", "106",
     "117", "121", "150", "158", "162", "171", "177", "272", "279", "410",
 }  # fmt: skip
+# What there is time for at every change: an emulated processor takes some seconds for each.
+QUICK = {"001", "010", "029", "041", "061", "092", "106", "121", "162", "272"}
 # After this time a pass has failed, in seconds.
-PASS_SECONDS = 600
+PASS_SECONDS = 1500
 POLICY = """
 version = 1
 name = "battery"
@@ -63,7 +65,8 @@ def claimed():
 def run(report, machine, who):
     """One pass against the daemon of `root` or `user`; a case that is claimed and escapes, or does not start, has failed."""
     names = claimed()
-    chosen = sorted(case for case in names if case not in SLOW and (case in QUICK or not machine["quick"]))
+    choice = QUICK if machine["quick"] else SHORT if who == "root" else set(names) - SLOW
+    chosen = sorted(choice & set(names))
     if not BATTERY.exists():
         report.say("skip", f"{who}: battery", "it does not lie beside the project")
         return
@@ -81,7 +84,7 @@ def run(report, machine, who):
     daemon += f" --audit {state}/audit.jsonl --scratch-dir {state}/scratch >>{results}/daemon-{who}.log 2>&1"
     command = f"fumehood run --no-start --no-stdin --socket {socket} --policy {work}/policy.toml --workspace {{ws}} -- {{cmd}}"
     # Limits and waits are the battery's idea of a real machine's; an emulated one gets thrice the time.
-    arguments = ["./run.py", "--label", who, "--out", results, "--grace", "1", "--extra-timeout", "10", "--only", ",".join(chosen)]
+    arguments = ["./run.py", "--label", who, "--out", results, "--grace", "0.6", "--extra-timeout", "10", "--only", ",".join(chosen)]
     arguments += ["--limits", "wall=15", "--user", who, "--setup-as", who, "--setup-cmd", daemon, "--setup-wait", socket]
     arguments += ["--runner", command]
     log = results / f"{who}.log"
