@@ -17,6 +17,7 @@ pub mod lower;
 pub mod peer;
 pub mod policy_store;
 pub mod refusal;
+pub mod remedy;
 pub mod run;
 pub mod serve;
 pub mod service;

@@ -24,7 +24,7 @@ use super::model::{
 };
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
-use crate::{lower, refusal};
+use crate::{lower, refusal, remedy};
 
 /// A request to end a run.
 #[derive(Clone, Debug)]
@@ -464,14 +464,20 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
     let hint = match (errno, protection) {
         (0, Some(protection)) => {
             format!(
-                "the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks",
-                protection.name()
+                "the policy requires `{}` to be active; {}",
+                protection.name(),
+                advice(remedy::of(protection), "`fumehood doctor` says what this machine lacks")
             )
         }
         // What machines and containers answer that do not let this user make namespaces.
         (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
-            "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it"
-                .to_owned()
+            format!(
+                "this machine may restrict user namespaces; {}",
+                advice(
+                    remedy::namespaces(),
+                    "`fumehood doctor` says what is missing and how to mend it"
+                )
+            )
         }
         _ => String::new(),
     };
@@ -481,6 +487,14 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
         errno,
         path,
         hint,
+    }
+}
+
+/// What helps, or where to look when nothing is known to.
+fn advice(remedy: String, otherwise: &str) -> String {
+    match remedy.as_str() {
+        "" => otherwise.to_owned(),
+        remedy => format!("what helps: {remedy}"),
     }
 }
 

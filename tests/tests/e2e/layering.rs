@@ -33,13 +33,14 @@ const PACKAGES: &[(&str, &str, &[&str])] = &[
 const NAME_THE_WIRE: &[&str] = &["service/", "serve.rs"];
 
 /// In the daemon, only these name the mechanism: what becomes a sandbox (`lower`), who follows it (`run/`), where sandboxes come
-/// from (`launch`), what must come before threads (`lib`, `cli`) or stops the daemon from starting (`serve`); and at the door,
+/// from (`launch`), what helps where a protection is missing (`remedy`), what must come before threads (`lib`, `cli`) or stops the daemon from starting (`serve`); and at the door,
 /// where states, signals and leftovers get their wire form.
 const NAME_THE_SANDBOX: &[&str] = &[
     "lower.rs",
     "lower/",
     "run/",
     "launch.rs",
+    "remedy.rs",
     "lib.rs",
     "cli.rs",
     "serve.rs",
