@@ -26,7 +26,7 @@ use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy_store::StoreError;
 use crate::run::{Bounds, RunTable, Surroundings};
-use crate::service::{Door, NodeService, PoliciesService, RunsService};
+use crate::service::{Door, IntakeLayer, NodeService, PoliciesService, RunsService};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -148,6 +148,7 @@ pub async fn serve(
     let (stop, stopped) = oneshot::channel::<()>();
     let server = listen::server()
         .layer(InterceptorLayer::new(only_allowed))
+        .layer(IntakeLayer::default())
         .add_service(
             RunsServer::new(RunsService {
                 runs: runs.clone(),
