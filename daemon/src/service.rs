@@ -25,3 +25,6 @@ pub use runs::RunsService;
 pub fn refuse(error: crate::peer::PeerError) -> tonic::Status {
     status::Refused::from(error).into()
 }
+
+#[doc(hidden)]
+pub use request::try_request;

@@ -40,3 +40,5 @@ pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
+#[doc(hidden)]
+pub use wire::try_decoders;
