@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_fuzz::{TARGETS, Target, corpus};
 
 /// Mutants of each kept input in an ordinary test.
-const MUTANTS: u32 = 60;
+const MUTANTS: u32 = 20;
 
 /// Longest input tried.
 const MAX_BYTES: usize = 64 * 1024;
