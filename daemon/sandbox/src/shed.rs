@@ -7,8 +7,8 @@
 //! A domain and a filter hold for the thread that takes them on and for those it starts, so this comes before the runtime. The
 //! launcher, which needs all that is given up here, is started before by a process that stays outside; see `starter.rs`.
 //!
-//! Deliberately kept: `connect` to Unix sockets, because looking a user up asks daemons (nscd, sssd, systemd); reading
-//! `/etc`, for the same reason; and for root the right to look at any path and to give pipes away.
+//! Deliberately kept: `connect` to Unix sockets, because looking a user up asks daemons (nscd, sssd, systemd); reading files by
+//! name, because a worktree's pointers are files of the workspace (listing is confined); and for root the right to look at any path and to give pipes away.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,7 +41,7 @@ const COMPLETE_FROM: u32 = 3;
 /// What root keeps: giving a pipe to the command's user, and finding workspaces in homes that are closed to others.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// What is read while serving: the user database and the libraries that look users up, facts of the kernel, the limits of the daemon's own
+/// What is read and listed while serving: the user database and the libraries that look users up, facts of the kernel, the limits of the daemon's own
 /// cgroup. What does not exist is passed over.
 const READ: &[&str] = &[
     "/etc",
@@ -193,7 +193,9 @@ fn confine(needs: &Needs) -> Result<State, ShedError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let null: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile;
     let reads = READ.iter().map(|path| (*path, read));
-    for (path, access) in reads.chain([("/dev/null", null)]) {
+    // Where a linked worktree's repository is stands in small files in and beside the workspace, which can be anywhere.
+    let named: BitFlags<AccessFs> = AccessFs::ReadFile.into();
+    for (path, access) in reads.chain([("/dev/null", null), ("/", named)]) {
         if let Ok(fd) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(fd, access))?;
         }
