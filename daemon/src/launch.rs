@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
-    Access, Enforced, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
+    Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
 };
 use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter};
 use tokio::io::Interest;
@@ -292,9 +292,10 @@ fn test_spec() -> SandboxSpec {
             inside_gid: inside(gid),
         },
         view: View { entries },
+        guard: Guard::default(),
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
-        syscalls: Syscalls::Development,
+        syscalls: Syscalls::Default,
         limits: Limits {
             memory_bytes: Some(64 << 20),
             processes: Some(16),

@@ -8,9 +8,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use fumehood_policies as policies;
-use fumehood_policies::{Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
+use fumehood_policies::{GitAccess, Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
 use fumehood_sandbox::spec::{
-    Access, CommandSpec, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
+    Access, CommandSpec, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
 };
 
 use crate::run::Host;
@@ -24,6 +24,14 @@ const HOSTNAME: &str = "fumehood";
 /// Size of `/run`, in bytes: sockets and pid files.
 const RUN_BYTES: u64 = 64 << 20;
 
+/// Directories that hold the machine's list of name servers: systemd-resolved, resolvconf, NetworkManager, ConnMan.
+const RESOLVERS: &[&str] = &[
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+];
+
 /// PATH when neither request nor policy gives one.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -35,13 +43,31 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         view: View {
             entries: view(grants, host),
         },
+        guard: guard(grants),
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
         syscalls: match grants.syscalls {
-            SyscallProfile::Development => Syscalls::Development,
+            SyscallProfile::Default => Syscalls::Default,
+            SyscallProfile::Strict => Syscalls::Strict,
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
+    }
+}
+
+/// What is protected in writable trees.
+fn guard(grants: &Grants) -> Guard {
+    Guard {
+        protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
+        git: grants.filesystem.git == GitAccess::Guarded,
+    }
+}
+
+/// The access to a writable tree.
+fn writable(grants: &Grants) -> Access {
+    match guard(grants).is_empty() {
+        true => Access::Write,
+        false => Access::Guarded,
     }
 }
 
@@ -141,7 +167,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
             .filter(below)
             .map(|pattern| bind(pattern, Access::ReadExecute)),
     );
-    entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, Access::Write)));
+    entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, writable(grants))));
     // The overlay hides; a grant that holds a hidden place is mounted over it and must not bring it back.
     let granted: Vec<_> = filesystem
         .read
@@ -156,23 +182,37 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     }));
     // Whatever is granted, the daemon's own places are not; those in the home are hidden there as well.
     entries.extend(host.private.iter().map(|path| ViewEntry::Mask { target: path.clone() }));
+    let machines = matches!(grants.network, policies::Network::Host(_));
+    if machines {
+        // Where /etc/resolv.conf leads on machines that write it anew at each start.
+        entries.extend(RESOLVERS.iter().map(|path| ViewEntry::Bind {
+            source: path.into(),
+            target: path.into(),
+            access: Access::Read,
+            optional: true,
+        }));
+    }
     entries.extend(
-        written_files(host)
+        written_files(host, machines)
             .into_iter()
             .map(|(target, contents)| ViewEntry::File {
                 target: target.into(),
                 contents: contents.into_bytes(),
             }),
     );
-    entries.push(ViewEntry::Bind {
-        source: host.workspace.clone(),
-        target: host.workspace.clone(),
-        access: match filesystem.workspace {
-            WorkspaceAccess::Read => Access::ReadExecute,
-            WorkspaceAccess::Write => Access::Write,
-        },
-        optional: false,
-    });
+    let access = match filesystem.workspace {
+        WorkspaceAccess::Read => Access::ReadExecute,
+        WorkspaceAccess::Write => writable(grants),
+    };
+    let visible = |path: &&PathBuf| hidden(grants, host).all(|(_, hidden)| !meet(path, &hidden));
+    for path in host.repository.iter().filter(visible).chain([&host.workspace]) {
+        entries.push(ViewEntry::Bind {
+            source: path.clone(),
+            target: path.clone(),
+            access,
+            optional: false,
+        });
+    }
     entries
 }
 
@@ -184,14 +224,25 @@ fn hidden_in_home(grants: &Grants, host: &Host) -> impl Iterator<Item = PathBuf>
 /// such a run would be given what its policy hides; a link that an earlier command left in the project is enough to be sent there.
 /// Those it would hold need not exist.
 pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, PathBuf)> {
+    hidden(grants, host)
+        .filter(|(_, hidden)| meet(&host.workspace, hidden))
+        .collect()
+}
+
+/// Everything that the policy hides, each with the rule that does.
+fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
     let in_home = hidden_in_home(grants, host).map(|path| ("filesystem.hide-in-home", path));
     let elsewhere = grants
         .filesystem
         .hide
         .iter()
         .map(|pattern| ("filesystem.hide", resolve(pattern, host)));
-    let meets = |(_, hidden): &(_, PathBuf)| host.workspace.starts_with(hidden) || hidden.starts_with(&host.workspace);
-    in_home.chain(elsewhere).filter(meets).collect()
+    in_home.chain(elsewhere)
+}
+
+/// Whether one of two paths lies in the other.
+fn meet(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {
@@ -220,10 +271,12 @@ fn runtime_directory(host: &Host) -> PathBuf {
 }
 
 /// Files that are written for the sandbox, so that every id has a name, every name of loopback resolves at once and no other one does.
-fn written_files(host: &Host) -> [(&'static str, String); 6] {
+/// With the machine's own network, its own name servers and names are used.
+fn written_files(host: &Host, machines_network: bool) -> Vec<(&'static str, String)> {
     let (uid, gid) = (host.identity.inside_uid, host.identity.inside_gid);
+    let hosts = if machines_network { "files dns" } else { "files" };
     let (user, group, home) = (&host.user, &host.group, host.home.display());
-    [
+    let mut files = vec![
         (
             "/etc/passwd",
             format!(
@@ -232,19 +285,36 @@ fn written_files(host: &Host) -> [(&'static str, String); 6] {
             ),
         ),
         ("/etc/group", format!("root:x:0:\n{group}:x:{gid}:\nnogroup:x:65534:\n")),
-        ("/etc/hosts", format!("127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n")),
         ("/etc/hostname", format!("{HOSTNAME}\n")),
-        ("/etc/resolv.conf", "# There is no name server in this sandbox.\n".to_owned()),
         (
             "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\nprotocols: files\nservices: files\n"
-                .to_owned(),
+            format!(
+                "passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nnetworks: files\nprotocols: files\nservices: files\n"
+            ),
         ),
-    ]
+    ];
+    if !machines_network {
+        files.extend([
+            (
+                "/etc/hosts",
+                format!("127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n"),
+            ),
+            (
+                "/etc/resolv.conf",
+                "# There is no name server in this sandbox.\n".to_owned(),
+            ),
+        ]);
+    }
+    files
 }
 
 fn network(grants: &Grants) -> Network {
-    match grants.network {
+    match &grants.network {
+        policies::Network::None => Network::None,
+        policies::Network::Host(policies::Ports { connect, bind }) => Network::Host {
+            connect: connect.clone(),
+            bind: bind.clone(),
+        },
         policies::Network::Loopback => Network::Loopback {
             refusal_port: Some(REFUSAL_PORT),
         },
@@ -268,6 +338,7 @@ pub fn protection(protection: policies::Protection) -> Protection {
     match protection {
         policies::Protection::FilesystemView => Protection::FilesystemView,
         policies::Protection::FilesystemRights => Protection::FilesystemRights,
+        policies::Protection::ProtectedPaths => Protection::ProtectedPaths,
         policies::Protection::Processes => Protection::Processes,
         policies::Protection::Network => Protection::Network,
         policies::Protection::Ipc => Protection::Ipc,

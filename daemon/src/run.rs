@@ -13,6 +13,7 @@ mod host;
 mod journal;
 mod model;
 mod table;
+mod worktree;
 
 pub use actor::{Kill, Surroundings};
 pub use host::{Asked, Host, WorkspaceError};

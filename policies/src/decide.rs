@@ -102,7 +102,7 @@ impl Policy {
         };
         Decision::Allowed(Box::new(Grants {
             filesystem: self.filesystem.clone(),
-            network: self.network,
+            network: self.network.clone(),
             syscalls: self.syscalls,
             limits,
             env: self.environment.build(caller_env, env),

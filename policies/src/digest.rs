@@ -6,11 +6,12 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{
-    Environment, Filesystem, Home, Limits, Network, PathPattern, Policy, Protections, SyscallProfile, WorkspaceAccess,
+    Environment, Filesystem, GitAccess, Home, Limits, Network, PathPattern, Policy, Ports, Protections, SyscallProfile,
+    WorkspaceAccess,
 };
 
 /// Begins the canonical form. A change of the form or of the meaning of a field is a new version.
-const FORMAT: &str = "fumehood-policy-1";
+const FORMAT: &str = "fumehood-policy-2";
 
 /// SHA-256 of the canonical form of a policy. Displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,11 +47,22 @@ impl Digest {
         form.text(description);
         form.filesystem(filesystem);
         form.text(match network {
+            Network::None => "none",
             Network::Loopback => "loopback",
             Network::LoopbackSilent => "loopback-silent",
+            Network::Host(_) => "host-without-isolation",
         });
+        if let Network::Host(Ports { connect, bind }) = network {
+            for ports in [connect, bind] {
+                form.number(ports.is_some().into());
+                form.sorted(ports.as_deref().unwrap_or_default(), |form, port| {
+                    form.number((*port).into())
+                });
+            }
+        }
         form.text(match syscalls {
-            SyscallProfile::Development => "development",
+            SyscallProfile::Default => "default",
+            SyscallProfile::Strict => "strict",
         });
         form.limits(limits);
         form.environment(environment);
@@ -111,6 +123,8 @@ impl Canonical {
             write,
             hide_in_home,
             hide,
+            protect,
+            git,
             tmp,
             shm_bytes,
         } = filesystem;
@@ -126,6 +140,11 @@ impl Canonical {
         self.sorted(write, Self::path);
         self.sorted(hide_in_home, |form, path| form.text(path));
         self.sorted(hide, Self::path);
+        self.sorted(protect, |form, path| form.text(path));
+        self.text(match git {
+            GitAccess::Guarded => "guarded",
+            GitAccess::Open => "open",
+        });
         self.number((*tmp).into());
         self.number(*shm_bytes);
     }

@@ -16,9 +16,9 @@ use crate::digest::Digest;
 ///
 /// - an absent **grant** is nothing or the least: `filesystem.workspace` is `"read"`, `filesystem.home` is `"empty"`,
 ///   `filesystem.tmp` is `false`, and `filesystem.read`, `filesystem.write`, `environment.pass` and `environment.set`
-///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"development"`;
+///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"default"`;
 /// - an absent **restriction** is that of `default`: every key of `limits`, `filesystem.shm`, `filesystem.hide`,
-///   `filesystem.hide-in-home`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
+///   `filesystem.hide-in-home`, `filesystem.protect`, `filesystem.git`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
 ///   that is allowed, `"unlimited"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -60,6 +60,11 @@ pub struct Filesystem {
     pub hide_in_home: Vec<String>,
     /// Absolute paths below granted system paths that are not seen: always [`PathPattern::Absolute`].
     pub hide: Vec<PathPattern>,
+    /// Paths that cannot be made, changed, moved or removed, relative to the workspace and to the root of every repository in it (and in what
+    /// `write` lists): by them programs outside are made to run something.
+    pub protect: Vec<String>,
+    /// Whether git's own files are protected as well.
+    pub git: GitAccess,
     /// Whether `/tmp` and `/var/tmp` exist (private, on disk, for the life of the sandbox).
     pub tmp: bool,
     /// Size of the private `/dev/shm`, in bytes. Never 0, which a tmpfs would take for unlimited.
@@ -87,6 +92,17 @@ pub enum WorkspaceAccess {
     Write,
 }
 
+/// What may be done to the files of git repositories in writable trees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GitAccess {
+    /// Everything but what makes git run programs outside: hooks, configuration other than harmless one, and what leads git to another
+    /// repository's.
+    #[default]
+    Guarded,
+    /// Everything: the commands are trusted with what git outside will run.
+    Open,
+}
+
 /// What a command sees at its home directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Home {
@@ -98,21 +114,38 @@ pub enum Home {
 }
 
 /// The network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Network {
+    /// None: not even loopback. The word is `none`.
+    None,
     /// Own loopback and nothing else; a proxy on it refuses everything at once, naming the rule.
     #[default]
     Loopback,
     /// Own loopback without that proxy.
     LoopbackSilent,
+    /// The machine's own network, with everything that listens on its loopback: the word is `host-without-isolation`. The protection `network`
+    /// cannot be required then.
+    Host(Ports),
 }
 
-/// Which system calls are refused.
+/// TCP ports of the machine's network that may be used. `None`: every one; an empty list: none. Other protocols are not covered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Ports that may be connected to, sorted.
+    pub connect: Option<Vec<u16>>,
+    /// Ports that may be listened on, sorted.
+    pub bind: Option<Vec<u16>>,
+}
+
+/// Which system calls are allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyscallProfile {
-    /// What development tools need.
+    /// What development tools need, debuggers, browsers and databases among them.
     #[default]
-    Development,
+    Default,
+    /// What shells, git, compilers, interpreters and package managers need to build and test; no debugger, no System V IPC, no
+    /// files without a name, no netlink.
+    Strict,
 }
 
 /// Bounds. `None` is unlimited, which a file says in that word; an absent key is the built-in policy `default`'s number.
@@ -163,6 +196,8 @@ pub enum Protection {
     FilesystemView,
     /// `filesystem-rights`
     FilesystemRights,
+    /// `protected-paths`
+    ProtectedPaths,
     /// `processes`
     Processes,
     /// `network`
@@ -191,9 +226,10 @@ pub struct Protections {
 
 impl Protection {
     /// Every protection, in the order of the model.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FilesystemView,
         Self::FilesystemRights,
+        Self::ProtectedPaths,
         Self::Processes,
         Self::Network,
         Self::Ipc,
@@ -209,6 +245,7 @@ impl Protection {
         match self {
             Self::FilesystemView => "filesystem-view",
             Self::FilesystemRights => "filesystem-rights",
+            Self::ProtectedPaths => "protected-paths",
             Self::Processes => "processes",
             Self::Network => "network",
             Self::Ipc => "ipc",

@@ -16,7 +16,8 @@ use self::walker::{Absent, Entries, Section, Walker};
 use crate::digest::Digest;
 use crate::error::{Collector, ParseErrors, quoted, single};
 use crate::model::{
-    Environment, Filesystem, Home, Limits, Network, Policy, Protection, Protections, SyscallProfile, WorkspaceAccess,
+    Environment, Filesystem, GitAccess, Home, Limits, Network, Policy, Ports, Protection, Protections, SyscallProfile,
+    WorkspaceAccess,
 };
 
 /// Larger files are refused unread: a policy is written by hand.
@@ -56,11 +57,13 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "write",
             "hide-in-home",
             "hide",
+            "protect",
+            "git",
             "tmp",
             "shm",
         ],
     ),
-    (NETWORK, &["mode"]),
+    (NETWORK, &["mode", "tcp-connect", "tcp-bind"]),
     (SYSCALLS, &["profile"]),
     (
         LIMITS,
@@ -184,25 +187,78 @@ impl Walker<'_> {
             name: self.value(&top, "name", Absent::Least, text::name),
             description: self.value(&top, "description", Absent::Least, text::description),
             filesystem: self.filesystem(document),
-            network: self.value(&network, "mode", Absent::Least, |value| {
+            network: self.network(&network),
+            syscalls: self.value(&syscalls, "profile", Absent::Least, |value| {
                 text::choice(
                     value,
-                    &[
-                        ("loopback", Network::Loopback),
-                        ("loopback-silent", Network::LoopbackSilent),
-                    ],
+                    &[("default", SyscallProfile::Default), ("strict", SyscallProfile::Strict)],
                 )
-            }),
-            syscalls: self.value(&syscalls, "profile", Absent::Least, |value| {
-                text::choice(value, &[("development", SyscallProfile::Development)])
             }),
             limits: self.limits(document),
             environment: self.environment(document),
             protections: self.protections(document),
             digest: Digest([0; 32]),
         };
+        self.network_can_be_required(&policy, document);
         policy.digest = Digest::of(&policy);
         Some(policy)
+    }
+
+    fn network(&mut self, section: &Section<'_>) -> Network {
+        #[derive(Clone, Copy, Default, PartialEq)]
+        enum Mode {
+            None,
+            #[default]
+            Loopback,
+            LoopbackSilent,
+            Host,
+        }
+        let mode = self.value(section, "mode", Absent::Least, |value| {
+            text::choice(
+                value,
+                &[
+                    ("none", Mode::None),
+                    ("loopback", Mode::Loopback),
+                    ("loopback-silent", Mode::LoopbackSilent),
+                    ("host-without-isolation", Mode::Host),
+                ],
+            )
+        });
+        let mut ports = |key| {
+            let value = section.get(key)?;
+            if mode != Mode::Host {
+                let problem = Problem::new(
+                    "ports are only chosen on the machine's own network",
+                    "remove it, or write `mode = \"host-without-isolation\"` if the commands may have that",
+                );
+                self.problem(value.span().start, &section.path(key), problem);
+                return None;
+            }
+            Some(self.value(section, key, Absent::Least, value::ports))
+        };
+        let (connect, bind) = (ports("tcp-connect"), ports("tcp-bind"));
+        match mode {
+            Mode::None => Network::None,
+            Mode::Loopback => Network::Loopback,
+            Mode::LoopbackSilent => Network::LoopbackSilent,
+            Mode::Host => Network::Host(Ports { connect, bind }),
+        }
+    }
+
+    /// Whoever gives the machine's network away says so twice: the protection cannot stay among the required ones, where the
+    /// built-in policy has it.
+    fn network_can_be_required(&mut self, policy: &Policy, document: &DeTable<'_>) {
+        let required = policy.protections.required.contains(&Protection::Network);
+        if !required || !matches!(policy.network, Network::Host(_)) {
+            return;
+        }
+        let section = self.section(document, PROTECTIONS);
+        let place = section.get("required").map_or(0, |value| value.span().start);
+        let problem = Problem::new(
+            "`network` is required, and `network.mode = \"host-without-isolation\"` gives it up",
+            "write `required = […]` without \"network\" if that is meant",
+        );
+        self.problem(place, "protections.required", problem);
     }
 
     /// Whether the rest of the file can be understood.
@@ -269,6 +325,21 @@ impl Walker<'_> {
                 "hide",
                 keys(hide),
                 Absent::OfDefault(|default| default.filesystem.hide.clone()),
+            ),
+            protect: {
+                let protect = self.list(&section, "protect", path::protected);
+                self.or_absent(
+                    &section,
+                    "protect",
+                    keys(protect),
+                    Absent::OfDefault(|default| default.filesystem.protect.clone()),
+                )
+            },
+            git: self.value(
+                &section,
+                "git",
+                Absent::OfDefault(|default| default.filesystem.git),
+                |value| text::choice(value, &[("guarded", GitAccess::Guarded), ("open", GitAccess::Open)]),
             ),
             tmp: self.value(&section, "tmp", Absent::Least, value::boolean),
             shm_bytes: self.value(

@@ -67,7 +67,7 @@ fn the_default_is_what_the_design_says_a_run_sees() {
     assert!(!default.environment.set.contains_key("CI"));
     assert!(!default.protections.required.contains(&Protection::FilesystemRights));
     assert!(!default.protections.required.contains(&Protection::Resources));
-    assert_eq!(default.protections.required.len(), 8);
+    assert_eq!(default.protections.required.len(), 9);
 }
 
 #[test]
@@ -231,6 +231,13 @@ fn every_difference_of_meaning_has_its_own_digest() {
         "[environment.set]\nA = \"\"",
         "[environment.set]\nA = \"B\"",
         "[environment.set]\nAB = \"\"",
+        "[filesystem]\nprotect = [\".x\"]",
+        "[filesystem]\nprotect = []",
+        "[filesystem]\ngit = \"open\"",
+        "[network]\nmode = \"none\"",
+        "[network]\nmode = \"host-without-isolation\"\n[protections]\nrequired = [\"ipc\", \"processes\"]",
+        "[network]\nmode = \"host-without-isolation\"\ntcp-connect = []\n[protections]\nrequired = [\"ipc\", \"processes\"]",
+        "[network]\nmode = \"host-without-isolation\"\ntcp-bind = []\n[protections]\nrequired = [\"ipc\", \"processes\"]",
         "[protections]\nrequired = []",
         "[protections]\nrequired = [\"ipc\"]",
     ] {
@@ -246,13 +253,13 @@ fn every_difference_of_meaning_has_its_own_digest() {
 fn the_canonical_form_is_fixed() {
     // Audit records name policies by it: a change needs a new version of the form.
     let text = concat!(
-        "version = 1\nname = \"fixed\"\n[filesystem]\nread = [\"/usr\"]\nhide = []\nhide-in-home = []\nshm = \"1MiB\"\n",
+        "version = 1\nname = \"fixed\"\n[filesystem]\nread = [\"/usr\"]\nhide = []\nhide-in-home = []\nprotect = []\ngit = \"open\"\nshm = \"1MiB\"\n",
         "[limits]\nwall = \"1m\"\nidle = \"unlimited\"\ncpu-time = \"unlimited\"\ngrace = \"1s\"\nmemory = \"1GiB\"\n",
         "processes = 10\ncpus = 1\nopen-files = { soft = 1, hard = 2 }\nfile-size = \"unlimited\"\noutput = \"unlimited\"\n",
         "[environment]\nnever = []\n[environment.set]\nA = \"b\"\n[protections]\nrequired = [\"network\"]\n",
     );
     assert_eq!(
         digest(text),
-        "d7d4bf88496b43f9395c03cc32fcc109efd360b307ced8abc651fd0f3eeede7f"
+        "1a6e529fa54c8886168715212c8193db7d0627d5a9ed8f27bd8405cbdac89981"
     );
 }

@@ -61,7 +61,7 @@ fn every_key_is_read() {
         [network]
         mode = "loopback-silent"
         [syscalls]
-        profile = "development"
+        profile = "strict"
         [limits]
         wall = "1h"
         idle = "2m"
@@ -87,7 +87,7 @@ fn every_key_is_read() {
     assert_eq!((filesystem.tmp, filesystem.shm_bytes), (true, 1 << 20));
     assert_eq!(
         (policy.network, policy.syscalls),
-        (Network::LoopbackSilent, SyscallProfile::Development)
+        (Network::LoopbackSilent, SyscallProfile::Strict)
     );
     let limits = policy.limits;
     let secs = |secs| Some(Duration::from_secs(secs));
@@ -292,16 +292,34 @@ fn every_error_is_reported_at_its_place() {
             "\"empty\" or \"copy-on-write\"",
         ),
         (
-            "[network]\nmode = \"none\"\n",
+            "[network]\nmode = \"host\"\n",
             "4:8 network.mode",
-            "`none`",
-            "\"loopback\" or \"loopback-silent\"",
+            "`host`",
+            "\"host-without-isolation\"",
+        ),
+        (
+            "[network]\nmode = \"host-without-isolation\"\n",
+            "protections.required",
+            "gives it up",
+            "without \"network\"",
+        ),
+        (
+            "[network]\ntcp-connect = [443]\n",
+            "4:15 network.tcp-connect",
+            "only chosen",
+            "host-without-isolation",
+        ),
+        (
+            "[network]\nmode = \"host-without-isolation\"\ntcp-bind = [0]\n[protections]\nrequired = []\n",
+            "network.tcp-bind",
+            "0",
+            "",
         ),
         (
             "[syscalls]\nprofile = \"dev\"\n",
             "4:11 syscalls.profile",
             "`dev`",
-            "\"development\"",
+            "\"default\" or \"strict\"",
         ),
         (
             "[filesystem]\nread = [\"~/x\"]\n",

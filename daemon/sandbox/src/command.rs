@@ -4,7 +4,7 @@
 //! program) is told apart from what can fail for reasons of the sandbox.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -12,8 +12,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
+use crate::event::Finding;
 use crate::rights::Rights;
 use crate::seccomp::Program;
 use crate::spec::{CommandSpec, Fallback, Limits, Protection};
@@ -22,6 +24,12 @@ use crate::wire;
 
 /// Where programs are searched when the environment has no PATH: what execvp(3) documents.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
 
 /// Why a command could not be executed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,40 +68,62 @@ pub(crate) struct Confinement {
     pub filters: Program,
 }
 
-/// Forks, confines the child and makes it `command`. Returns the child's pid once it has executed; init goes on as it was.
-pub(crate) fn spawn(command: &CommandSpec, stdio: &[OwnedFd; 3], confinement: Confinement) -> Result<Pid, SpawnError> {
-    let pipe = |error| SpawnError::new("pipe", error as i32, "");
-    let (mut reader, writer) = {
-        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(pipe)?;
-        (std::fs::File::from(reader), writer)
-    };
+/// What the child says to init, on a socket that exec closes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Its system calls can be answered by whoever has the descriptor that comes along.
+    Listener,
+    /// It did not become the command.
+    Failed(SpawnError),
+    /// What the self-test found, in place of a command.
+    SelfTest(Vec<Finding>),
+}
+
+/// A command that was executed.
+pub(crate) struct Spawned {
+    pub pid: Pid,
+    /// Where its watched calls wait.
+    pub listener: Option<OwnedFd>,
+}
+
+/// Forks, confines the child and makes it `command`. Returns once it has executed; init goes on as it was.
+pub(crate) fn spawn(
+    command: &CommandSpec,
+    stdio: &[OwnedFd; 3],
+    confinement: Confinement,
+) -> Result<Spawned, SpawnError> {
+    let socket = |error: io::Error| SpawnError::new("socket", sys::errno_of(&error), "");
+    let (reader, writer) = wire::pair().map_err(socket)?;
     match sys::fork().map_err(|error| SpawnError::new("fork", sys::errno_of(&error), ""))? {
         Forked::Child => {
             let error = become_command(command, stdio, &writer, confinement);
-            report(&error);
+            report(error);
             std::process::exit(127)
         }
         Forked::Parent(pid) => {
             drop(writer);
-            // End of file without a byte: exec closed the pipe.
-            let mut bytes = Vec::new();
-            let read = reader.read_to_end(&mut bytes);
-            match (read, bytes.is_empty()) {
-                (Ok(_), true) => Ok(pid),
-                (Ok(_), false) => {
-                    let _ = nix::sys::wait::waitpid(pid, None);
-                    Err(wire::decode(&bytes).unwrap_or_else(|_| SpawnError::new("report", libc::EIO, "")))
+            let mut listener = None;
+            loop {
+                match wire::receive::<Report>(reader.as_fd()) {
+                    // Exec closed the socket.
+                    Ok(None) => return Ok(Spawned { pid, listener }),
+                    Ok(Some((Report::Listener, mut fds))) => listener = fds.pop(),
+                    Ok(Some((Report::SelfTest(_), _))) => {}
+                    Ok(Some((Report::Failed(error), _))) => {
+                        let _ = nix::sys::wait::waitpid(pid, None);
+                        return Err(error);
+                    }
+                    Err(error) => return Err(socket(error)),
                 }
-                (Err(error), _) => Err(SpawnError::new("pipe", sys::errno_of(&error), "")),
             }
         }
     }
 }
 
-/// Writes the error to descriptor 3, where [`sys::install_stdio`] put the pipe.
-fn report(error: &SpawnError) {
-    if let (Ok(fd), Ok(bytes)) = (sys::adopt(3), wire::encode(error)) {
-        let _ = std::fs::File::from(fd).write_all(&bytes);
+/// Says that there will be no command, on descriptor 3, where [`sys::install_stdio`] put the socket.
+fn report(error: SpawnError) {
+    if let Ok(fd) = sys::adopt(3) {
+        let _ = wire::send(fd.as_fd(), &Report::Failed(error), &[]);
     }
 }
 
@@ -128,6 +158,9 @@ pub(crate) fn confine(
         .map_err(|errno| SpawnError::layer(Protection::Resources, "setrlimit", errno as i32))?;
     // Before Landlock: entering a directory needs no right, but its failure should be the directory's own.
     nix::unistd::chdir(&command.cwd).map_err(|errno| SpawnError::new("cwd", errno as i32, &command.cwd))?;
+    // An init that guards trees has one left. Exec would take it; what runs without exec must not have it either.
+    rustix::thread::set_capabilities(None, NO_CAPABILITIES)
+        .map_err(|errno| SpawnError::layer(Protection::Privileges, "drop capabilities", errno.raw_os_error()))?;
     confinement.rights.apply().map_err(|what| {
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
         SpawnError::layer(
@@ -137,10 +170,12 @@ pub(crate) fn confine(
         )
     })?;
     // Last: the filter may refuse what the steps above needed.
-    confinement
-        .filters
-        .install()
-        .map_err(|error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error)))
+    let layer = |error: io::Error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error));
+    if let Some(listener) = confinement.filters.install().map_err(layer)? {
+        // Nothing from here to exec is a call that waits for init.
+        wire::send(errors.as_fd(), &Report::Listener, &[listener.as_fd()]).map_err(layer)?;
+    }
+    Ok(())
 }
 
 fn set_rlimits(limits: &Limits, fallback: &Fallback) -> Result<(), Errno> {

@@ -47,6 +47,13 @@ pub enum Event {
         /// How many there are in all.
         leftover_count: u32,
     },
+    /// A change of a protected path was refused. Each path and rule once, at most 32 in all.
+    Refused {
+        /// What was to be changed, as seen inside, in bytes; at most 4096.
+        path: Vec<u8>,
+        /// The rule that refused it, in words.
+        rule: String,
+    },
     /// The tree used more memory than it may, and was killed. Only where no cgroup limits it; `Exited` follows.
     MemoryExceeded {
         /// What it used, in bytes, as far as it was looked at.

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,10 +22,11 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::command::{self, Confinement};
 use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
+use crate::guard::{self, Guard};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
-use crate::sys;
+use crate::sys::{self, notify};
 use crate::{selftest, view, wire};
 
 /// How often memory is looked at where no cgroup limits it.
@@ -83,6 +85,7 @@ struct Ready {
     enforcement: Vec<Enforced>,
     rights: Rights,
     filters: Program,
+    guard: Option<Guard>,
     refusal: Option<OwnedFd>,
     limits: Limits,
     fallback: Fallback,
@@ -117,39 +120,48 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     }
 
     nix::unistd::sethostname(&spec.hostname).map_err(fail(Ipc, "sethostname"))?;
-    sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
-    let Network::Loopback { refusal_port } = spec.network;
+    let refusal_port = match spec.network {
+        Network::Loopback { refusal_port } => {
+            sys::loopback_up().map_err(fail(Net, "bring loopback up"))?;
+            refusal_port
+        }
+        Network::None | Network::Host { .. } => None,
+    };
     let refusal = refusal_port
         .map(listen)
         .transpose()
         .map_err(fail(Net, "listen on loopback"))?;
 
-    let built = view::build(&spec.view, scratch.as_fd())?;
+    let mut built = view::build(&spec.view, scratch.as_fd())?;
     drop(scratch);
+    let trees = std::mem::take(&mut built.guarded);
+    let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
 
     wait_for_launcher(&birth.go);
     // Only now, so that the namespace's root is the sandbox's own cgroup.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
-    drop_privileges().map_err(fail(Privileges, "drop capabilities"))?;
-    let rights = rights::prepare(&built.rules).map_err(|error| Failure {
+    drop_privileges(guard.is_some()).map_err(fail(Privileges, "drop capabilities"))?;
+    let rights = rights::prepare(&built.rules, &spec.network).map_err(|error| Failure {
         protection: Some(Protection::FilesystemRights),
         stage: format!("landlock: {error}"),
         errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
         path: Vec::new(),
     })?;
-    let filters = seccomp::compile(spec.syscalls).map_err(|error| Failure {
+    let watched = if guard.is_some() { guard::WATCHED } else { &[] };
+    let filters = seccomp::compile(spec.syscalls, watched).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
         stage: format!("compile the filter: {error}"),
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(spec, &built, &rights, birth.resources.clone());
+    let enforcement = report(spec, &built, &rights, guard.is_some(), birth.resources.clone());
     require(&spec.required, &enforcement)?;
     Ok(Ready {
         enforcement,
         rights,
         filters,
+        guard,
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,
@@ -172,6 +184,7 @@ fn become_user(spec: &SandboxSpec) -> io::Result<()> {
         | CapabilitySet::NET_ADMIN
         | CapabilitySet::SETPCAP
         | CapabilitySet::SYS_RESOURCE
+        | CapabilitySet::SYS_PTRACE
         | CapabilitySet::SETGID;
     let have = rustix::thread::capabilities(None)?.permitted;
     let sets = CapabilitySets {
@@ -183,8 +196,10 @@ fn become_user(spec: &SandboxSpec) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability for good, in every set, and the right to gain any.
-fn drop_privileges() -> io::Result<()> {
+/// Gives up every capability for good, in every set, and the right to gain any. An init that guards trees keeps one: it reads the arguments of
+/// waiting calls, also those of programs that let nobody of their own user look (ssh-agent, gpg-agent). The command gets none: exec
+/// gives what the bounding set holds, which is nothing.
+fn drop_privileges(guards: bool) -> io::Result<()> {
     // The numbers end where the kernel says EINVAL; it has never defined more than 64.
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -199,19 +214,22 @@ fn drop_privileges() -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }
-    let none = CapabilitySet::empty();
+    let kept = match guards {
+        true => CapabilitySet::SYS_PTRACE,
+        false => CapabilitySet::empty(),
+    };
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
         },
     )?;
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let left = rustix::thread::capabilities(None)?;
-    if !(left.effective | left.permitted | left.inheritable).is_empty() || rustix::process::geteuid().is_root() {
+    if left.effective | left.permitted | left.inheritable != kept || rustix::process::geteuid().is_root() {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     Ok(())
@@ -223,7 +241,7 @@ fn listen(port: u16) -> io::Result<OwnedFd> {
 }
 
 /// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
-fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, resources: State) -> Vec<Enforced> {
+fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: bool, resources: State) -> Vec<Enforced> {
     let active = |text: &str| State::Active(text.into());
     let view = match built.degraded.as_slice() {
         [] => active("own mount namespace, pivot_root"),
@@ -232,9 +250,12 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, resources: S
     let of = |protection| match protection {
         Protection::FilesystemView => view.clone(),
         Protection::FilesystemRights => rights.state(),
+        Protection::ProtectedPaths if spec.guard.is_empty() => active("nothing is to be protected"),
+        Protection::ProtectedPaths if guarded => active("read-only mount, changes through init"),
+        Protection::ProtectedPaths => active("no tree is writable"),
         Protection::Processes => active("own pid namespace"),
-        Protection::Network => active("own network namespace, loopback only"),
-        Protection::Ipc => active("own ipc namespace"),
+        Protection::Network => rights.network(&spec.network),
+        Protection::Ipc => rights.ipc(&spec.network),
         Protection::SystemCalls => active("seccomp filter"),
         Protection::Privileges => State::Active(format!(
             "no_new_privs, no capabilities, uid {} inside",
@@ -297,8 +318,10 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         fallback,
         rights,
         filters,
+        mut guard,
         ..
     } = ready;
+    let mut listener: Option<OwnedFd> = None;
     let mut confinement = Some(Confinement {
         limits,
         fallback,
@@ -307,11 +330,16 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
     });
     let mut leader = None;
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(children.as_fd(), PollFlags::POLLIN),
             PollFd::new(life, PollFlags::POLLIN),
         ];
+        fds.extend(
+            listener
+                .iter()
+                .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+        );
         let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
         match poll(
             &mut fds,
@@ -325,9 +353,23 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             let _ = wire::send(socket.as_fd(), &Event::MemoryExceeded { bytes }, &[]);
             sys::kill(-1, libc::SIGKILL);
         }
-        let [requests, child, launcher] = fds.map(|fd| fd.any().unwrap_or(false));
+        let waiting = fds.get(3).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        let [requests, child, launcher] = [0, 1, 2].map(|index: usize| fds[index].any().unwrap_or(false));
         if launcher {
             return 1;
+        }
+        if waiting.contains(PollFlags::POLLIN)
+            && let (Some(guard), Some(listener)) = (&mut guard, &listener)
+            && let Some(refusal) = guard.serve(listener.as_fd())
+        {
+            let event = Event::Refused {
+                path: refusal.path.into_os_string().into_vec(),
+                rule: refusal.rule,
+            };
+            let _ = wire::send(socket.as_fd(), &event, &[]);
+        } else if waiting.contains(PollFlags::POLLHUP) {
+            // Nobody under the filter is left.
+            listener = None;
         }
         if child {
             while let Ok(Some(_)) = children.read_signal() {}
@@ -338,12 +380,16 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         if requests {
             match wire::receive::<Request>(socket.as_fd()) {
                 Ok(Some((Request::Exec, fds))) => match confinement.take() {
-                    Some(confinement) => leader = start(socket, fds, confinement),
+                    Some(confinement) => {
+                        if let Some(spawned) = start(socket, fds, confinement) {
+                            (leader, listener) = (Some(spawned.pid), spawned.listener);
+                        }
+                    }
                     None => return 1,
                 },
                 Ok(Some((Request::SelfTest, _))) => match confinement.take() {
                     Some(confinement) => {
-                        let findings = selftest::run(confinement);
+                        let findings = selftest::run(confinement, guard.take());
                         return wire::send(socket.as_fd(), &Event::SelfTest { findings }, &[]).map_or(1, |()| 0);
                     }
                     None => return 1,
@@ -359,8 +405,8 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
     }
 }
 
-/// Starts the command. Returns its pid; `None` when it could not be started, which the daemon has been told.
-fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Option<Pid> {
+/// Starts the command. `None` when it could not be started, which the daemon has been told.
+fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Option<command::Spawned> {
     let refuse = |error: command::SpawnError| {
         let command::SpawnError {
             stage,
@@ -397,9 +443,13 @@ fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Optio
         }
     };
     match command::spawn(&command, &[stdin, stdout, stderr], confinement) {
-        Ok(pid) => {
-            let _ = wire::send(socket.as_fd(), &Event::Started { pid: pid.as_raw() }, &[]);
-            Some(pid)
+        Ok(spawned) => {
+            if let Some(listener) = &spawned.listener {
+                notify::prefer_turns(listener.as_fd());
+            }
+            let pid = spawned.pid.as_raw();
+            let _ = wire::send(socket.as_fd(), &Event::Started { pid }, &[]);
+            Some(spawned)
         }
         Err(error) => {
             refuse(error);

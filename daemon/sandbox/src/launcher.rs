@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{self, Backend, Leaf};
 use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
-use crate::spec::{Fallback, Limits, Protection, SandboxSpec, State};
+use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
 use crate::{idmap, scratch, starter, wire};
 
@@ -318,8 +318,11 @@ impl Launcher {
     ) -> Result<(Pid, OwnedFd, OwnedFd), Failure> {
         let (go_read, go_write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
-        let child = sys::clone_namespaces(leaf.and_then(Leaf::dir_fd))
-            .map_err(failure(Some(Protection::Processes), "clone3 into new namespaces"))?;
+        let child = sys::clone_namespaces(
+            !matches!(spec.network, Network::Host { .. }),
+            leaf.and_then(Leaf::dir_fd),
+        )
+        .map_err(failure(Some(Protection::Processes), "clone3 into new namespaces"))?;
         let Some((pid, pidfd)) = child else {
             drop(go_write);
             let life = self.life.0.as_fd();

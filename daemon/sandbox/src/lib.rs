@@ -9,6 +9,7 @@
 //! init.rs       pid 1 of a sandbox: builds it, confines itself, starts and reaps the command
 //! command.rs    from init's fork to execve
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
+//! guard.rs      protected paths in it, through init's hands
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
 //! selftest.rs   everything that must not work, tried
@@ -21,13 +22,14 @@
 mod cgroup;
 mod command;
 pub mod event;
+mod guard;
 mod handle;
 mod idmap;
 mod init;
 mod launcher;
 mod rights;
 mod scratch;
-mod seccomp;
+pub mod seccomp;
 mod selftest;
 mod shed;
 pub mod spec;

@@ -7,16 +7,22 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use crate::spec::State;
+use crate::spec::{Network, State};
 use crate::sys;
 use crate::view::Right;
 
 /// The newest ABI whose rights are asked for. Older kernels enforce what they know.
 const WANTED: ABI = ABI::V6;
+
+/// From this ABI on TCP ports are told apart.
+const PORTS_FROM: u32 = 4;
+
+/// From this ABI on abstract sockets outside a domain are out of its reach.
+const SCOPES_FROM: u32 = 6;
 
 /// From this ABI on truncation is covered; an older kernel lets a read-only-by-Landlock file be emptied, so the layer counts as degraded.
 const COMPLETE_FROM: u32 = 3;
@@ -28,7 +34,7 @@ pub(crate) struct Rights {
 }
 
 /// Builds the ruleset in the finished view. A rule's path that does not exist is passed over: nothing is granted.
-pub(crate) fn prepare(rules: &[(PathBuf, Right)]) -> Result<Rights, landlock::RulesetError> {
+pub(crate) fn prepare(rules: &[(PathBuf, Right)], network: &Network) -> Result<Rights, landlock::RulesetError> {
     let abi = sys::landlock_abi();
     if abi == 0 {
         return Ok(Rights { ruleset: None, abi });
@@ -36,8 +42,18 @@ pub(crate) fn prepare(rules: &[(PathBuf, Right)]) -> Result<Rights, landlock::Ru
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(WANTED))?
-        .scope(Scope::Signal | Scope::AbstractUnixSocket)?
-        .create()?;
+        .scope(Scope::Signal | Scope::AbstractUnixSocket)?;
+    let ports = restricted(network);
+    for (access, _) in &ports {
+        ruleset = ruleset.handle_access(*access)?;
+    }
+    let mut ruleset = ruleset.create()?;
+    for (access, port) in ports
+        .iter()
+        .flat_map(|(access, ports)| ports.iter().map(|port| (*access, *port)))
+    {
+        ruleset = ruleset.add_rule(NetPort::new(port, access))?;
+    }
     // The root itself may be listed: `ls /` works, and getcwd of shells that walk upwards.
     let root = [(PathBuf::from("/"), AccessFs::ReadDir.into())];
     for (path, access) in rules
@@ -52,6 +68,16 @@ pub(crate) fn prepare(rules: &[(PathBuf, Right)]) -> Result<Rights, landlock::Ru
         ruleset: Some(ruleset),
         abi,
     })
+}
+
+/// The TCP accesses that are restricted, with the ports that remain.
+fn restricted(network: &Network) -> Vec<(AccessNet, &[u16])> {
+    let Network::Host { connect, bind } = network else {
+        return Vec::new();
+    };
+    let connect = connect.as_deref().map(|ports| (AccessNet::ConnectTcp, ports));
+    let bind = bind.as_deref().map(|ports| (AccessNet::BindTcp, ports));
+    connect.into_iter().chain(bind).collect()
 }
 
 fn access_of(right: Right) -> BitFlags<AccessFs> {
@@ -85,6 +111,35 @@ impl Rights {
                 "Landlock ABI {abi}: truncation is not covered before ABI {COMPLETE_FROM}"
             )),
             (_, abi) => State::Active(format!("Landlock ABI {abi}")),
+        }
+    }
+
+    /// What will hold of the network once applied.
+    pub(crate) fn network(&self, network: &Network) -> State {
+        match network {
+            Network::None => State::Active("own network namespace in which nothing is up".into()),
+            Network::Loopback { .. } => State::Active("own network namespace, loopback only".into()),
+            Network::Host { .. } if restricted(network).is_empty() => {
+                State::Off("the policy gives the machine's own network".into())
+            }
+            Network::Host { .. } if self.abi < PORTS_FROM => State::Off(format!(
+                "the policy gives some ports of the machine's own network; Landlock ABI {} cannot tell ports before ABI {PORTS_FROM}",
+                self.abi
+            )),
+            Network::Host { .. } => State::Degraded(
+                "the policy gives some TCP ports of the machine's own network; other protocols are not restricted"
+                    .into(),
+            ),
+        }
+    }
+
+    /// What holds of the ways between processes. Sockets with abstract names belong to the network namespace.
+    pub(crate) fn ipc(&self, network: &Network) -> State {
+        match network {
+            Network::Host { .. } if self.abi < SCOPES_FROM => State::Degraded(format!(
+                "own ipc namespace; abstract sockets of the machine are in reach, because Landlock has no scopes before ABI {SCOPES_FROM}"
+            )),
+            _ => State::Active("own ipc namespace".into()),
         }
     }
 

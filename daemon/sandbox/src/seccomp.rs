@@ -1,124 +1,71 @@
-//! System calls a sandbox refuses, as classic BPF programs that the command's process installs on itself.
+//! System calls a sandbox allows, as one classic BPF program that the command's process installs on itself.
 //!
-//! A deny-list: what no entry names is allowed, because development tools use nearly everything and namespaces, Landlock
-//! and the missing capabilities already bound what it does. The list takes away what those layers do not cover (the
-//! terminal of the caller, set-uid bits, `AF_VSOCK`, keyrings) and kernel code that nobody needs and that has a history
-//! (`io_uring`, `bpf`, nested user namespaces). The table itself is [`development`].
+//! An allow-list: what no group of the profile names is refused. Namespaces, Landlock and the missing capabilities bound what
+//! the allowed calls do; the list takes away what those layers do not cover (the terminal of the caller, set-uid bits,
+//! `AF_VSOCK`, keyrings), kernel code that nobody needs and that has a history (`io_uring`, `bpf`, nested user
+//! namespaces), and everything that will be added to the kernel after it was written.
 //!
-//! Three rules decide the answer. A call that programs may find missing on an older kernel gets `ENOSYS`, so that they
-//! fall back: glibc does that for `clone3` with `ENOSYS` only, and aborts on `EPERM`. A call that has always existed
-//! gets `EPERM`. Nothing that thread creation uses is touched.
+//! ```text
+//! calls.rs        names and numbers, per architecture
+//! groups.rs       which calls a profile allows, and who needs them
+//! conditions.rs   arguments for which an allowed call is refused
+//! bpf.rs          decisions per number in, one program out
+//! ```
 //!
-//! seccompiler knows one answer per filter, so there is one filter per answer and the kernel takes the most severe. It
-//! does not know x32 numbers (they carry the native architecture), hence [`guard`], written by hand. Deliberately absent:
-//! user notification, which would put a race between the check and the use of every pointer argument.
+//! A caller may have calls *notified*: the kernel then stops the process and asks whoever holds the listener that
+//! [`Program::install`] returns. Such a listener must not let a call go on after it has looked at memory that the process
+//! can change meanwhile.
+//!
+//! The types of a program, and its installation where there is no listener, are seccompiler's. Its compiler is not used: it writes
+//! linear lists with one answer each (five programs instead of one, four times slower to install), does not know x32
+//! numbers (they carry the native architecture), notification, or calls newer than Linux 6.12.
 
-mod development;
+mod bpf;
+mod calls;
+mod conditions;
+mod groups;
+#[cfg(test)]
+mod program_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
-};
+use seccompiler::BpfProgram;
 
 use crate::spec::Syscalls;
+use crate::sys;
+use bpf::{Action, Decision};
+pub use calls::{Arch, Call, LAST_KNOWN};
+use conditions::Condition;
 
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: TargetArch = TargetArch::x86_64;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: TargetArch = TargetArch::aarch64;
-/// `AUDIT_ARCH_X86_64` and `AUDIT_ARCH_AARCH64` of linux/audit.h, which seccompiler knows and keeps to itself.
-#[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 0xc000_00b7;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("the system call table was checked for x86_64 and aarch64 only");
-
-/// Why a profile could not be turned into programs.
+/// Why a profile could not be turned into a program.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// seccompiler refused the table.
-    #[error("cannot compile the system call filter that answers {answer}")]
-    Compile {
-        /// The error number the filter would answer with.
-        answer: i32,
-        /// What was wrong.
-        source: seccompiler::BackendError,
+    /// The kernel takes at most 4096 instructions.
+    #[error("the system call filter has {instructions} instructions, more than the 4096 that the kernel takes")]
+    TooLong {
+        /// How many it would have.
+        instructions: usize,
+    },
+    /// A jump over a list of conditions has 8 bits.
+    #[error("a row of the system call filter has more conditions than a jump can pass over")]
+    TooManyConditions,
+    /// System calls have arguments 0 to 5.
+    #[error("a row of the system call filter names argument {argument}, and the last is 5")]
+    NoSuchArgument {
+        /// The number in the table.
+        argument: u8,
     },
 }
 
-/// The filters of one profile, ready to be installed.
-#[derive(Clone, Debug)]
-pub struct Program {
-    filters: Vec<BpfProgram>,
-}
-
-impl Program {
-    /// Installs every filter on the calling thread, for good: its children inherit them and nothing takes them away.
-    ///
-    /// Sets `no_new_privs` as well. Makes two system calls per filter and does not allocate unless one fails, so it may
-    /// run between fork and exec. After an error some filters may be in force: the process must not go on.
-    pub fn install(&self) -> io::Result<()> {
-        for filter in &self.filters {
-            seccompiler::apply_filter(filter).map_err(|error| match error {
-                seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
-                other => io::Error::other(other),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Length of each filter in BPF instructions, in the order of installation. The time to install a filter grows with
-    /// it: the kernel runs it once per system call number to find those that are always allowed.
-    #[cfg(test)]
-    fn instructions(&self) -> Vec<usize> {
-        self.filters.iter().map(Vec::len).collect()
-    }
-}
-
-/// Compiles a profile for this machine. Allocates; to be done before the command's process is forked.
-pub fn compile(profile: Syscalls) -> Result<Program, SeccompError> {
-    compile_answering(profile, |errno| errno)
-}
-
-/// As [`compile`], with every answer passed through `answer`. The tests use it to tell a filter's refusal from the kernel's.
-fn compile_answering(profile: Syscalls, answer: impl Fn(i32) -> i32) -> Result<Program, SeccompError> {
-    let refusals = match profile {
-        Syscalls::Development => development::REFUSALS,
-    };
-    let mut filters = vec![guard(answer(libc::ENOSYS))];
-    for refusal in refusals {
-        let errno = answer(refusal.answer);
-        filters.push(filter(refusal, errno).map_err(|source| SeccompError::Compile { answer: errno, source })?);
-    }
-    Ok(Program { filters })
-}
-
-/// Calls that get one answer.
-struct Refusal {
-    /// The error number.
-    answer: i32,
-    /// The calls; a number may appear more than once, each with its own condition.
-    calls: &'static [Call],
-}
-
-/// One refused call.
-struct Call {
-    number: libc::c_long,
-    /// All must hold for the call to be refused; none means always.
-    when: &'static [When],
-}
-
-/// A condition on one argument, which is compared as the kernel uses it: these are all `int` or narrower, so only the low
-/// 32 bits count. Comparing 64 would let `TIOCSTI | 1 << 32` through (CVE-2019-10063, CVE-2019-7303).
-#[derive(Clone, Copy)]
-enum When {
-    /// Argument, value.
+/// A condition on one argument, which is compared as the kernel uses it: but for pointers these are all `int` or narrower, so
+/// only the low 32 bits count. Comparing 64 would let `TIOCSTI | 1 << 32` through (CVE-2019-10063, CVE-2019-7303).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Argument (0 to 5), value.
     Is(u8, u32),
     /// Argument, value.
     IsNot(u8, u32),
@@ -126,79 +73,216 @@ enum When {
     Above(u8, u32),
     /// Argument, mask, value of the masked bits.
     Masked(u8, u32, u32),
-}
-
-/// A call that is always refused.
-const fn always(number: libc::c_long) -> Call {
-    Call { number, when: &[] }
-}
-
-/// A call that is refused under conditions.
-const fn when(number: libc::c_long, when: &'static [When]) -> Call {
-    Call { number, when }
+    /// Argument, bits of which at least one is set.
+    Any(u8, u32),
+    /// Argument that is a pointer, and not null. All 64 bits: an address may well have a low half of zeroes.
+    NotNull(u8),
 }
 
 impl When {
-    fn condition(self) -> Result<SeccompCondition, seccompiler::BackendError> {
-        let (argument, operator, value) = match self {
-            When::Is(argument, value) => (argument, SeccompCmpOp::Eq, value),
-            When::IsNot(argument, value) => (argument, SeccompCmpOp::Ne, value),
-            When::Above(argument, value) => (argument, SeccompCmpOp::Gt, value),
-            When::Masked(argument, mask, value) => (argument, SeccompCmpOp::MaskedEq(mask.into()), value),
-        };
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
-    }
-}
-
-/// Turns one row of the table into a program that answers with `errno` and allows the rest.
-fn filter(refusal: &Refusal, errno: i32) -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in refusal.calls {
-        let rule = rules.entry(call.number).or_default();
-        // An empty list of rules is seccompiler's "always"; the table has such a call only once.
-        if !call.when.is_empty() {
-            let conditions = call
-                .when
-                .iter()
-                .map(|when| when.condition())
-                .collect::<Result<Vec<_>, _>>()?;
-            rule.push(SeccompRule::new(conditions)?);
+    fn holds(self, args: &[u64; 6]) -> bool {
+        let low = |argument: u8| args[usize::from(argument)] as u32;
+        match self {
+            When::Is(argument, value) => low(argument) == value,
+            When::IsNot(argument, value) => low(argument) != value,
+            When::Above(argument, value) => low(argument) > value,
+            When::Masked(argument, mask, value) => low(argument) & mask == value,
+            When::Any(argument, bits) => low(argument) & bits != 0,
+            When::NotNull(argument) => args[usize::from(argument)] != 0,
         }
     }
-    let answer = SeccompAction::Errno(errno.unsigned_abs());
-    SeccompFilter::new(rules, SeccompAction::Allow, answer, ARCHITECTURE)?.try_into()
 }
 
-/// The last system call number this table was checked against: `file_setattr`, Linux 6.17. The numbers above 424 are the
-/// same on every architecture.
-const LAST_KNOWN: u32 = 469;
+/// What a profile answers to the calls of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Allow,
+    Errno(i32),
+}
 
-/// Answers `ENOSYS` to every number above [`LAST_KNOWN`]: calls that did not exist when the table was written, and the x32
-/// numbers (from 0x4000_0000), which reach the same kernel code under the architecture value of x86-64 and would pass by
-/// every rule below. A call of another architecture (`int 0x80`) has its own numbers; every filter of seccompiler ends
-/// the process with `SIGSYS` on one, and so does this.
-fn guard(enosys: i32) -> BpfProgram {
-    // offsetof(struct seccomp_data, nr) and (.., arch), linux/seccomp.h.
-    const NR: u32 = 0;
-    const ARCH: u32 = 4;
+/// Calls about which the listener is asked. A refusal of the profile comes first: a call that it refuses is not notified.
+#[derive(Clone, Copy, Debug)]
+pub struct Notify {
+    /// The call; one that an architecture does not have is passed over there.
+    pub call: Call,
+    /// All must hold; none means always. Several rows of one call: any.
+    pub when: &'static [When],
+}
 
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    let instruction = |code: u32, jt, jf, k| sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
+/// The filter of one profile, ready to be installed.
+#[derive(Clone, Debug)]
+pub struct Program {
+    filter: BpfProgram,
+    notifies: bool,
+}
+
+impl Program {
+    /// Installs the filter on the calling thread, for good: its children inherit it and nothing takes it away. Sets
+    /// `no_new_privs` as well.
+    ///
+    /// Returns the listener (close-on-exec) if calls are notified. From then on a notified call of this process waits for
+    /// whoever has the listener: it has to reach another process by calls that are not notified.
+    ///
+    /// Makes system calls only, two or three, and does not allocate unless one fails, so it may run between fork and exec. After
+    /// an error the filter is not in force: the process must not go on.
+    pub fn install(&self) -> io::Result<Option<OwnedFd>> {
+        if self.notifies {
+            return sys::install_filter_with_listener(&self.filter).map(Some);
+        }
+        seccompiler::apply_filter(&self.filter).map_err(|error| match error {
+            seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
+            other => io::Error::other(other),
+        })?;
+        Ok(None)
+    }
+
+    /// Length in BPF instructions; the kernel takes 4096.
+    pub fn instructions(&self) -> usize {
+        self.filter.len()
+    }
+}
+
+/// Compiles a profile for this machine. Allocates; to be done before the command's process is forked.
+pub fn compile(profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
+    compile_answering(Arch::NATIVE, profile, notify, |errno| errno)
+}
+
+/// As [`compile`], with every answer passed through `answer`. The tests use it to tell a filter's refusal from the kernel's.
+fn compile_answering(
+    arch: Arch,
+    profile: Syscalls,
+    notify: &[Notify],
+    answer: impl Fn(i32) -> i32,
+) -> Result<Program, SeccompError> {
+    let missing = Action::Errno(answer(libc::ENOSYS));
+    let mut decisions = vec![Decision::always(missing); LAST_KNOWN as usize + 1];
+    let mut decide = |call: Call, change: &mut dyn FnMut(&mut Decision)| {
+        if let Some(decision) = call.number(arch).and_then(|number| decisions.get_mut(number as usize)) {
+            change(decision);
+        }
     };
-    vec![
-        instruction(LOAD, 0, 0, ARCH),
-        instruction(EQUAL, 1, 0, AUDIT_ARCH),
-        instruction(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        instruction(LOAD, 0, 0, NR),
-        instruction(GREATER, 0, 1, LAST_KNOWN),
-        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | enosys.unsigned_abs()),
-        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ]
+    for group in groups::GROUPS {
+        let otherwise = match of_profile(group, profile) {
+            Answer::Allow => Action::Allow,
+            Answer::Errno(errno) => Action::Errno(answer(errno)),
+        };
+        for &call in group.calls {
+            decide(call, &mut |decision| decision.otherwise = otherwise);
+        }
+    }
+    // The first row that holds decides, so the order here is the precedence: refusals, then notification, then the rest. A call
+    // that is refused anyway needs no rows.
+    let refusals =
+        conditions(profile, !notify.is_empty()).map(|row| (row.call, row.when, Action::Errno(answer(row.errno))));
+    let notified = notify.iter().map(|row| (row.call, row.when, Action::Notify));
+    for (call, when, action) in refusals.chain(notified) {
+        decide(call, &mut |decision| {
+            if decision.otherwise == Action::Allow {
+                decision.rows.push((when, action));
+            }
+        });
+    }
+    Ok(Program {
+        filter: bpf::program(arch, &decisions, missing)?,
+        notifies: !notify.is_empty(),
+    })
+}
+
+fn of_profile(group: &groups::Group, profile: Syscalls) -> Answer {
+    match profile {
+        Syscalls::Default => group.default,
+        Syscalls::Strict => group.strict,
+    }
+}
+
+fn conditions(profile: Syscalls, notifies: bool) -> impl Iterator<Item = &'static Condition> {
+    let strict = match profile {
+        Syscalls::Default => &[],
+        Syscalls::Strict => conditions::STRICT,
+    };
+    let nested = notifies.then_some(&conditions::NESTED_LISTENER);
+    strict.iter().chain(conditions::BOTH).chain(nested)
+}
+
+/// The kernel's name of a call of this machine, for people.
+pub fn describe(number: u32) -> &'static str {
+    match Call::of(Arch::NATIVE, number) {
+        Some(call) => call.name(),
+        None if number >= X32 => "(a call of the x32 ABI)",
+        None => "(a call that this version does not know)",
+    }
+}
+
+/// `__X32_SYSCALL_BIT` of asm/unistd.h.
+const X32: u32 = 0x4000_0000;
+
+/// A call that a profile refuses, and why. `Display` is a sentence for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The profile.
+    pub profile: Syscalls,
+    /// The call's number on this machine.
+    pub number: u32,
+    /// The error number that the program was given.
+    pub errno: i32,
+    /// Where only certain arguments are refused, what they ask for; else what the call is for.
+    pub reason: Reason,
+}
+
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The call is not on the profile's list; what it is for.
+    Call(&'static str),
+    /// The call is allowed, this use of it is not.
+    Use(&'static str),
+    /// The number is not in the table.
+    Unknown,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, profile) = (describe(self.number), self.profile.name());
+        match self.reason {
+            Reason::Call(purpose) => {
+                write!(
+                    f,
+                    "system call {name} is refused by the profile {profile}: it is for {purpose}"
+                )
+            }
+            Reason::Use(what) => write!(f, "system call {name}: {what} is refused by the profile {profile}"),
+            Reason::Unknown => write!(
+                f,
+                "system call {} {name} is refused by the profile {profile}",
+                self.number
+            ),
+        }
+    }
+}
+
+/// What a profile answers to a call of this machine, read from the table: `None` if it lets the call through (or has it notified).
+/// Of `args`, only what the conditions look at must be right.
+pub fn refusal(profile: Syscalls, number: u32, args: &[u64; 6]) -> Option<Refused> {
+    refusal_on(Arch::NATIVE, profile, number, args)
+}
+
+fn refusal_on(arch: Arch, profile: Syscalls, number: u32, args: &[u64; 6]) -> Option<Refused> {
+    let refused = |errno, reason| {
+        Some(Refused {
+            profile,
+            number,
+            errno,
+            reason,
+        })
+    };
+    let Some(call) = Call::of(arch, number) else {
+        return refused(libc::ENOSYS, Reason::Unknown);
+    };
+    let group = groups::GROUPS.iter().find(|group| group.calls.contains(&call))?;
+    if let Answer::Errno(errno) = of_profile(group, profile) {
+        return refused(errno, Reason::Call(group.purpose));
+    }
+    let row =
+        conditions(profile, false).find(|row| row.call == call && row.when.iter().all(|when| when.holds(args)))?;
+    refused(row.errno, Reason::Use(row.what))
 }

@@ -4,17 +4,18 @@
 //! its start, in a throwaway sandbox; what does not hold is reported as such, and a required protection that does not hold
 //! stops the daemon from serving.
 
-use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::command::{self, Confinement};
+use crate::command::{self, Confinement, Report};
 use crate::event::Finding;
+use crate::guard::Guard;
 use crate::spec::{CommandSpec, Protection};
 use crate::sys::{self, Forked};
 use crate::{rights, wire};
@@ -23,7 +24,7 @@ use crate::{rights, wire};
 const NOWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
 
 /// Runs the tests in a child and returns what they found. Problems on the way are findings that did not hold.
-pub(crate) fn run(confinement: Confinement) -> Vec<Finding> {
+pub(crate) fn run(confinement: Confinement, guard: Option<Guard>) -> Vec<Finding> {
     let broken = |detail: String| {
         vec![Finding {
             protection: Protection::Processes,
@@ -32,26 +33,54 @@ pub(crate) fn run(confinement: Confinement) -> Vec<Finding> {
             detail,
         }]
     };
-    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC);
-    let (reader, writer) = match pipe() {
-        Ok(pipe) => pipe,
-        Err(errno) => return broken(errno.to_string()),
+    let (reader, writer) = match wire::pair() {
+        Ok(pair) => pair,
+        Err(error) => return broken(error.to_string()),
     };
     match sys::fork() {
         Err(error) => broken(error.to_string()),
         Ok(Forked::Child) => {
             let findings = in_child(confinement, &writer).unwrap_or_else(broken);
-            if let (Ok(fd), Ok(bytes)) = (sys::adopt(3), wire::encode(&findings)) {
-                let _ = std::io::Write::write_all(&mut std::fs::File::from(fd), &bytes);
+            if let Ok(fd) = sys::adopt(3) {
+                let _ = wire::send(fd.as_fd(), &Report::SelfTest(findings), &[]);
             }
             std::process::exit(0)
         }
         Ok(Forked::Parent(_)) => {
             drop(writer);
-            let mut bytes = Vec::new();
-            match std::fs::File::from(reader).read_to_end(&mut bytes) {
-                Ok(_) => wire::decode(&bytes).unwrap_or_else(|_| broken("the test process died".into())),
-                Err(error) => broken(error.to_string()),
+            findings_of(&reader, guard).unwrap_or_else(broken)
+        }
+    }
+}
+
+/// Waits for the child's findings and answers its calls meanwhile.
+fn findings_of(reader: &OwnedFd, mut guard: Option<Guard>) -> Result<Vec<Finding>, String> {
+    let mut listener: Option<OwnedFd> = None;
+    loop {
+        let mut fds = vec![PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            listener
+                .iter()
+                .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+        );
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.to_string()),
+            Ok(_) => {}
+        }
+        let readable: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        if readable.get(1) == Some(&true)
+            && let (Some(guard), Some(listener)) = (&mut guard, &listener)
+        {
+            let _ = guard.serve(listener.as_fd());
+        }
+        if readable[0] {
+            match wire::receive::<Report>(reader.as_fd()) {
+                Ok(Some((Report::Listener, mut fds))) => listener = fds.pop(),
+                Ok(Some((Report::SelfTest(findings), _))) => return Ok(findings),
+                Ok(Some((Report::Failed(error), _))) => return Err(error.stage),
+                Ok(None) => return Err("the test process died".into()),
+                Err(error) => return Err(error.to_string()),
             }
         }
     }

@@ -16,6 +16,8 @@ pub enum Protection {
     FilesystemView,
     /// Landlock rights on that tree.
     FilesystemRights,
+    /// Names in writable trees that cannot be changed: [`Guard`].
+    ProtectedPaths,
     /// Own pid namespace.
     Processes,
     /// Own network namespace with loopback only.
@@ -36,9 +38,10 @@ pub enum Protection {
 
 impl Protection {
     /// Every protection, in the order of reports.
-    pub const ALL: [Protection; 10] = [
+    pub const ALL: [Protection; 11] = [
         Protection::FilesystemView,
         Protection::FilesystemRights,
+        Protection::ProtectedPaths,
         Protection::Processes,
         Protection::Network,
         Protection::Ipc,
@@ -54,6 +57,7 @@ impl Protection {
         match self {
             Protection::FilesystemView => "filesystem-view",
             Protection::FilesystemRights => "filesystem-rights",
+            Protection::ProtectedPaths => "protected-paths",
             Protection::Processes => "processes",
             Protection::Network => "network",
             Protection::Ipc => "ipc",
@@ -98,6 +102,8 @@ pub struct SandboxSpec {
     pub view: View,
     /// Host name inside the UTS namespace, at most 64 bytes.
     pub hostname: String,
+    /// What must not change in trees bound with [`Access::Guarded`].
+    pub guard: Guard,
     /// The network.
     pub network: Network,
     /// Which system calls are refused.
@@ -231,24 +237,67 @@ pub enum Access {
     ReadExecute,
     /// Read, list, execute, write, create, remove, rename across directories.
     Write,
+    /// As `Write`, but for what [`Guard`] protects. Only for directories. The command sees a read-only mount; init carries out
+    /// what the command may change.
+    Guarded,
+}
+
+/// What must not change in guarded trees. See `guard.rs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Paths relative to the root of a guarded tree and of every repository in it: they and what is below them are not made, changed,
+    /// moved or removed.
+    #[serde(with = "as_os_strings")]
+    pub protected: Vec<PathBuf>,
+    /// Whether what makes git run programs outside is protected as well: hooks, configuration other than harmless one, and what leads git to
+    /// another repository's; in every repository, also one that the command makes.
+    pub git: bool,
+}
+
+impl Guard {
+    /// Whether there is anything to guard.
+    pub fn is_empty(&self) -> bool {
+        self.protected.is_empty() && !self.git
+    }
 }
 
 /// The network of a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
+    /// Own network namespace in which nothing is up.
+    None,
     /// Own network namespace, loopback up (v4 and v6), nothing else. With `refusal_port`, init listens on
     /// 127.0.0.1 at that port and hands the listener to the daemon, which answers every proxy request with a refusal.
     Loopback {
         /// TCP port of the refusing proxy.
         refusal_port: Option<u16>,
     },
+    /// The machine's own network namespace.
+    Host {
+        /// TCP ports that may be connected to, by Landlock (ABI 4); `None` is every one.
+        connect: Option<Vec<u16>>,
+        /// TCP ports that may be listened on; `None` is every one.
+        bind: Option<Vec<u16>>,
+    },
 }
 
-/// Which system calls are refused.
+/// Which system calls are allowed; see `seccomp/groups.rs` for the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Syscalls {
-    /// What development tools need; see `seccomp.rs` for the table.
-    Development,
+    /// What development tools need.
+    Default,
+    /// What shells, git, compilers, interpreters and package managers need.
+    Strict,
+}
+
+impl Syscalls {
+    /// The name that policies use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Syscalls::Default => "default",
+            Syscalls::Strict => "strict",
+        }
+    }
 }
 
 /// Bounds of a sandbox. `None` is unlimited.

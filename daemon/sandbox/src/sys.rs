@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
 
+pub(crate) mod notify;
+
 /// Turns the -1 of a raw call into the error it stands for.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
@@ -36,13 +38,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The namespaces a sandbox's init is born into. The cgroup namespace is entered later, once init is in its cgroup.
-pub(crate) const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+/// The namespaces every sandbox's init is born into. The network's depends on the sandbox; the cgroup namespace is entered later, once init is in its cgroup.
+pub(crate) const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// `CLONE_INTO_CGROUP` of linux/sched.h; libc's constant has a type too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -51,11 +49,15 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// neither clone3 nor that flag.
 ///
 /// Returns the child's pid and pidfd in the parent, `None` in the child.
-pub(crate) fn clone_namespaces(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<(Pid, OwnedFd)>> {
+pub(crate) fn clone_namespaces(
+    own_network: bool,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<(Pid, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain data for which all zeroes is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (NAMESPACES | libc::CLONE_PIDFD) as u64;
+    let network = if own_network { libc::CLONE_NEWNET } else { 0 };
+    args.flags = (NAMESPACES | network | libc::CLONE_PIDFD) as u64;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
@@ -71,6 +73,39 @@ pub(crate) fn clone_namespaces(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Opt
     // SAFETY: the kernel stored a fresh descriptor in `pidfd`, which nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Some((Pid::from_raw(pid as i32), pidfd)))
+}
+
+/// Installs a seccomp filter with a listener on the calling thread, for good, and sets `no_new_privs`. Does not allocate.
+///
+/// seccompiler has no listener. `WAIT_KILLABLE_RECV` (Linux 5.19) keeps a signal from interrupting a call that the listener has
+/// already received, so that what was done for it is not done twice; an older kernel is asked without.
+pub(crate) fn install_filter_with_listener(filter: &[seccompiler::sock_filter]) -> io::Result<OwnedFd> {
+    let length = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: filter.as_ptr().cast_mut().cast::<libc::sock_filter>(),
+    };
+    // SAFETY: the option takes no pointers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    let install = |flags: libc::c_ulong| {
+        // SAFETY: seccompiler's sock_filter is laid out as the kernel's (repr(C), same fields); the kernel reads `length` of them and
+        // writes nothing.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const program,
+            )
+        })
+    };
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = match install(listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(listener)?,
+        result => result?,
+    };
+    // SAFETY: the kernel returned a fresh descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// mount_setattr(2) (Linux 5.12): adds attributes to the mount `fd` refers to, and with `recursive` to all below it.

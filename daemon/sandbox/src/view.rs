@@ -26,6 +26,7 @@ use rustix::mount::{
 pub(crate) use home::OVERLAY_CAPABILITIES;
 
 use crate::event::Failure;
+use crate::guard::Tree;
 use crate::spec::{Access, Protection, View, ViewEntry};
 use crate::sys;
 
@@ -53,6 +54,8 @@ pub(crate) struct Built {
     pub rules: Vec<(PathBuf, Right)>,
     /// What could not be had as asked, in words.
     pub degraded: Vec<String>,
+    /// Trees that only init can change.
+    pub guarded: Vec<Tree>,
 }
 
 /// Builds the view and makes it the root of this process. `scratch` is the sandbox's directory on disk.
@@ -176,7 +179,7 @@ impl<'a> Builder<'a> {
         let attributes = match access {
             Access::Read => BASE | READ_ONLY | libc::MOUNT_ATTR_NOEXEC,
             Access::ReadExecute => BASE | READ_ONLY,
-            Access::Write => BASE,
+            Access::Write | Access::Guarded => BASE,
         };
         sys::mount_set_attributes(tree.as_fd(), attributes, true).map_err(fail("mount_setattr", source))?;
         let point = if kind == FileType::Directory {
@@ -185,12 +188,28 @@ impl<'a> Builder<'a> {
             self.empty_file(target)?
         };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
+        if access == Access::Guarded && kind == FileType::Directory {
+            self.cover(tree, target)?;
+        }
         let right = match access {
             Access::Read => Right::Read,
             Access::ReadExecute => Right::ReadExecute,
-            Access::Write => Right::Write,
+            Access::Write | Access::Guarded => Right::Write,
         };
         self.built.rules.push((target.to_owned(), right));
+        Ok(())
+    }
+
+    /// Mounts a tree that is in place once more over itself, read-only. The writable mount below it is in nobody's reach but through the
+    /// descriptor that is kept.
+    fn cover(&mut self, tree: OwnedFd, target: &Path) -> Result<(), Failure> {
+        let cover = clone_tree(tree.as_fd(), true).map_err(fail("open_tree", target))?;
+        sys::mount_set_attributes(cover.as_fd(), BASE | READ_ONLY, true).map_err(fail("mount_setattr", target))?;
+        attach(&cover, tree.as_fd()).map_err(fail("mount", target))?;
+        self.built.guarded.push(Tree {
+            path: target.to_owned(),
+            root: tree,
+        });
         Ok(())
     }
 

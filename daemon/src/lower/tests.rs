@@ -18,6 +18,7 @@ fn host() -> Host {
         home: "/home/ada".into(),
         home_exists: true,
         workspace: "/home/ada/project".into(),
+        repository: None,
         cwd: "/home/ada/project/src".into(),
         private: [PathBuf::from("/home/ada/state/audit.jsonl"), "/srv/fumehood".into()].into(),
     }

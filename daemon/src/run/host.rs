@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fumehood_sandbox::spec::Identity;
 use nix::unistd::{Gid, Group, Uid, User};
 
+use super::worktree;
 use crate::peer::{Identity as PeerIdentity, Peer};
 
 /// The ids a command sees when its files belong to root: the first ordinary user of most systems, so that tools that look at ids find
@@ -37,6 +38,8 @@ pub struct Host {
     pub home_exists: bool,
     /// The workspace, without symbolic links.
     pub workspace: PathBuf,
+    /// The repository that the workspace is checked out from, where that lies elsewhere and the two name each other.
+    pub repository: Option<PathBuf>,
     /// The working directory: absolute.
     pub cwd: PathBuf,
     /// Places of the daemon's own that no command may reach: its socket, audit log, configuration, policies, scratch directory.
@@ -147,6 +150,12 @@ impl Host {
             group: not_root(group.map_or_else(|| format!("g{gid}"), |group| group.name)),
             home_exists: home.is_dir(),
             home,
+            repository: worktree::repository(&workspace, uid).filter(|path| {
+                !asked
+                    .private
+                    .iter()
+                    .any(|own| own.starts_with(path) || path.starts_with(own))
+            }),
             workspace,
             cwd,
             private: Arc::clone(asked.private),

@@ -136,6 +136,7 @@ pub(super) fn protection(protection: Protection) -> v1::Protection {
     match protection {
         Protection::FilesystemView => v1::Protection::FilesystemView,
         Protection::FilesystemRights => v1::Protection::FilesystemRights,
+        Protection::ProtectedPaths => v1::Protection::ProtectedPaths,
         Protection::Processes => v1::Protection::Processes,
         Protection::Network => v1::Protection::Network,
         Protection::Ipc => v1::Protection::Ipc,

@@ -92,6 +92,9 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
             (Protection::FilesystemRights, _) => {
                 "boot a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in the lsm= parameter (Linux 6.2 or newer)".to_owned()
             }
+            (Protection::ProtectedPaths, _) => {
+                "run a kernel with seccomp user notification that hands over descriptors (Linux 5.14 or newer)".to_owned()
+            }
             _ => String::new(),
         };
         found.push(v1::Capability {

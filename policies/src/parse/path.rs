@@ -94,6 +94,41 @@ pub(super) fn hidden_in_home(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// A path of `protect`.
+pub(super) fn protected(text: &str) -> Result<String, Problem> {
+    if let Some(rest) = text.strip_prefix("${workspace}/") {
+        let help = format!("write \"{}\"", quoted(rest));
+        return Err(Problem::new("paths here are relative to the workspace already", help));
+    }
+    check_characters(text)?;
+    if text.starts_with('/') || text.starts_with("${home}") || text.starts_with('~') {
+        return Err(Problem::new(
+            format!("`{}` is not relative to the workspace", quoted(text)),
+            "write \".vscode\" for a path of the workspace; what lies elsewhere is not written unless `write` lists it",
+        ));
+    }
+    if text.contains('$') {
+        return Err(Problem::new(
+            "variables are not expanded here",
+            "write a path relative to the workspace",
+        ));
+    }
+    let path = normalised(text)?;
+    if path.is_empty() {
+        return Err(Problem::new(
+            "this is the whole workspace",
+            "write `workspace = \"read\"` instead",
+        ));
+    }
+    if path.split('/').any(|name| name.eq_ignore_ascii_case(".git")) {
+        return Err(Problem::new(
+            "git's own files are protected by `git = \"guarded\"`",
+            "remove it: protected as a whole, git could not work",
+        ));
+    }
+    Ok(path)
+}
+
 fn is_below(path: &str, tree: &str) -> bool {
     path.strip_prefix(tree)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -216,6 +216,24 @@ pub(super) fn processes(value: &DeValue<'_>) -> Result<Option<u32>, Problem> {
     Ok(u32::try_from(number).ok())
 }
 
+/// TCP ports: `[443, 8080]`. Sorted, each once.
+pub(super) fn ports(value: &DeValue<'_>) -> Result<Vec<u16>, Problem> {
+    const EXAMPLE: &str = "[443, 8080]";
+    let DeValue::Array(items) = value else {
+        return Err(Problem::expected(
+            "a list of ports",
+            value,
+            format!("write `{EXAMPLE}`"),
+        ));
+    };
+    let mut ports = std::collections::BTreeSet::new();
+    for item in items.iter() {
+        let port = integer(item.get_ref(), 1..=u16::MAX.into(), "443")?;
+        ports.insert(port as u16);
+    }
+    Ok(ports.into_iter().collect())
+}
+
 pub(super) fn open_files(value: &DeValue<'_>) -> Result<u64, Problem> {
     integer(value, 1..=1 << 30, "4096")
 }

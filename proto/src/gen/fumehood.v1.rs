@@ -295,6 +295,8 @@ pub enum Protection {
     Descriptors = 9,
     /// The environment is built from the policy and the request, never inherited.
     Environment = 10,
+    /// Paths in writable trees by which programs outside are made to run something: they cannot be changed.
+    ProtectedPaths = 11,
 }
 impl Protection {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -314,6 +316,7 @@ impl Protection {
             Self::Resources => "PROTECTION_RESOURCES",
             Self::Descriptors => "PROTECTION_DESCRIPTORS",
             Self::Environment => "PROTECTION_ENVIRONMENT",
+            Self::ProtectedPaths => "PROTECTION_PROTECTED_PATHS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -330,6 +333,7 @@ impl Protection {
             "PROTECTION_RESOURCES" => Some(Self::Resources),
             "PROTECTION_DESCRIPTORS" => Some(Self::Descriptors),
             "PROTECTION_ENVIRONMENT" => Some(Self::Environment),
+            "PROTECTION_PROTECTED_PATHS" => Some(Self::ProtectedPaths),
             _ => None,
         }
     }

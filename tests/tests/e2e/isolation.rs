@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 
 use fumehood_tests::as_root_only;
+use nix::errno::Errno;
 
 use super::{for_both, house};
 
@@ -229,5 +230,55 @@ fn the_locked_policy_reads_the_workspace_and_nothing_more() {
         let script = "cat file; cat ~/file; echo x > file || echo refused; echo x > /tmp/x && echo tmp";
         let ended = house.run_with(&["--policy", "locked"], &["sh", "-c", script]).finish();
         assert_eq!(ended.out(), "readablerefused\ntmp\n", "{}", ended.err());
+    });
+}
+
+/// Prints the error number of each call, 0 for success: ptrace (PTRACE_TRACEME), memfd_create, socket (netlink), io_uring_setup and a
+/// number that no kernel has. Arguments are none that a call could do harm with.
+const CALLS: &str = r#"
+import ctypes
+call = ctypes.CDLL(None, use_errno=True)
+def tried(result):
+    return ctypes.get_errno() if result < 0 else 0
+answers = [tried(call.memfd_create(b"x", 0)), tried(call.socket(16, 3, 0)), tried(call.syscall(425, 1, 0)), tried(call.syscall(2000))]
+print(answers, tried(call.ptrace(0, 0, 0, 0)), flush=True)
+"#;
+
+/// What the profile `strict` is for.
+const WORK: &str = "set -e
+git init -q repository && cd repository && git config user.email a@b && git config user.name a
+echo text > file && git add file && git commit -qm message && git log --oneline | wc -l
+printf 'int main(void){return 0;}' > main.c && printf 'main: main.c\n\tcc -o main main.c\n' > Makefile && make -s && ./main
+python3 -c 'import subprocess, multiprocessing as m; subprocess.check_call([\"true\"]); print(m.Pool(2).map(abs, [-1, -2]))'
+seq 1000 | sort -n | tail -n 1";
+
+#[test]
+fn the_strict_profile_lets_builds_work_and_refuses_to_debug() {
+    for_both(|house| {
+        house.write("work/calls.py", CALLS);
+        let strict = include_str!("../../../policies/builtin/default.toml")
+            .replace("\nname = \"default\"", "\nname = \"tight\"")
+            .replace("\nprofile = \"default\"", "\nprofile = \"strict\"");
+        house.write("work/tight.toml", strict);
+        let run = |policy, command: &[&str]| house.run_with(&["--policy", policy], command).finish();
+        let calls = ["python3", "calls.py"];
+        let (eperm, enosys, eafnosupport) = (Errno::EPERM as i32, Errno::ENOSYS as i32, Errno::EAFNOSUPPORT as i32);
+        let ended = run("default", &calls);
+        assert_eq!(
+            ended.out(),
+            format!("[0, 0, {enosys}, {enosys}] 0\n"),
+            "{}",
+            ended.err()
+        );
+        let ended = run("tight.toml", &calls);
+        assert_eq!(
+            ended.out(),
+            format!("[{enosys}, {eafnosupport}, {enosys}, {enosys}] {eperm}\n"),
+            "{}",
+            ended.err()
+        );
+        let ended = run("tight.toml", &["sh", "-c", WORK]);
+        ended.expect(0);
+        assert_eq!(ended.out(), "1\n[1, 2]\n1000\n", "{}", ended.err());
     });
 }

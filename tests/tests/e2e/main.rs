@@ -22,12 +22,14 @@ mod identity;
 mod isolation;
 mod layering;
 mod mtls;
+mod network;
 mod python;
 mod requests;
 mod run;
 mod signals;
 mod walls;
 mod wire;
+mod workloads;
 
 use fumehood_tests::{Builder, House, Who, is_root};
 

@@ -105,8 +105,12 @@ fn wait(child: libc::pid_t) -> i32 {
 }
 
 fn check(probes: &[Probe]) {
-    let real = compile(Syscalls::Development).unwrap();
-    let marked = compile_answering(Syscalls::Development, |errno| errno + MARK).unwrap();
+    check_under(Syscalls::Default, probes);
+}
+
+fn check_under(profile: Syscalls, probes: &[Probe]) {
+    let real = compile(profile, &[]).unwrap();
+    let marked = compile_answering(Arch::NATIVE, profile, &[], |errno| errno + MARK).unwrap();
     let mut wrong = Vec::new();
     for (real_run, (program, mark)) in [(true, (&real, 0)), (false, (&marked, MARK))] {
         let answers = answers(program, probes);
@@ -146,6 +150,9 @@ fn calls_that_are_new_are_answered_as_if_missing() {
         ("fspick", libc::SYS_fspick),
         ("mount_setattr", libc::SYS_mount_setattr),
         ("quotactl_fd", libc::SYS_quotactl_fd),
+        ("statmount", 457),
+        ("setxattrat", 463),
+        ("the last known number", LAST_KNOWN.into()),
         ("the next number", 470),
         ("a far number", 100_000),
         ("x32 getpid", 0x4000_0000 + 39),
@@ -161,7 +168,6 @@ fn calls_that_are_new_are_answered_as_if_missing() {
         "landlock_create_ruleset",
         [libc::SYS_landlock_create_ruleset, 0, 0, 1],
     ));
-    probes.push(passes("the last known number", [LAST_KNOWN.into(), BAD, BAD, BAD]));
     check(&probes);
 }
 
@@ -245,6 +251,26 @@ fn limits_and_priority_of_init_cannot_be_changed_and_ones_own_can() {
             libc::EPERM,
             [libc::SYS_sched_setscheduler, 1, idle, parameters],
         ),
+        refused("setpriority", libc::EPERM, [libc::SYS_setpriority, 0, 1, 19]),
+        refused(
+            "setpriority of the group",
+            libc::EPERM,
+            [libc::SYS_setpriority, 1, 1, 19],
+        ),
+        refused(
+            "setpriority of the user",
+            libc::EPERM,
+            [libc::SYS_setpriority, 2, 0, 19],
+        ),
+        refused("ioprio_set", libc::EPERM, [libc::SYS_ioprio_set, 1, 1, 0]),
+        refused("ioprio_set of the user", libc::EPERM, [libc::SYS_ioprio_set, 3, 0, 0]),
+        refused(
+            "sched_setaffinity",
+            libc::EPERM,
+            [libc::SYS_sched_setaffinity, 1, 8, BAD],
+        ),
+        refused("sched_setparam", libc::EPERM, [libc::SYS_sched_setparam, 1, parameters]),
+        works("setpriority of oneself", [libc::SYS_setpriority, 0, 0, 19]),
         works("prlimit64 of oneself", [libc::SYS_prlimit64, 0, nofile, 0, 0]),
         works("prlimit64 of oneself by pid", [libc::SYS_prlimit64, own, nofile, 0, 0]),
         works(
@@ -476,7 +502,7 @@ fn calls_of_the_i386_abi_end_the_process() {
         wait(child)
     };
     let unfiltered = run(None);
-    let filtered = run(Some(&compile(Syscalls::Development).unwrap()));
+    let filtered = run(Some(&compile(Syscalls::Default, &[]).unwrap()));
     assert!(libc::WIFSIGNALED(filtered), "status {filtered:#x}");
     if unfiltered == 0 {
         assert_eq!(libc::WTERMSIG(filtered), libc::SIGSYS);
@@ -513,7 +539,7 @@ fn threads_processes_and_loopback_work_inside() {
         );
         return;
     }
-    let program = compile(Syscalls::Development).unwrap();
+    let program = compile(Syscalls::Default, &[]).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([
         "--exact",
@@ -523,7 +549,7 @@ fn threads_processes_and_loopback_work_inside() {
     ]);
     command.env(INSIDE, "1");
     // SAFETY: `install` makes system calls only and does not allocate when it succeeds.
-    unsafe { command.pre_exec(move || program.install()) };
+    unsafe { command.pre_exec(move || program.install().map(drop)) };
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -534,23 +560,186 @@ fn threads_processes_and_loopback_work_inside() {
 }
 
 #[test]
-fn an_unconditional_call_stands_in_one_place() {
-    for refusal in development::REFUSALS {
-        for call in refusal.calls.iter().filter(|call| call.when.is_empty()) {
-            let places = refusal.calls.iter().filter(|other| other.number == call.number).count();
-            assert_eq!(
-                places, 1,
-                "system call {} is refused always and under conditions",
-                call.number
-            );
-        }
-    }
+fn strict_refuses_what_reaches_into_processes_and_what_has_no_name() {
+    let (unix, netlink) = (1, 16);
+    let linux32 = 8;
+    let parameters = 0i32;
+    let parameters = (&raw const parameters) as libc::c_long;
+    let missing = [
+        ("memfd_create", libc::SYS_memfd_create),
+        ("execveat", libc::SYS_execveat),
+        ("shmget", libc::SYS_shmget),
+        ("semget", libc::SYS_semget),
+        ("msgget", libc::SYS_msgget),
+        ("mq_open", libc::SYS_mq_open),
+        ("io_setup", libc::SYS_io_setup),
+        ("landlock_create_ruleset", libc::SYS_landlock_create_ruleset),
+        ("futex_waitv", libc::SYS_futex_waitv),
+        ("mbind", libc::SYS_mbind),
+    ];
+    let denied = [
+        ("ptrace", libc::SYS_ptrace),
+        ("process_vm_readv", libc::SYS_process_vm_readv),
+        ("pidfd_getfd", libc::SYS_pidfd_getfd),
+        ("kcmp", libc::SYS_kcmp),
+        ("unshare", libc::SYS_unshare),
+        ("name_to_handle_at", libc::SYS_name_to_handle_at),
+        ("vmsplice", libc::SYS_vmsplice),
+    ];
+    let of = |errno, calls: &[(&'static str, libc::c_long)]| -> Vec<Probe> {
+        let probe = |(name, number): &(&'static str, libc::c_long)| refused(name, errno, [*number, BAD, BAD, BAD]);
+        calls.iter().map(probe).collect()
+    };
+    let mut probes = of(libc::ENOSYS, &missing);
+    probes.extend(of(libc::EPERM, &denied));
+    probes.extend([
+        refused(
+            "sched_setscheduler",
+            libc::EPERM,
+            [libc::SYS_sched_setscheduler, 0, 5, parameters],
+        ),
+        refused("personality", libc::EPERM, [libc::SYS_personality, linux32]),
+        refused(
+            "personality, high bits",
+            libc::EPERM,
+            [libc::SYS_personality, HIGH | linux32],
+        ),
+        works("personality, asked", [libc::SYS_personality, 0xffff_ffff]),
+        refused("netlink", libc::EAFNOSUPPORT, [libc::SYS_socket, netlink, 3, 0]),
+        works("AF_UNIX", [libc::SYS_socket, unix, 1, 0]),
+        works("getpid", [libc::SYS_getpid]),
+        // What `default` refuses, `strict` does too.
+        refused("TIOCSTI", libc::EPERM, [libc::SYS_ioctl, 0, 0x5412, BAD]),
+        refused("clone3", libc::ENOSYS, [libc::SYS_clone3, BAD, BAD]),
+        refused("mount", libc::EPERM, [libc::SYS_mount, BAD, BAD, BAD]),
+    ]);
+    check_under(Syscalls::Strict, &probes);
+
+    // The twin: under `default` the same calls reach the kernel.
+    let twins = missing.iter().chain(&denied[..4]).chain(&denied[5..]);
+    let mut probes: Vec<_> = twins
+        .map(|(name, number)| passes(name, [*number, BAD, BAD, BAD]))
+        .collect();
+    probes.push(works("netlink", [libc::SYS_socket, netlink, 3, 0]));
+    probes.push(works("personality, set", [libc::SYS_personality, 0]));
+    check(&probes);
 }
 
 #[test]
-fn filters_stay_short() {
-    let lengths = compile(Syscalls::Development).unwrap().instructions();
-    println!("instructions: {lengths:?}, {} in all", lengths.iter().sum::<usize>());
-    assert_eq!(lengths.len(), 1 + development::REFUSALS.len());
-    assert!(lengths.iter().sum::<usize>() < 600, "{lengths:?}");
+fn set_gid_files_cannot_be_made_and_directories_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = CString::new(directory.path().join("file").as_os_str().as_bytes()).unwrap();
+    let root = CString::new(directory.path().as_os_str().as_bytes()).unwrap();
+    let (path, root) = (path.as_ptr() as libc::c_long, root.as_ptr() as libc::c_long);
+    let at = libc::c_long::from(libc::AT_FDCWD);
+    let create = libc::c_long::from(libc::O_CREAT | libc::O_WRONLY);
+    check(&[
+        refused("openat g+s", libc::EPERM, [libc::SYS_openat, at, path, create, 0o2755]),
+        refused("mknodat g+s", libc::EPERM, [libc::SYS_mknodat, at, path, 0o102755]),
+        #[cfg(target_arch = "x86_64")]
+        refused("creat g+s", libc::EPERM, [libc::SYS_creat, path, 0o2755]),
+        works("fchmodat g+s", [libc::SYS_fchmodat, at, root, 0o2755]),
+    ]);
+}
+
+/// What the thread under the filter saw of one call: the value or the negative error number.
+fn outcome(call: [libc::c_long; 4]) -> libc::c_long {
+    let [number, a, b, c] = call;
+    // SAFETY: no argument in the test below is an address that the kernel would take.
+    let returned = unsafe { libc::syscall(number, a, b, c, 0, 0, 0) };
+    match returned {
+        -1 => -libc::c_long::from(io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+        value => value,
+    }
+}
+
+/// Takes one notification, answers it with `answer` (a negative error number, or a value) and returns what it was about.
+fn answer_next(listener: &OwnedFd, answer: libc::c_long) -> libc::seccomp_data {
+    // Receiving blocks whatever the descriptor's flags say.
+    let mut ready = libc::pollfd {
+        fd: listener.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    assert_eq!(unsafe { libc::poll(&mut ready, 1, 10_000) }, 1, "nothing was notified");
+    // SAFETY: plain data for which all zeroes is valid, and what the kernel demands.
+    let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one seccomp_notif.
+    let received = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV as _,
+            &mut notification,
+        )
+    };
+    assert_eq!(received, 0, "{}", io::Error::last_os_error());
+    let response = libc::seccomp_notif_resp {
+        id: notification.id,
+        val: answer.max(0),
+        error: answer.min(0) as i32,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads one seccomp_notif_resp.
+    let sent = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &response) };
+    assert_eq!(sent, 0, "{}", io::Error::last_os_error());
+    notification.data
+}
+
+#[test]
+fn notified_calls_reach_the_listener_and_refused_ones_do_not() {
+    let notify = [
+        Notify {
+            call: Call::mkdirat,
+            when: &[],
+        },
+        Notify {
+            call: Call::socket,
+            when: &[When::Is(0, 2)],
+        },
+        Notify {
+            call: Call::mount,
+            when: &[],
+        },
+    ];
+    let program = compile(Syscalls::Default, &notify).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    // A filter belongs to a thread, so the listener need not be passed to another process here.
+    let confined = std::thread::spawn(move || {
+        sender.send(program.install().unwrap().unwrap()).unwrap();
+        let filter = libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER);
+        [
+            outcome([libc::SYS_mkdirat, BAD, BAD, 0o755]),
+            outcome([libc::SYS_socket, HIGH | 2, 1, 0]),
+            outcome([libc::SYS_socket, 38, 5, 0]),
+            outcome([libc::SYS_mount, BAD, BAD, BAD]),
+            outcome([libc::SYS_clone3, BAD, BAD, 0]),
+            // Another filter is allowed (this one fails for its address), another listener is not.
+            outcome([libc::SYS_seccomp, filter, 0, BAD]),
+            outcome([libc::SYS_seccomp, filter, 8, BAD]),
+            outcome([libc::SYS_getpid, 0, 0, 0]),
+        ]
+    });
+    let listener = receiver.recv().unwrap();
+    let first = answer_next(&listener, -libc::c_long::from(libc::EXDEV));
+    assert_eq!((first.nr.into(), first.args[2]), (libc::SYS_mkdirat, 0o755));
+    let second = answer_next(&listener, 4321);
+    assert_eq!((second.nr.into(), second.args[1]), (libc::SYS_socket, 1));
+    // SAFETY: F_GETFD takes no pointer.
+    let flags = unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_GETFD) };
+    assert_eq!(flags, libc::FD_CLOEXEC);
+    let errno = |errno: i32| -libc::c_long::from(errno);
+    assert_eq!(
+        confined.join().unwrap(),
+        [
+            errno(libc::EXDEV),
+            4321,
+            errno(libc::EAFNOSUPPORT),
+            errno(libc::EPERM),
+            errno(libc::ENOSYS),
+            errno(libc::EFAULT),
+            errno(libc::EBUSY),
+            libc::c_long::from(std::process::id()),
+        ]
+    );
 }

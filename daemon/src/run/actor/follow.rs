@@ -328,7 +328,7 @@ impl Actor {
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
         use sandbox_event::Event::{
-            CpuTime, Created, Exited, Failed, Gone, MemoryExceeded, Ready, SelfTest, SpawnFailed, Started,
+            CpuTime, Created, Exited, Failed, Gone, MemoryExceeded, Ready, Refused, SelfTest, SpawnFailed, Started,
         };
         match event {
             SpawnFailed {
@@ -400,6 +400,9 @@ impl Actor {
                 state.gone = true;
                 state.usage = usage;
                 state.measured = true;
+            }
+            Refused { path, rule } => {
+                tracing::info!(path = %String::from_utf8_lossy(&path), rule, "refused");
             }
             Created | Ready { .. } | Started { .. } | SelfTest { .. } => {}
         }

@@ -1,0 +1,127 @@
+//! Protected paths: what must not change in a tree that the command may write.
+//!
+//! A project holds files by which programs *outside* are made to run something: git's hooks and configuration, settings of editors and agents.
+//! No layer of the kernel's can except names from a writable tree, least of all names that do not exist yet. Mounting over them
+//! makes git fail half-way (it replaces its files by rename) and leaves stubs behind. So the tree is mounted read-only for the command, and
+//! the calls that would change it wait in the kernel (seccomp user notification) until init, which alone holds the tree's writable
+//! mount, has carried them out, or refused to.
+//!
+//! Init never lets such a call go on by itself after a look at its arguments, which another thread might change meanwhile: it makes
+//! the change and answers with the result, or for open(2) with the descriptor. What lies outside guarded trees goes on in the kernel;
+//! were it to lead into one after all, it would meet the read-only mount. What init does not know how to do fails the same way.
+//!
+//! ```text
+//! caller.rs     the waiting call's memory, working directory, descriptors
+//! place.rs      where its paths lead
+//! rules.rs      what may change there
+//! repository.rs configuration of git repositories: read, judged, written anew
+//! gitconfig.rs  which configuration is harmless
+//! act.rs        the change itself
+//! ```
+
+mod act;
+mod caller;
+mod gitconfig;
+mod place;
+mod repository;
+mod rules;
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::seccomp::{Arch, Call};
+use crate::spec::Guard as Spec;
+use crate::sys::notify::{self, Answer};
+pub(crate) use act::WATCHED;
+use act::{Done, Operation};
+use caller::Caller;
+pub(crate) use place::Tree;
+use repository::Started;
+use rules::Rules;
+
+/// Refusals that are told, at most: the first ones say what is wrong, and a loop must not flood the daemon.
+const MAX_TOLD: usize = 32;
+
+/// Guards the trees of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    trees: Vec<Tree>,
+    rules: Rules,
+    started: Started,
+    /// What was told already.
+    told: HashSet<(PathBuf, String)>,
+}
+
+/// A change that was refused, for the one whom it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What was to be changed, as seen inside.
+    pub path: PathBuf,
+    /// The rule.
+    pub rule: String,
+}
+
+impl Guard {
+    /// A guard of trees as they are now: what their repositories' configuration names is looked up here.
+    pub(crate) fn new(spec: &Spec, trees: Vec<Tree>) -> Guard {
+        let programs = (0..trees.len())
+            .map(|tree| match spec.git {
+                true => repository::programs(&trees, tree),
+                false => Vec::new(),
+            })
+            .collect();
+        Guard {
+            rules: Rules::new(spec.protected.clone(), spec.git, programs),
+            started: Started::new(),
+            trees,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Answers the next waiting call of a listener that poll(2) found readable. Returns what was refused, once each.
+    pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Refusal> {
+        let Ok(call) = notify::receive(listener) else {
+            return None;
+        };
+        let caller = Caller {
+            thread: call.thread,
+            listener,
+            id: call.id,
+        };
+        let name = u32::try_from(call.number)
+            .ok()
+            .and_then(|number| Call::of(Arch::NATIVE, number));
+        let outcome = match name.and_then(|name| Operation::read(name, call.arguments)) {
+            Some(operation) => self.carry_out(caller, operation),
+            None => Ok(Done::Elsewhere),
+        };
+        let (answer, refusal) = match outcome {
+            Ok(Done::Opened(file, close_on_exec)) => return self.hand_over(caller, &file, close_on_exec),
+            Ok(Done::Elsewhere) => (Answer::Continue, None),
+            Ok(Done::Value(value)) => (Answer::Value(value), None),
+            Ok(Done::Refused(refusal)) => (Answer::Error(libc::EPERM), Some(refusal)),
+            Err(errno) => (Answer::Error(errno.raw_os_error()), None),
+        };
+        // ENOENT: the caller was killed meanwhile.
+        let _ = notify::answer(listener, call.id, answer);
+        refusal.filter(|refusal| self.is_news(refusal))
+    }
+
+    fn hand_over(&self, caller: Caller<'_>, file: &OwnedFd, close_on_exec: bool) -> Option<Refusal> {
+        if let Err(error) = notify::answer_with_descriptor(caller.listener, caller.id, file.as_fd(), close_on_exec) {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            let _ = notify::answer(caller.listener, caller.id, Answer::Error(errno.raw_os_error()));
+        }
+        None
+    }
+
+    fn is_news(&mut self, refusal: &Refusal) -> bool {
+        self.told.len() < MAX_TOLD && self.told.insert((refusal.path.clone(), refusal.rule.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,880 @@
+//! Changes of guarded trees: read from the waiting call, judged, made.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::caller::{At, Caller, errno};
+use super::place::{Links, Place, find, find_path};
+use super::repository;
+use super::rules::{Change, Kind, Verdict, same_name};
+use super::{Guard, Refusal};
+use crate::seccomp::{Call, Notify, When};
+use crate::sys::notify;
+
+/// Largest value of an extended attribute (`XATTR_SIZE_MAX` of linux/limits.h).
+const XATTR_SIZE_MAX: u64 = 65536;
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// It does not concern a guarded tree.
+    Elsewhere,
+    /// It was carried out.
+    Value(i64),
+    /// A file was opened; whether the caller wants it closed on exec.
+    Opened(OwnedFd, bool),
+    /// It was refused.
+    Refused(Refusal),
+}
+
+/// A call that may change a tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Operation {
+    Open {
+        at: At,
+        flags: u32,
+        mode: u32,
+    },
+    MakeDirectory {
+        at: At,
+        mode: u32,
+    },
+    MakeNode {
+        at: At,
+        mode: u32,
+        device: u64,
+    },
+    Remove {
+        at: At,
+        flags: u32,
+    },
+    Rename {
+        from: At,
+        to: At,
+        flags: u32,
+    },
+    Link {
+        from: At,
+        to: At,
+        flags: u32,
+    },
+    SymbolicLink {
+        target: u64,
+        at: At,
+    },
+    Truncate {
+        at: At,
+        length: u64,
+    },
+    Mode {
+        at: At,
+        mode: u32,
+        links: Links,
+    },
+    Owner {
+        at: At,
+        uid: u32,
+        gid: u32,
+        links: Links,
+    },
+    Times {
+        at: At,
+        times: Times,
+        links: Links,
+    },
+    SetAttribute {
+        at: At,
+        name: u64,
+        value: u64,
+        size: u64,
+        flags: u32,
+        links: Links,
+    },
+    RemoveAttribute {
+        at: At,
+        name: u64,
+        links: Links,
+    },
+    Access {
+        at: At,
+        mode: u32,
+        links: Links,
+    },
+    Bind {
+        socket: i32,
+        address: u64,
+        length: u64,
+    },
+}
+
+/// How a call gives times, with the address.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Times {
+    Timespec(u64),
+    Timeval(u64),
+    Utimbuf(u64),
+}
+
+/// Flags of open(2) with which it changes something.
+const OPEN_CHANGES: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
+
+const WRITE_OK: u32 = libc::W_OK as u32;
+
+const fn always(call: Call) -> Notify {
+    Notify { call, when: &[] }
+}
+
+const fn when(call: Call, when: &'static [When]) -> Notify {
+    Notify { call, when }
+}
+
+/// The calls that wait for init. What is missing here meets a read-only mount. `openat2` is not allowed at all.
+pub(crate) const WATCHED: &[Notify] = &[
+    when(Call::open, &[When::Any(1, OPEN_CHANGES)]),
+    when(Call::openat, &[When::Any(2, OPEN_CHANGES)]),
+    always(Call::creat),
+    always(Call::mkdir),
+    always(Call::mkdirat),
+    always(Call::mknod),
+    always(Call::mknodat),
+    always(Call::unlink),
+    always(Call::rmdir),
+    always(Call::unlinkat),
+    always(Call::rename),
+    always(Call::renameat),
+    always(Call::renameat2),
+    always(Call::link),
+    always(Call::linkat),
+    always(Call::symlink),
+    always(Call::symlinkat),
+    always(Call::truncate),
+    always(Call::chmod),
+    always(Call::fchmodat),
+    always(Call::fchmodat2),
+    always(Call::chown),
+    always(Call::lchown),
+    always(Call::fchownat),
+    always(Call::utime),
+    always(Call::utimes),
+    always(Call::futimesat),
+    // Without a path it concerns an open file, which has the mount it was opened on.
+    when(Call::utimensat, &[When::NotNull(1)]),
+    always(Call::setxattr),
+    always(Call::lsetxattr),
+    always(Call::removexattr),
+    always(Call::lremovexattr),
+    when(Call::access, &[When::Any(1, WRITE_OK)]),
+    when(Call::faccessat, &[When::Any(2, WRITE_OK)]),
+    when(Call::faccessat2, &[When::Any(2, WRITE_OK)]),
+    // A socket with a name in the file tree.
+    always(Call::bind),
+];
+
+fn at(directory: u64, address: u64) -> At {
+    At {
+        directory: directory as i32,
+        address,
+    }
+}
+
+fn here(address: u64) -> At {
+    At {
+        directory: libc::AT_FDCWD,
+        address,
+    }
+}
+
+fn links(flags: u64) -> Links {
+    match flags & libc::AT_SYMLINK_NOFOLLOW as u64 {
+        0 => Links::Follow,
+        _ => Links::Keep,
+    }
+}
+
+impl Operation {
+    /// What a call wants; `None` for one that is not watched.
+    pub fn read(call: Call, a: [u64; 6]) -> Option<Operation> {
+        use Links::{Follow, Keep};
+        let word = |index: usize| a[index] as u32;
+        const REMOVE_DIRECTORY: u32 = libc::AT_REMOVEDIR as u32;
+        const CREATE: u32 = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u32;
+        Some(match call {
+            Call::openat => Operation::Open {
+                at: at(a[0], a[1]),
+                flags: word(2),
+                mode: word(3),
+            },
+            Call::mkdirat => Operation::MakeDirectory {
+                at: at(a[0], a[1]),
+                mode: word(2),
+            },
+            Call::mknodat => Operation::MakeNode {
+                at: at(a[0], a[1]),
+                mode: word(2),
+                device: a[3],
+            },
+            Call::unlinkat => Operation::Remove {
+                at: at(a[0], a[1]),
+                flags: word(2),
+            },
+            Call::renameat => Operation::Rename {
+                from: at(a[0], a[1]),
+                to: at(a[2], a[3]),
+                flags: 0,
+            },
+            Call::renameat2 => Operation::Rename {
+                from: at(a[0], a[1]),
+                to: at(a[2], a[3]),
+                flags: word(4),
+            },
+            Call::linkat => Operation::Link {
+                from: at(a[0], a[1]),
+                to: at(a[2], a[3]),
+                flags: word(4),
+            },
+            Call::symlinkat => Operation::SymbolicLink {
+                target: a[0],
+                at: at(a[1], a[2]),
+            },
+            Call::truncate => Operation::Truncate {
+                at: here(a[0]),
+                length: a[1],
+            },
+            Call::fchmodat => Operation::Mode {
+                at: at(a[0], a[1]),
+                mode: word(2),
+                links: Follow,
+            },
+            Call::fchmodat2 => Operation::Mode {
+                at: at(a[0], a[1]),
+                mode: word(2),
+                links: links(a[3]),
+            },
+            Call::fchownat => Operation::Owner {
+                at: at(a[0], a[1]),
+                uid: word(2),
+                gid: word(3),
+                links: links(a[4]),
+            },
+            Call::utimensat => Operation::Times {
+                at: at(a[0], a[1]),
+                times: Times::Timespec(a[2]),
+                links: links(a[3]),
+            },
+            Call::setxattr | Call::lsetxattr => Operation::SetAttribute {
+                at: here(a[0]),
+                name: a[1],
+                value: a[2],
+                size: a[3],
+                flags: word(4),
+                links: if call == Call::setxattr { Follow } else { Keep },
+            },
+            Call::removexattr => Operation::RemoveAttribute {
+                at: here(a[0]),
+                name: a[1],
+                links: Follow,
+            },
+            Call::lremovexattr => Operation::RemoveAttribute {
+                at: here(a[0]),
+                name: a[1],
+                links: Keep,
+            },
+            Call::faccessat => Operation::Access {
+                at: at(a[0], a[1]),
+                mode: word(2),
+                links: Follow,
+            },
+            Call::faccessat2 => Operation::Access {
+                at: at(a[0], a[1]),
+                mode: word(2),
+                links: links(a[3]),
+            },
+            Call::bind => Operation::Bind {
+                socket: a[0] as i32,
+                address: a[1],
+                length: a[2],
+            },
+            Call::open => Operation::Open {
+                at: here(a[0]),
+                flags: word(1),
+                mode: word(2),
+            },
+            Call::creat => Operation::Open {
+                at: here(a[0]),
+                flags: CREATE,
+                mode: word(1),
+            },
+            Call::access => Operation::Access {
+                at: here(a[0]),
+                mode: word(1),
+                links: Follow,
+            },
+            Call::mkdir => Operation::MakeDirectory {
+                at: here(a[0]),
+                mode: word(1),
+            },
+            Call::mknod => Operation::MakeNode {
+                at: here(a[0]),
+                mode: word(1),
+                device: a[2],
+            },
+            Call::unlink => Operation::Remove {
+                at: here(a[0]),
+                flags: 0,
+            },
+            Call::rmdir => Operation::Remove {
+                at: here(a[0]),
+                flags: REMOVE_DIRECTORY,
+            },
+            Call::rename => Operation::Rename {
+                from: here(a[0]),
+                to: here(a[1]),
+                flags: 0,
+            },
+            Call::link => Operation::Link {
+                from: here(a[0]),
+                to: here(a[1]),
+                flags: 0,
+            },
+            Call::symlink => Operation::SymbolicLink {
+                target: a[0],
+                at: here(a[1]),
+            },
+            Call::chmod => Operation::Mode {
+                at: here(a[0]),
+                mode: word(1),
+                links: Follow,
+            },
+            Call::chown => Operation::Owner {
+                at: here(a[0]),
+                uid: word(1),
+                gid: word(2),
+                links: Follow,
+            },
+            Call::lchown => Operation::Owner {
+                at: here(a[0]),
+                uid: word(1),
+                gid: word(2),
+                links: Keep,
+            },
+            Call::utime => Operation::Times {
+                at: here(a[0]),
+                times: Times::Utimbuf(a[1]),
+                links: Follow,
+            },
+            Call::utimes => Operation::Times {
+                at: here(a[0]),
+                times: Times::Timeval(a[1]),
+                links: Follow,
+            },
+            Call::futimesat => Operation::Times {
+                at: at(a[0], a[1]),
+                times: Times::Timeval(a[2]),
+                links: Follow,
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// Leaves the calling function where the path does not lead into a guarded tree.
+macro_rules! inside {
+    ($place:expr) => {
+        match $place? {
+            Some(place) => place,
+            None => return Ok(Done::Elsewhere),
+        }
+    };
+}
+
+/// Leaves the calling function where the change is refused.
+macro_rules! permitted {
+    ($verdict:expr) => {
+        match $verdict? {
+            Judged::Permitted => {}
+            Judged::Refused(refusal) => return Ok(Done::Refused(refusal)),
+        }
+    };
+}
+
+/// A judgement with everything looked up that it depends on.
+enum Judged {
+    Permitted,
+    Refused(Refusal),
+}
+
+impl Guard {
+    /// Carries a call out, refuses it, or finds that it is not the guard's.
+    pub(super) fn carry_out(&mut self, caller: Caller<'_>, operation: Operation) -> Result<Done, Errno> {
+        match operation {
+            Operation::Open { at, flags, mode } => self.open(caller, at, flags, mode),
+            Operation::MakeDirectory { at, mode } => self.make_directory(caller, at, mode),
+            Operation::MakeNode { at, mode, device } => {
+                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                permitted!(self.judge(&place, Change::Create(Kind::Node)));
+                let kind = FileType::from_raw_mode(mode);
+                done(self.with_umask(caller, || {
+                    rustix::fs::mknodat(
+                        &place.parent,
+                        &place.name,
+                        kind,
+                        Mode::from_raw_mode(mode),
+                        device as Dev,
+                    )
+                }))
+            }
+            Operation::Remove { at, flags } => {
+                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                if place.dots {
+                    return Ok(Done::Elsewhere);
+                }
+                permitted!(self.judge(&place, Change::Remove));
+                place.demand_directory()?;
+                let flags = AtFlags::from_bits_retain(flags);
+                done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
+            }
+            Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
+            Operation::Link { from, to, flags } => self.link(caller, from, to, flags),
+            Operation::SymbolicLink { target, at } => {
+                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                if place.must_be_directory {
+                    return Ok(Done::Elsewhere);
+                }
+                let target = caller.string(target)?;
+                // Git once made HEAD a link to the branch.
+                let head = same_name(&place.name, "HEAD") && target.as_bytes().starts_with(b"refs/");
+                let kind = if head { Kind::File } else { Kind::Link };
+                permitted!(self.judge(&place, Change::Create(kind)));
+                done(rustix::fs::symlinkat(&target, &place.parent, &place.name))
+            }
+            Operation::Truncate { at, length } => {
+                let place = inside!(find(&self.trees, caller, at, Links::Follow));
+                if place.kind()? != Some(FileType::RegularFile) {
+                    return Ok(Done::Elsewhere);
+                }
+                permitted!(self.judge(&place, Change::Write));
+                let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&place.parent, &place.name, flags, Mode::empty())?;
+                done(rustix::fs::ftruncate(&file, length))
+            }
+            Operation::Mode { at, mode, links } => {
+                let place = inside!(self.object(caller, at, links));
+                permitted!(self.judge(&place, Change::Attributes));
+                if place.kind()? == Some(FileType::Symlink) {
+                    return Err(Errno::OPNOTSUPP);
+                }
+                let mode = Mode::from_raw_mode(mode);
+                done(rustix::fs::chmodat(&place.parent, &place.name, mode, AtFlags::empty()))
+            }
+            Operation::Owner { at, uid, gid, links } => {
+                let place = inside!(self.object(caller, at, links));
+                permitted!(self.judge(&place, Change::Attributes));
+                let uid = (uid != u32::MAX).then(|| Uid::from_raw(uid));
+                let gid = (gid != u32::MAX).then(|| Gid::from_raw(gid));
+                done(rustix::fs::chownat(
+                    &place.parent,
+                    &place.name,
+                    uid,
+                    gid,
+                    AtFlags::SYMLINK_NOFOLLOW,
+                ))
+            }
+            Operation::Times { at, times, links } => {
+                let place = inside!(self.object(caller, at, links));
+                permitted!(self.judge(&place, Change::Attributes));
+                let times = read_times(caller, times)?;
+                done(rustix::fs::utimensat(
+                    &place.parent,
+                    &place.name,
+                    &times,
+                    AtFlags::SYMLINK_NOFOLLOW,
+                ))
+            }
+            Operation::SetAttribute {
+                at,
+                name,
+                value,
+                size,
+                flags,
+                links,
+            } => {
+                let place = inside!(self.object(caller, at, links));
+                permitted!(self.judge(&place, Change::Attributes));
+                let name = caller.string(name)?;
+                if size > XATTR_SIZE_MAX {
+                    return Err(Errno::TOOBIG);
+                }
+                let value = match size {
+                    0 => Vec::new(),
+                    size => caller.bytes(value, size as usize)?,
+                };
+                let flags = XattrFlags::from_bits_retain(flags);
+                done(rustix::fs::lsetxattr(path_to(&place), &name, &value, flags))
+            }
+            Operation::RemoveAttribute { at, name, links } => {
+                let place = inside!(self.object(caller, at, links));
+                permitted!(self.judge(&place, Change::Attributes));
+                let name = caller.string(name)?;
+                done(rustix::fs::lremovexattr(path_to(&place), &name))
+            }
+            Operation::Access { at, mode, links } => {
+                let place = inside!(self.object(caller, at, links));
+                let access = rustix::fs::Access::from_bits_retain(mode);
+                rustix::fs::accessat(&place.parent, &place.name, access, AtFlags::empty())?;
+                match self
+                    .rules
+                    .judge(&self.trees, place.tree, &place.relative(), Change::Write)
+                {
+                    Verdict::Refuse(_) => Err(Errno::ACCESS),
+                    _ => Ok(Done::Value(0)),
+                }
+            }
+            Operation::Bind {
+                socket,
+                address,
+                length,
+            } => self.bind(caller, socket, address, length),
+        }
+    }
+
+    /// The place of something that exists: what its last name means counts, not what it is in its directory. A symbolic link has no mode, and what
+    /// a call without a path means is an open file.
+    fn object(&self, caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
+        find(&self.trees, caller, at, links)
+    }
+
+    /// Judges a change of contents or names, and reads what the judgement depends on.
+    fn judge(&mut self, place: &Place, change: Change) -> Result<Judged, Errno> {
+        let path = place.relative();
+        let rule = match self.rules.judge(&self.trees, place.tree, &path, change) {
+            Verdict::Allow => return Ok(Judged::Permitted),
+            Verdict::Refuse(rule) => rule,
+            Verdict::Adopt => {
+                let tree = &self.trees[place.tree];
+                match repository::adopt(tree, &place.parent, &place.directory)? {
+                    Ok(()) => {
+                        self.rules.remember(&self.trees, place.tree, &place.directory);
+                        return Ok(Judged::Permitted);
+                    }
+                    Err(rule) => rule,
+                }
+            }
+            // Those who can handle these ask for the verdict themselves.
+            Verdict::Configuration | Verdict::CommonDirectory | Verdict::WorktreeConfiguration => {
+                "git: a repository's configuration".to_owned()
+            }
+        };
+        Ok(Judged::Refused(self.refusal(place, rule)))
+    }
+
+    fn refusal(&self, place: &Place, rule: String) -> Refusal {
+        Refusal {
+            path: self.trees[place.tree].path.join(place.relative()),
+            rule,
+        }
+    }
+
+    fn open(&mut self, caller: Caller<'_>, at: At, flags: u32, mode: u32) -> Result<Done, Errno> {
+        let flags = OFlags::from_bits_retain(flags);
+        if flags.contains(OFlags::PATH) {
+            return Ok(Done::Elsewhere);
+        }
+        let exclusive = flags.contains(OFlags::CREATE | OFlags::EXCL);
+        let links = match exclusive || flags.contains(OFlags::NOFOLLOW) {
+            true => Links::Keep,
+            false => Links::Follow,
+        };
+        let place = inside!(find(&self.trees, caller, at, links));
+        let close_on_exec = flags.contains(OFlags::CLOEXEC);
+        let own = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        if flags.contains(OFlags::TMPFILE) {
+            let file = self.with_umask(caller, || rustix::fs::openat(&place.parent, &place.name, own, mode))?;
+            return Ok(Done::Opened(file, close_on_exec));
+        }
+        let kind = place.kind()?;
+        let creates = kind.is_none();
+        match kind {
+            None if !flags.contains(OFlags::CREATE) => return Err(Errno::NOENT),
+            None if place.must_be_directory => return Err(Errno::ISDIR),
+            None | Some(FileType::RegularFile) => {}
+            // Directories are not opened for writing; devices, FIFOs and sockets are not part of the tree's contents.
+            Some(_) => return Ok(Done::Elsewhere),
+        }
+        if kind.is_some() && place.must_be_directory {
+            return Err(Errno::NOTDIR);
+        }
+        if kind.is_some() && exclusive {
+            return Err(Errno::EXIST);
+        }
+        let writes = flags.bits() & OPEN_CHANGES & !(libc::O_CREAT as u32) != 0;
+        if creates || writes {
+            let change = if creates {
+                Change::Create(Kind::File)
+            } else {
+                Change::Write
+            };
+            let path = place.relative();
+            let file = match self.rules.judge(&self.trees, place.tree, &path, change) {
+                Verdict::CommonDirectory => Some(repository::common_directory(&place)?),
+                Verdict::WorktreeConfiguration => {
+                    Some(repository::worktree_configuration(&self.trees[place.tree], &place)?)
+                }
+                _ => None,
+            };
+            if let Some(file) = file {
+                return Ok(Done::Opened(file, close_on_exec));
+            }
+            permitted!(self.judge(&place, change));
+        }
+        let file = match creates {
+            // Whoever else made it meanwhile made it outside; that is EEXIST where it was to be new, and fine else.
+            true => self.with_umask(caller, || rustix::fs::openat(&place.parent, &place.name, own, mode))?,
+            false => rustix::fs::openat(&place.parent, &place.name, own, mode)?,
+        };
+        if creates && same_name(&place.name, ".git") {
+            self.rules.remember(&self.trees, place.tree, &place.relative());
+        }
+        Ok(Done::Opened(file, close_on_exec))
+    }
+
+    fn make_directory(&mut self, caller: Caller<'_>, at: At, mode: u32) -> Result<Done, Errno> {
+        let place = inside!(find(&self.trees, caller, at, Links::Keep));
+        if place.kind()?.is_some() {
+            return Err(Errno::EXIST);
+        }
+        permitted!(self.judge(&place, Change::Create(Kind::Directory)));
+        let result = self.with_umask(caller, || {
+            rustix::fs::mkdirat(&place.parent, &place.name, Mode::from_raw_mode(mode & 0o7777))
+        });
+        if result.is_ok() && same_name(&place.name, ".git") {
+            self.rules.remember(&self.trees, place.tree, &place.relative());
+        }
+        done(result)
+    }
+
+    fn rename(&mut self, caller: Caller<'_>, from: At, to: At, flags: u32) -> Result<Done, Errno> {
+        // Where only one end is guarded the other is on another mount, and the kernel says EXDEV.
+        let from = inside!(find(&self.trees, caller, from, Links::Keep));
+        let to = inside!(find(&self.trees, caller, to, Links::Keep));
+        if from.tree != to.tree || from.dots || to.dots {
+            return Ok(Done::Elsewhere);
+        }
+        from.demand_directory()?;
+        let Some(kind) = from.kind()? else {
+            return Err(Errno::NOENT);
+        };
+        if to.must_be_directory && kind != FileType::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        let flags = RenameFlags::from_bits_retain(flags);
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let from_kind = self.kind_of(&from, kind);
+        permitted!(self.judge(&from, Change::MoveAway));
+        let replaces = Change::Replace(from_kind);
+        if !exchange && self.rules.judge(&self.trees, to.tree, &to.relative(), replaces) == Verdict::Configuration {
+            if flags.contains(RenameFlags::NOREPLACE) && to.kind()?.is_some() {
+                return Err(Errno::EXIST);
+            }
+            return match repository::replace_configuration(&self.trees, &mut self.started, &from, &to)? {
+                Ok(()) => Ok(Done::Value(0)),
+                Err(rule) => Ok(Done::Refused(self.refusal(&to, rule))),
+            };
+        }
+        permitted!(self.judge(&to, replaces));
+        if exchange {
+            let Some(kind) = to.kind()? else {
+                return Err(Errno::NOENT);
+            };
+            let to_kind = self.kind_of(&to, kind);
+            permitted!(self.judge(&to, Change::MoveAway));
+            permitted!(self.judge(&from, Change::Replace(to_kind)));
+        }
+        done(rustix::fs::renameat_with(
+            &from.parent,
+            &from.name,
+            &to.parent,
+            &to.name,
+            flags,
+        ))
+    }
+
+    fn kind_of(&self, place: &Place, kind: FileType) -> Kind {
+        match kind {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory if self.look(place).is_repository(&place.relative()) => Kind::Repository,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Node,
+        }
+    }
+
+    fn look(&self, place: &Place) -> super::rules::Look<'_> {
+        super::rules::Look {
+            trees: &self.trees,
+            tree: place.tree,
+        }
+    }
+
+    fn link(&mut self, caller: Caller<'_>, from: At, to: At, flags: u32) -> Result<Done, Errno> {
+        let to = inside!(find(&self.trees, caller, to, Links::Keep));
+        let by_descriptor = flags & libc::AT_EMPTY_PATH as u32 != 0 && caller.string(from.address)?.is_empty();
+        let follow = flags & libc::AT_SYMLINK_FOLLOW as u32 != 0;
+        // A file that has no name yet is given one by its descriptor, or by that descriptor's name in /proc.
+        let source = match by_descriptor {
+            true => None,
+            false => find(
+                &self.trees,
+                caller,
+                from,
+                if follow { Links::Follow } else { Links::Keep },
+            )?,
+        };
+        let Some(source) = source else {
+            let path = match by_descriptor {
+                true => caller.link(from.directory).into_os_string(),
+                false => super::caller::of_caller(
+                    caller,
+                    std::ffi::OsStr::from_bytes(caller.string(from.address)?.as_bytes()),
+                ),
+            };
+            if !Path::new(&path).starts_with(format!("/proc/{}/fd", caller.thread)) {
+                return Ok(Done::Elsewhere);
+            }
+            let file = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            // One that has names is linked by them.
+            if rustix::fs::fstat(&file)?.st_nlink != 0 {
+                return Ok(Done::Elsewhere);
+            }
+            permitted!(self.judge(&to, Change::Replace(Kind::File)));
+            let path = proc_path(&file);
+            return done(rustix::fs::linkat(
+                rustix::fs::CWD,
+                &path,
+                &to.parent,
+                &to.name,
+                AtFlags::SYMLINK_FOLLOW,
+            ));
+        };
+        let Some(kind) = source.kind()? else {
+            return Err(Errno::NOENT);
+        };
+        // By another name a protected file could be written.
+        permitted!(self.judge(&source, Change::Write));
+        let kind = self.kind_of(&source, kind);
+        permitted!(self.judge(&to, Change::Replace(kind)));
+        done(rustix::fs::linkat(
+            &source.parent,
+            &source.name,
+            &to.parent,
+            &to.name,
+            AtFlags::empty(),
+        ))
+    }
+
+    /// A socket in a guarded tree gets its name from init, which takes the socket for that moment.
+    fn bind(&mut self, caller: Caller<'_>, socket: i32, address: u64, length: u64) -> Result<Done, Errno> {
+        const FAMILY: usize = size_of::<libc::sa_family_t>();
+        if length as usize <= FAMILY || length as usize > size_of::<libc::sockaddr_un>() {
+            return Ok(Done::Elsewhere);
+        }
+        let bytes = caller.bytes(address, length as usize)?;
+        let family = libc::sa_family_t::from_ne_bytes([bytes[0], bytes[1]]);
+        let path = bytes[FAMILY..].split(|byte| *byte == 0).next().unwrap_or_default();
+        if i32::from(family) != libc::AF_UNIX || path.is_empty() {
+            return Ok(Done::Elsewhere);
+        }
+        let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+        let place = inside!(find_path(&self.trees, caller, libc::AT_FDCWD, &path, Links::Keep));
+        if place.kind()?.is_some() {
+            return Err(Errno::ADDRINUSE);
+        }
+        permitted!(self.judge(&place, Change::Create(Kind::Node)));
+        let process = rustix::process::Pid::from_raw(caller.process()?).ok_or(Errno::SRCH)?;
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+        let socket = notify::descriptor_of(process.as_fd(), socket).map_err(errno)?;
+        // By a name alone, from its directory: the path could be too long for an address otherwise.
+        let name = rustix::net::SocketAddrUnix::new(&*place.name)?;
+        rustix::process::fchdir(&place.directory_for_entering()?)?;
+        let result = self.with_umask(caller, || rustix::net::bind(&socket, &name));
+        rustix::process::chdir("/")?;
+        done(result)
+    }
+
+    /// Runs something with the caller's file mode creation mask.
+    fn with_umask<T>(&self, caller: Caller<'_>, run: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let own = rustix::process::umask(Mode::from_raw_mode(caller.umask()?));
+        let result = run();
+        rustix::process::umask(own);
+        result
+    }
+}
+
+fn done<T>(result: Result<T, Errno>) -> Result<Done, Errno> {
+    result.map(|_| Done::Value(0))
+}
+
+fn proc_path(file: &OwnedFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// A path to a place for calls that take nothing else.
+fn path_to(place: &Place) -> std::path::PathBuf {
+    Path::new(&proc_path(&place.parent)).join(&place.name)
+}
+
+impl Place {
+    /// ENOTDIR where a slash followed the name of something else.
+    fn demand_directory(&self) -> Result<(), Errno> {
+        match self.must_be_directory && self.kind()?.is_some_and(|kind| kind != FileType::Directory) {
+            true => Err(Errno::NOTDIR),
+            false => Ok(()),
+        }
+    }
+
+    fn directory_for_entering(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.parent, ".", flags, Mode::empty())
+    }
+}
+
+/// The times a call sets; without any it sets now.
+fn read_times(caller: Caller<'_>, times: Times) -> Result<Timestamps, Errno> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_NOW,
+    };
+    let spec = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let (last_access, last_modification) = match times {
+        Times::Timespec(0) | Times::Timeval(0) | Times::Utimbuf(0) => (now, now),
+        Times::Timespec(address) => {
+            let [access, access_ns, modification, modification_ns] = caller.words(address)?;
+            (spec(access, access_ns), spec(modification, modification_ns))
+        }
+        Times::Timeval(address) => {
+            let [access, access_us, modification, modification_us] = caller.words(address)?;
+            let valid = 0..1_000_000;
+            if !valid.contains(&access_us) || !valid.contains(&modification_us) {
+                return Err(Errno::INVAL);
+            }
+            (
+                spec(access, access_us * 1000),
+                spec(modification, modification_us * 1000),
+            )
+        }
+        Times::Utimbuf(address) => {
+            let [access, modification] = caller.words(address)?;
+            (spec(access, 0), spec(modification, 0))
+        }
+    };
+    Ok(Timestamps {
+        last_access,
+        last_modification,
+    })
+}

@@ -1,0 +1,267 @@
+//! Where a path of a waiting call leads: into a guarded tree, and there to which directory and name, or elsewhere.
+//!
+//! A guarded tree is mounted twice at one place: writable, and over that read-only. The command only ever walks the upper, read-only mount;
+//! init keeps a descriptor of the lower one's root and changes the tree through it. So a wrong answer here can make a
+//! change fail, or happen in another directory of the same tree than the one a racing caller last named. It cannot let a change by:
+//! what is not carried out here is carried out by the kernel on a mount that is read-only.
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::caller::{At, Caller, of_caller};
+
+/// Symbolic links followed in one path: the kernel's own bound (`MAXSYMLINKS` of linux/namei.h).
+const MAX_LINKS: usize = 40;
+
+/// How often a directory is looked up again that was renamed from outside meanwhile.
+const ATTEMPTS: usize = 4;
+
+/// A tree that only init changes.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// Where it is in the view.
+    pub path: PathBuf,
+    /// The root of its writable mount.
+    pub root: OwnedFd,
+}
+
+/// A name in a directory of a guarded tree.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Which tree.
+    pub tree: usize,
+    /// The directory, on the writable mount.
+    pub parent: OwnedFd,
+    /// The directory relative to the tree's root, without symbolic links.
+    pub directory: PathBuf,
+    /// The name; `.` for the directory itself.
+    pub name: OsString,
+    /// Whether a slash followed.
+    pub must_be_directory: bool,
+    /// Whether the path ended in `.` or `..`: such an entry can be neither made nor removed.
+    pub dots: bool,
+}
+
+impl Place {
+    /// The path relative to the tree's root.
+    pub fn relative(&self) -> PathBuf {
+        match self.name.as_bytes() {
+            b"." => self.directory.clone(),
+            _ => self.directory.join(&self.name),
+        }
+    }
+
+    /// What kind of thing the name means; `None` when it means nothing.
+    pub fn kind(&self) -> Result<Option<FileType>, Errno> {
+        match rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether the last name of a path is followed when it is a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Links {
+    Follow,
+    Keep,
+}
+
+/// Finds where a path argument leads. `None`: not into a guarded tree, or nowhere; the kernel shall say.
+pub(super) fn find(trees: &[Tree], caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
+    let path = caller.string(at.address)?;
+    find_path(trees, caller, at.directory, &path, links)
+}
+
+/// As [`find`], with the path already read.
+pub(super) fn find_path(
+    trees: &[Tree],
+    caller: Caller<'_>,
+    directory: i32,
+    path: &CStr,
+    links: Links,
+) -> Result<Option<Place>, Errno> {
+    let path = OsStr::from_bytes(path.to_bytes());
+    // By far the most frequent one that is written to and lies elsewhere.
+    if path.is_empty() || path == "/dev/null" {
+        return Ok(None);
+    }
+    let mut from = directory;
+    let mut path = of_caller(caller, path);
+    for _ in 0..MAX_LINKS {
+        let Some(place) = locate(trees, caller, from, &path)? else {
+            return Ok(None);
+        };
+        if links == Links::Keep && !place.must_be_directory || place.kind()? != Some(FileType::Symlink) {
+            return Ok(Some(place));
+        }
+        let target = rustix::fs::readlinkat(&place.parent, &place.name, Vec::with_capacity(256))?;
+        let target = OsString::from_vec(target.into_bytes());
+        let mut next = match Path::new(&target).is_absolute() {
+            true => PathBuf::from(of_caller(caller, &target)),
+            false => trees[place.tree].path.join(&place.directory).join(&target),
+        };
+        if place.must_be_directory {
+            next.push("");
+        }
+        (from, path) = (libc::AT_FDCWD, next.into_os_string());
+    }
+    Err(Errno::LOOP)
+}
+
+/// The directory and the last name of a path, if that directory lies in a tree.
+fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result<Option<Place>, Errno> {
+    let trimmed = trim(path.as_bytes());
+    let must_be_directory = trimmed.len() < path.len();
+    let whole = match Path::new(path).is_absolute() {
+        true => PathBuf::from(OsStr::from_bytes(trimmed)),
+        false => caller.base(from)?.join(OsStr::from_bytes(trimmed)),
+    };
+    let finish = |place: Option<Place>| match place {
+        // What was read belongs to the caller only if it still waits.
+        Some(_) if !caller.waits() => Err(Errno::INTR),
+        place => Ok(place.map(|place| Place {
+            must_be_directory,
+            dots: ends_in_dots(trimmed),
+            ..place
+        })),
+    };
+    if let Some(place) = walk_names(trees, &whole) {
+        return finish(place?);
+    }
+    finish(walk_links(trees, caller, from, trimmed)?)
+}
+
+/// Without trailing slashes.
+fn trim(mut path: &[u8]) -> &[u8] {
+    while let [rest @ .., b'/'] = path
+        && !rest.is_empty()
+    {
+        path = rest;
+    }
+    path
+}
+
+/// Whether a path ends in `.` or `..`, and so names no entry of a directory.
+fn ends_in_dots(path: &[u8]) -> bool {
+    matches!(path.rsplit(|byte| *byte == b'/').next(), Some(b"." | b".."))
+}
+
+/// For a path that names a tree's root and then only names: no link, no `..`. `None`: it is not that simple.
+fn walk_names(trees: &[Tree], whole: &Path) -> Option<Result<Option<Place>, Errno>> {
+    let (index, rest) = containing(trees, whole)?;
+    let mut names: Vec<&OsStr> = Vec::new();
+    for component in rest.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    let name = names.pop().unwrap_or(OsStr::new("."));
+    let directory: PathBuf = names.iter().collect();
+    match open_beneath(&trees[index], &directory) {
+        Ok(parent) => Some(Ok(Some(Place {
+            tree: index,
+            parent,
+            directory,
+            name: name.to_owned(),
+            must_be_directory: false,
+            dots: false,
+        }))),
+        Err(Errno::LOOP) => None,
+        // As the kernel will say.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Some(Ok(None)),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// For every other path: the kernel walks to the directory in the view, which then is looked up on the writable mount.
+fn walk_links(trees: &[Tree], caller: Caller<'_>, from: i32, path: &[u8]) -> Result<Option<Place>, Errno> {
+    let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) => (&b"/"[..], &path[1..]),
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&b"."[..], path),
+    };
+    // A path may also end in a directory itself.
+    let (parent, name) = match name {
+        b"" | b"." | b".." => (path, &b"."[..]),
+        name => (parent, name),
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    for _ in 0..ATTEMPTS {
+        let opened = if path.starts_with(b"/") {
+            rustix::fs::open(parent, flags | OFlags::DIRECTORY, Mode::empty())
+        } else {
+            rustix::fs::open(caller.link(from), flags, Mode::empty())
+                .and_then(|base| rustix::fs::openat(base, parent, flags | OFlags::DIRECTORY, Mode::empty()))
+        };
+        // The kernel will say the same, and what it does is harmless.
+        let Ok(seen) = opened else { return Ok(None) };
+        let real = path_of(&seen)?;
+        let Some((tree, directory)) = containing(trees, &real) else {
+            return Ok(None);
+        };
+        match open_beneath(&trees[tree], directory) {
+            Ok(parent) if same(&seen, &parent)? => {
+                return Ok(Some(Place {
+                    tree,
+                    parent,
+                    directory: directory.to_owned(),
+                    name: OsStr::from_bytes(name).to_owned(),
+                    must_be_directory: false,
+                    dots: false,
+                }));
+            }
+            // It was renamed or removed meanwhile.
+            Ok(_) | Err(Errno::LOOP | Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // A directory that was removed while it is somebody's working directory: nothing can be made in it.
+    Err(Errno::NOENT)
+}
+
+/// The innermost tree that holds a path, and the path in it.
+pub(super) fn containing<'p>(trees: &[Tree], path: &'p Path) -> Option<(usize, &'p Path)> {
+    trees
+        .iter()
+        .enumerate()
+        .filter_map(|(index, tree)| Some((index, path.strip_prefix(&tree.path).ok()?)))
+        .min_by_key(|(_, rest)| rest.as_os_str().len())
+}
+
+/// A directory of a tree, on its writable mount, reached without symbolic links.
+pub(super) fn open_beneath(tree: &Tree, directory: &Path) -> Result<OwnedFd, Errno> {
+    let directory = match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+    loop {
+        match rustix::fs::openat2(&tree.root, directory, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// The path that `/proc` names for a descriptor of ours.
+pub(super) fn path_of(fd: &OwnedFd) -> Result<PathBuf, Errno> {
+    use std::os::fd::AsRawFd;
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let path = rustix::fs::readlinkat(CWD, link, Vec::with_capacity(256))?;
+    Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+}
+
+fn same(left: &OwnedFd, right: &OwnedFd) -> Result<bool, Errno> {
+    let (left, right) = (rustix::fs::fstat(left)?, rustix::fs::fstat(right)?);
+    Ok((left.st_dev, left.st_ino) == (right.st_dev, right.st_ino))
+}

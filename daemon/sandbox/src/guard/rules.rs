@@ -1,0 +1,396 @@
+//! What must not change in a guarded tree, decided by where a change would happen.
+//!
+//! Three kinds of places. *Names* that the policy protects, at the root of the tree and of every repository in it: settings by which an
+//! editor or an agent runs programs. *Programs* that the repository's own configuration names: hooks kept in the project.
+//! And *git's own files*, in every directory that git would take for a repository, whatever it is called: hooks, configuration, and what
+//! leads git to another repository's. A directory that becomes a repository by a change is looked at in that moment.
+//!
+//! All changes of a tree pass through one thread, one after the other, so what is looked up here holds until the change is made: nobody inside
+//! can move a directory in between. Who outside does so is not whom this guards against.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::place::{Tree, open_beneath};
+
+/// What a change does to a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Something new appears under a name that means nothing yet.
+    Create(Kind),
+    /// What is there gets other contents.
+    Write,
+    /// What is there gets another mode, owner, time or attribute.
+    Attributes,
+    /// The name means nothing any more, and what it meant is gone.
+    Remove,
+    /// The name means nothing any more; what it meant gets another one.
+    MoveAway,
+    /// The name comes to mean something that exists already under another one.
+    Replace(Kind),
+}
+
+/// What appears under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    /// A directory that is a repository and was guarded as one.
+    Repository,
+    Link,
+    /// A FIFO or socket: its reader reads what its writer says.
+    Node,
+}
+
+/// What is to be done with a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Allow,
+    /// It is refused, because of this.
+    Refuse(String),
+    /// The name is a repository's configuration: what it is replaced by must be read first.
+    Configuration,
+    /// A directory becomes a repository by the change: its configuration must be read first.
+    Adopt,
+    /// The name is the configuration of a linked worktree that is being made: a copy of the repository's own.
+    WorktreeConfiguration,
+    /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
+    CommonDirectory,
+}
+
+/// The names that make a directory a repository: git asks for these three (`is_git_directory` of git's setup.c).
+const SHAPE: [&str; 3] = ["HEAD", "objects", "refs"];
+
+/// Names of a repository that rules exist for.
+const SENSITIVE: [&str; 8] = [
+    "config",
+    "config.worktree",
+    "commondir",
+    "hooks",
+    "info",
+    "objects",
+    "remotes",
+    "branches",
+];
+
+/// The rules of a sandbox.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// Paths relative to the root of a tree or repository.
+    protected: Vec<PathBuf>,
+    /// Whether git's files are guarded.
+    git: bool,
+    /// Per tree: what its repository's configuration names, with why.
+    programs: Vec<Vec<(PathBuf, String)>>,
+    /// Repositories made in this sandbox: device and inode of their `.git`, or of the directory itself. Nobody outside trusts them yet.
+    born: HashSet<(u64, u64)>,
+}
+
+impl Rules {
+    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>) -> Self {
+        Rules {
+            protected,
+            git,
+            programs,
+            born: HashSet::new(),
+        }
+    }
+
+    /// Judges a change of `path`, relative to the tree's root.
+    pub fn judge(&self, trees: &[Tree], tree: usize, path: &Path, change: Change) -> Verdict {
+        let view = Look { trees, tree };
+        let names: Vec<&OsStr> = path.iter().collect();
+        if let Some(rule) = self.protects(view, path, &names, change) {
+            return Verdict::Refuse(rule);
+        }
+        match self.git {
+            true => self.judge_git(view, path, &names, change),
+            false => Verdict::Allow,
+        }
+    }
+
+    /// The rule by which a name of the policy, or a program that the repository names, is protected.
+    fn protects(&self, view: Look<'_>, path: &Path, names: &[&OsStr], change: Change) -> Option<String> {
+        let takes_along = matches!(change, Change::Remove | Change::MoveAway | Change::Replace(_));
+        let own = self.protected.iter().map(|path| (path.as_path(), None));
+        let programs = self.programs[view.tree].iter();
+        let programs = programs.map(|(path, why)| (path.as_path(), Some(why.as_str())));
+        for (protected, why) in own.chain(programs) {
+            let above = takes_along && starts_with(protected, path) && !names.is_empty() && view.exists(protected);
+            if starts_with(path, protected) || above {
+                return Some(match why {
+                    Some(why) => why.to_owned(),
+                    None => format!("filesystem.protect: {}", protected.display()),
+                });
+            }
+        }
+        for (index, _) in names.iter().enumerate().skip(1) {
+            let rest: PathBuf = names[index..].iter().collect();
+            let Some(protected) = self.protected.iter().find(|protected| starts_with(&rest, protected)) else {
+                continue;
+            };
+            let root: PathBuf = names[..index].iter().collect();
+            let mark = root.join(".git");
+            if view.exists(&mark) && !self.is_born(view, &mark) {
+                return Some(format!("filesystem.protect: {} of a repository", protected.display()));
+            }
+        }
+        None
+    }
+
+    fn judge_git(&self, view: Look<'_>, path: &Path, names: &[&OsStr], change: Change) -> Verdict {
+        let Some(name) = names.last() else {
+            return Verdict::Allow;
+        };
+        if same_name(name, ".git") {
+            return self.judge_dot_git(view, path, change);
+        }
+        for (index, name) in names.iter().enumerate() {
+            if !SENSITIVE.iter().any(|sensitive| same_name(name, sensitive)) {
+                continue;
+            }
+            let repository: PathBuf = names[..index].iter().collect();
+            if view.is_repository(&repository) {
+                match self.judge_inside(view, &repository, &names[index..], change) {
+                    Verdict::Allow => {}
+                    verdict => return verdict,
+                }
+            }
+        }
+        // These mean something also where no repository is yet, or is not seen to be one.
+        if same_name(name, "config.worktree") {
+            return match change {
+                Change::Remove => Verdict::Allow,
+                change => configuration(change),
+            };
+        }
+        if same_name(name, "commondir") && !matches!(change, Change::Remove | Change::MoveAway | Change::Attributes) {
+            let parent: PathBuf = names[..names.len() - 1].iter().collect();
+            return match view.is_linked_worktree(&parent) {
+                true => common_directory(change),
+                false => refuse("git: commondir leads git to another repository's configuration"),
+            };
+        }
+        let appears = matches!(change, Change::Create(_) | Change::Replace(_));
+        if appears && SHAPE.iter().any(|shape| same_name(name, shape)) {
+            let parent: PathBuf = names[..names.len() - 1].iter().collect();
+            if !view.is_repository(&parent) && view.would_be_repository(&parent, name) {
+                return view.ready_for_git(&parent);
+            }
+        }
+        Verdict::Allow
+    }
+
+    /// A change of the name `.git` itself.
+    fn judge_dot_git(&self, view: Look<'_>, path: &Path, change: Change) -> Verdict {
+        let settled = !self.is_born(view, path);
+        let own = path.as_os_str() == ".git";
+        match change {
+            Change::Create(Kind::Directory | Kind::File) | Change::Attributes => Verdict::Allow,
+            Change::Write | Change::MoveAway if !settled => Verdict::Allow,
+            Change::Remove if !settled || !own => Verdict::Allow,
+            _ => refuse("git: .git makes this directory a repository"),
+        }
+    }
+
+    /// A change of `rest` in the repository `repository`.
+    fn judge_inside(&self, view: Look<'_>, repository: &Path, rest: &[&OsStr], change: Change) -> Verdict {
+        let is = |index: usize, name: &str| rest.get(index).is_some_and(|found| same_name(found, name));
+        let born = self.is_born(view, repository);
+        // The workspace's own repository keeps what it has; others may be removed, and with them what they hold.
+        let own = !born && (repository.as_os_str() == ".git" || repository.as_os_str().is_empty());
+        let removal = change == Change::Remove || change == Change::MoveAway && born;
+        if removal && !own {
+            return Verdict::Allow;
+        }
+        let makes_directory = matches!(change, Change::Create(Kind::Directory) | Change::Attributes);
+        if is(0, "hooks") {
+            let sample = rest.len() == 2 && rest[1].as_bytes().ends_with(b".sample");
+            return match rest.len() {
+                1 if makes_directory => Verdict::Allow,
+                2 if sample && !matches!(change, Change::Create(Kind::Link) | Change::Replace(Kind::Link)) => {
+                    Verdict::Allow
+                }
+                _ => refuse("git: hooks run when git is used outside"),
+            };
+        }
+        if (is(0, "config") || is(0, "config.worktree")) && rest.len() == 1 {
+            let linked = is(0, "config.worktree") && view.is_linked_worktree(repository);
+            return match change {
+                Change::Create(Kind::File) if linked => Verdict::WorktreeConfiguration,
+                change => configuration(change),
+            };
+        }
+        if is(0, "commondir") && rest.len() == 1 {
+            return match view.is_linked_worktree(repository) {
+                true => common_directory(change),
+                false => refuse("git: commondir leads git to another repository's configuration"),
+            };
+        }
+        if is(0, "info") {
+            let plain = rest.len() > 2 || rest.len() == 2 && !is(1, "attributes");
+            return match plain || rest.len() == 1 && (makes_directory || removal) {
+                true => Verdict::Allow,
+                false => refuse("git: info/attributes chooses the programs that files pass through"),
+            };
+        }
+        if (is(0, "remotes") || is(0, "branches")) && !(rest.len() == 1 && (makes_directory || removal)) {
+            return refuse("git: files here name addresses as its configuration does");
+        }
+        if is(0, "objects") {
+            let alternates = rest.len() == 3 && is(1, "info") && (is(2, "alternates") || is(2, "http-alternates"));
+            let moved = rest.len() <= 2
+                && rest.get(1).is_none_or(|name| same_name(name, "info"))
+                && matches!(
+                    change,
+                    Change::Replace(Kind::Directory | Kind::Repository | Kind::Link) | Change::Create(Kind::Link)
+                );
+            return match alternates && !born && change != Change::Attributes || moved {
+                true => refuse("git: objects/info/alternates takes objects from elsewhere"),
+                false => Verdict::Allow,
+            };
+        }
+        Verdict::Allow
+    }
+
+    /// Remembers a repository that was made just now: its `.git`.
+    pub fn remember(&mut self, trees: &[Tree], tree: usize, path: &Path) {
+        if let Some(identity) = (Look { trees, tree }).identity(path) {
+            self.born.insert(identity);
+        }
+    }
+
+    fn is_born(&self, view: Look<'_>, path: &Path) -> bool {
+        view.identity(path)
+            .is_some_and(|identity| self.born.contains(&identity))
+    }
+}
+
+fn refuse(rule: &str) -> Verdict {
+    Verdict::Refuse(rule.to_owned())
+}
+
+fn configuration(change: Change) -> Verdict {
+    match change {
+        Change::Replace(Kind::File) => Verdict::Configuration,
+        Change::Attributes => Verdict::Allow,
+        _ => {
+            refuse("git: a repository's configuration is replaced as a whole, as git does it, when it names no program")
+        }
+    }
+}
+
+fn common_directory(change: Change) -> Verdict {
+    match change {
+        Change::Create(Kind::File) | Change::Write => Verdict::CommonDirectory,
+        Change::Attributes | Change::Remove | Change::MoveAway => Verdict::Allow,
+        _ => refuse("git: commondir leads git to another repository's configuration"),
+    }
+}
+
+/// Names are compared without the case of ASCII letters: a directory may be set not to tell them apart.
+pub(super) fn same_name(name: &OsStr, other: &str) -> bool {
+    name.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}
+
+fn starts_with(path: &Path, prefix: &Path) -> bool {
+    let mut names = path.iter();
+    prefix.iter().all(|wanted| {
+        names
+            .next()
+            .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+    })
+}
+
+/// A look at a tree.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'a> {
+    pub trees: &'a [Tree],
+    pub tree: usize,
+}
+
+impl Look<'_> {
+    fn stat(self, path: &Path) -> Option<rustix::fs::Stat> {
+        let root = &self.trees[self.tree].root;
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()
+    }
+
+    fn exists(self, path: &Path) -> bool {
+        self.stat(path).is_some()
+    }
+
+    fn is_directory(self, path: &Path) -> bool {
+        self.stat(path)
+            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    fn identity(self, path: &Path) -> Option<(u64, u64)> {
+        self.stat(path).map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether git would take a directory for a repository.
+    pub fn is_repository(self, path: &Path) -> bool {
+        let named = path.file_name().is_some_and(|name| same_name(name, ".git"));
+        named && self.is_directory(path)
+            || self.is_linked_worktree(path)
+            || SHAPE.iter().all(|name| self.exists(&path.join(name)))
+    }
+
+    /// Whether a directory is that of a linked worktree in its repository: `REPOSITORY/worktrees/NAME`.
+    fn is_linked_worktree(self, path: &Path) -> bool {
+        let Some(worktrees) = path.parent() else { return false };
+        let named = worktrees.file_name().is_some_and(|name| same_name(name, "worktrees"));
+        named
+            && worktrees
+                .parent()
+                .is_some_and(|repository| self.is_repository(repository))
+    }
+
+    /// Whether `name` is all that a directory lacks to be a repository.
+    fn would_be_repository(self, path: &Path, name: &OsStr) -> bool {
+        SHAPE
+            .iter()
+            .all(|shape| same_name(name, shape) || self.exists(&path.join(shape)))
+    }
+
+    /// Whether a directory may become a repository: it must hold no hook and nothing that leads elsewhere. Its configuration is left to
+    /// the one who makes the change.
+    fn ready_for_git(self, path: &Path) -> Verdict {
+        if self.exists(&path.join("commondir")) || self.exists(&path.join("info/attributes")) {
+            return refuse("git: what would become a repository here leads git to programs");
+        }
+        let hooks = path.join("hooks");
+        if self.exists(&hooks) && !self.only_samples(&hooks) {
+            return refuse("git: what would become a repository here has hooks");
+        }
+        Verdict::Adopt
+    }
+
+    fn only_samples(self, hooks: &Path) -> bool {
+        let Ok(directory) = open_beneath(&self.trees[self.tree], hooks) else {
+            return false;
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::openat(&directory, ".", flags, Mode::empty()) else {
+            return false;
+        };
+        let Ok(mut entries) = rustix::fs::Dir::new(directory) else {
+            return false;
+        };
+        entries.all(|entry| {
+            entry.is_ok_and(|entry| {
+                let name = entry.file_name().to_bytes();
+                name == b"." || name == b".." || name.ends_with(b".sample")
+            })
+        })
+    }
+}
