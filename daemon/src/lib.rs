@@ -23,8 +23,9 @@ pub mod serve;
 pub mod service;
 pub mod systemd;
 pub mod telemetry;
+pub mod walls;
 
-/// Becomes the sandbox launcher, and never returns, when this process was started as one. First thing in `main` of every program that
+/// Becomes the sandbox launcher, or what starts it, and never returns, when this process was started as one. First thing in `main` of every program that
 /// can be the daemon.
 pub fn entry_if_launcher() {
     fumehood_sandbox::become_launcher_if_asked();

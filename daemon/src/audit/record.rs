@@ -20,7 +20,7 @@ pub(super) const SEAL_BYTES: usize = 9 + 64 + 2;
 /// `intent` is followed by an [`End`].
 #[derive(Clone, Debug)]
 pub struct Intent {
-    /// The run's id.
+    /// The run's id; with `@` and the peer's name behind it when the peer is not the daemon's own user.
     pub run_id: String,
     /// Who asked: `uid:1000`, `cert:NAME`.
     pub peer: String,

@@ -89,6 +89,8 @@ pub(super) enum Input {
 
 /// What the actor is made from.
 pub(super) struct Actor {
+    /// Its place in the order of acceptance; names its sandbox, whose cgroups and directories take fewer characters than ids do.
+    pub(super) number: u64,
     pub request: Request,
     pub surroundings: Surroundings,
     pub journal: Arc<Journal>,
@@ -193,7 +195,7 @@ impl Actor {
 
     /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
     async fn with_sandbox(&mut self, grants: &Grants, starting: Instant) -> Outcome {
-        let spec = lower::sandbox(&sandbox_name(&self.request.id), grants, &self.request.host);
+        let spec = lower::sandbox(&format!("run-{}", self.number), grants, &self.request.host);
         let missing = self.surroundings.launching.missing(&spec.required);
         if let Some((protection, why)) = missing {
             let hint = "the self-test found that it has no effect on this machine; see `fumehood doctor`";
@@ -280,7 +282,7 @@ impl Actor {
     fn intent(&self, decision: audit::Decision) -> audit::Intent {
         let request = &self.request;
         audit::Intent {
-            run_id: request.id.clone(),
+            run_id: request.recorded_id(),
             peer: request.peer.to_string(),
             peer_pid: request.peer.pid(),
             request_digest: hex(&request.digest),
@@ -321,7 +323,7 @@ impl Actor {
         // A denial is one record, not an intent with an end; and without an intent in the log there is nothing to end.
         if let (Some(audit), true) = (&self.surroundings.audit, self.recorded) {
             let end = audit_end(
-                &self.request.id,
+                &self.request.recorded_id(),
                 &ending,
                 &outcome.enforcement,
                 &outcome.usage,
@@ -408,11 +410,6 @@ fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String)
         path: Vec::new(),
         hint,
     }
-}
-
-/// The name of a run's sandbox: cgroups and directories take fewer characters than ids do, and none may begin with a dot.
-fn sandbox_name(id: &str) -> String {
-    format!("run-{}", id.replace(':', "_"))
 }
 
 /// Waits until the sandbox can take a command. An error is the run's ending.

@@ -43,6 +43,17 @@ pub struct Request {
     pub umask: u32,
 }
 
+impl Request {
+    /// The id in the audit log, where those of all peers stand side by side: the plain one for the daemon's own user, else
+    /// with the peer's name, `build@uid:1001`.
+    pub fn recorded_id(&self) -> String {
+        match self.peer.identity {
+            crate::peer::Identity::Unix { uid, .. } if uid == nix::unistd::geteuid().as_raw() => self.id.clone(),
+            _ => self.peer.qualified(&self.id),
+        }
+    }
+}
+
 /// Output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {

@@ -16,6 +16,7 @@ mod autostart;
 mod commands;
 mod crash;
 mod endings;
+mod floods;
 mod idempotency;
 mod identity;
 mod isolation;
@@ -26,6 +27,7 @@ mod python;
 mod requests;
 mod run;
 mod signals;
+mod walls;
 mod wire;
 mod workloads;
 
