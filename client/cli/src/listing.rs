@@ -235,6 +235,7 @@ mod tests {
             ending,
             shell_code: 3,
             usage: None,
+            ..Finished::default()
         });
         assert_eq!(
             state(&RunInfo {

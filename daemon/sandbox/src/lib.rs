@@ -10,6 +10,7 @@
 //! command.rs    from init's fork to execve
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
+//! waiting.rs    calls that wait for init: refused and told, or the guard's
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
 //! selftest.rs   everything that must not work, tried
@@ -36,6 +37,7 @@ pub mod spec;
 mod starter;
 mod sys;
 mod view;
+mod waiting;
 mod wire;
 
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};

@@ -20,7 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::journal::Journal;
 use super::model::{
-    CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
+    Stream, Usage,
 };
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
@@ -81,6 +82,9 @@ const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
 /// How long the end of a run waits to be durable before it is announced.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Hosts that the refusing proxy was asked for and that wait to be noted, at most.
+const REFUSED_HOSTS: usize = 64;
+
 /// Input for the command.
 pub(super) enum Input {
     Data(Bytes),
@@ -109,6 +113,7 @@ struct Outcome {
     usage: Usage,
     enforcement: Vec<Enforcement>,
     digests: [Option<String>; 2],
+    denials: Denials,
 }
 
 impl Outcome {
@@ -239,7 +244,8 @@ impl Actor {
         if let Err(ending) = written {
             return self.abandon(sandbox, ending).await;
         }
-        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name));
+        let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
+        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
         let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
         let command = lower::command(
             &self.request.argv,
@@ -248,7 +254,9 @@ impl Actor {
             grants,
             &self.request.host,
         );
-        let outcome = self.follow(sandbox, &command, grants, enforcement, starting).await;
+        let outcome = self
+            .follow(sandbox, &command, grants, enforcement, starting, refused_hosts)
+            .await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
         }
@@ -328,6 +336,7 @@ impl Actor {
                 &outcome.enforcement,
                 &outcome.usage,
                 outcome.digests,
+                &outcome.denials,
             );
             let (audit, id) = (audit.clone(), self.request.id.clone());
             let written = tokio::spawn(async move {
@@ -342,6 +351,7 @@ impl Actor {
         let finished = Arc::new(Finished {
             ending,
             usage: outcome.usage,
+            denials: outcome.denials,
         });
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Finished;
@@ -511,6 +521,7 @@ fn audit_end(
     enforcement: &[Enforcement],
     usage: &Usage,
     digests: [Option<String>; 2],
+    denials: &Denials,
 ) -> audit::End {
     use audit::Detail::{Bytes as Text, Flag, Number};
     let text = |text: &str| Text(text.as_bytes().to_vec());
@@ -592,5 +603,17 @@ fn audit_end(
         },
         stdout,
         stderr,
+        denials: denials.list.iter().map(audit_denial).collect(),
+        denial_count: denials.count,
+    }
+}
+
+fn audit_denial(denial: &Denial) -> audit::Denial {
+    audit::Denial {
+        protection: denial.protection.name().to_owned(),
+        operation: denial.operation.name(),
+        subject: denial.subject.bytes().to_vec(),
+        rule: denial.rule.clone(),
+        inferred: denial.evidence == Evidence::Inferred,
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::actor::{Actor, Command, Input, Kill, Surroundings};
 use super::journal::{Journal, Reader};
-use super::model::{CancelCause, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
+use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
 use crate::peer::Peer;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
@@ -281,6 +281,7 @@ impl RunTable {
             let finished = Arc::new(Finished {
                 ending,
                 usage: Usage::default(),
+                denials: Denials::default(),
             });
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;

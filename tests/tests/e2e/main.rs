@@ -15,6 +15,7 @@ mod audit;
 mod autostart;
 mod commands;
 mod crash;
+mod denials;
 mod endings;
 mod floods;
 mod idempotency;
