@@ -82,8 +82,8 @@ fn a_grant_becomes_a_mount_with_its_access_and_nothing_else_is_mounted() {
     let entries = entries(&policy(text));
     assert_eq!(bound(&entries, "/usr"), Some(Access::ReadExecute));
     assert_eq!(bound(&entries, "/home/ada/tools"), Some(Access::ReadExecute));
-    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Write));
-    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Write));
+    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Guarded));
+    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Guarded));
     let binds = entries
         .iter()
         .filter(|entry| matches!(entry, ViewEntry::Bind { .. }))
