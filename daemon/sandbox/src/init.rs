@@ -335,6 +335,8 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 .iter()
                 .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         );
+        let unsettled = guard.as_ref().and_then(Guard::unsettled).filter(|_| listener.is_some());
+        fds.extend(unsettled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
         match poll(
             &mut fds,
@@ -353,16 +355,23 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         if launcher {
             return 1;
         }
-        if waiting.contains(PollFlags::POLLIN)
-            && let (Some(guard), Some(listener)) = (&mut guard, &listener)
-            && let Some(refusal) = guard.serve(listener.as_fd())
-        {
-            let event = Event::Refused {
-                path: refusal.path.into_os_string().into_vec(),
-                rule: refusal.rule,
-            };
-            let _ = wire::send(socket.as_fd(), &event, &[]);
-        } else if waiting.contains(PollFlags::POLLHUP) {
+        // Before any call, so that it finds what was closed before it; and after the last process.
+        if let Some(guard) = &mut guard {
+            let mut refusals = guard.settle();
+            if waiting.contains(PollFlags::POLLIN)
+                && let Some(listener) = &listener
+            {
+                refusals.extend(guard.serve(listener.as_fd()));
+            }
+            for refusal in refusals {
+                let event = Event::Refused {
+                    path: refusal.path.into_os_string().into_vec(),
+                    rule: refusal.rule,
+                };
+                let _ = wire::send(socket.as_fd(), &event, &[]);
+            }
+        }
+        if !waiting.contains(PollFlags::POLLIN) && waiting.contains(PollFlags::POLLHUP) {
             // Nobody under the filter is left.
             listener = None;
         }
