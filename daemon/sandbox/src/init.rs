@@ -340,6 +340,8 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 .iter()
                 .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         );
+        let unsettled = waiting.unsettled().filter(|_| listener.is_some());
+        fds.extend(unsettled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
         match poll(
             &mut fds,
@@ -358,13 +360,17 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         if launcher {
             return 1;
         }
+        // Before any call, so that it finds what was closed before it; and after the last process.
+        let mut denials = waiting.settle();
         if calls.contains(PollFlags::POLLIN)
             && let Some(listener) = &listener
         {
-            if let Some(denial) = waiting.serve(listener.as_fd()) {
-                let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
-            }
-        } else if calls.contains(PollFlags::POLLHUP) {
+            denials.extend(waiting.serve(listener.as_fd()));
+        }
+        for denial in denials {
+            let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
+        }
+        if !calls.contains(PollFlags::POLLIN) && calls.contains(PollFlags::POLLHUP) {
             // Nobody under the filter is left.
             listener = None;
         }

@@ -206,10 +206,7 @@ impl<'a> Builder<'a> {
         let cover = clone_tree(tree.as_fd(), true).map_err(fail("open_tree", target))?;
         sys::mount_set_attributes(cover.as_fd(), BASE | READ_ONLY, true).map_err(fail("mount_setattr", target))?;
         attach(&cover, tree.as_fd()).map_err(fail("mount", target))?;
-        self.built.guarded.push(Tree {
-            path: target.to_owned(),
-            root: tree,
-        });
+        self.built.guarded.push(Tree::new(target.to_owned(), tree));
         Ok(())
     }
 

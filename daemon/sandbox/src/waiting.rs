@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::event::{Denial, Subject};
-use crate::guard::Guard;
+use crate::guard::{Guard, Refusal};
 use crate::seccomp;
 use crate::spec::Syscalls;
 use crate::sys::notify::{self, Answer, Notification};
@@ -58,16 +58,7 @@ impl Waiting {
                 denial
             }
             None => match &mut self.guard {
-                Some(guard) => {
-                    let refusal = guard.serve(listener, call)?;
-                    let mut path = refusal.path.into_os_string().into_vec();
-                    path.truncate(MAX_PATH_BYTES);
-                    let rule = refusal.rule.chars().take(MAX_RULE_CHARS).collect();
-                    Denial {
-                        subject: Subject::Path(path),
-                        rule,
-                    }
-                }
+                Some(guard) => of_path(guard.serve(listener, call)?),
                 None => {
                     let _ = notify::answer(listener, call.id, Answer::Continue);
                     return None;
@@ -78,8 +69,31 @@ impl Waiting {
         Some(denial).filter(|denial| self.is_news(denial))
     }
 
+    /// Readable when the guard has something to settle.
+    pub(crate) fn unsettled(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_ref().and_then(Guard::unsettled)
+    }
+
+    /// Lets the guard settle what was written meanwhile. Returns what was refused, once each.
+    pub(crate) fn settle(&mut self) -> Vec<Denial> {
+        let refused = self.guard.as_mut().map(Guard::settle).unwrap_or_default();
+        self.refusals += refused.len() as u64;
+        let denials: Vec<_> = refused.into_iter().map(of_path).collect();
+        denials.into_iter().filter(|denial| self.is_news(denial)).collect()
+    }
+
     fn is_news(&mut self, denial: &Denial) -> bool {
         self.told.len() < MAX_TOLD && self.told.insert(denial.clone())
+    }
+}
+
+/// What is told of a change that the guard refused.
+fn of_path(refusal: Refusal) -> Denial {
+    let mut path = refusal.path.into_os_string().into_vec();
+    path.truncate(MAX_PATH_BYTES);
+    Denial {
+        subject: Subject::Path(path),
+        rule: refusal.rule.chars().take(MAX_RULE_CHARS).collect(),
     }
 }
 

@@ -8,8 +8,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::caller::{At, Caller, errno};
-use super::place::{Links, Place, find, find_path};
+use super::caller::{At, Caller, Means, errno};
+use super::drafts::Draft;
+use super::place::{Links, Place, by_descriptor, containing, find, find_path, path_of};
 use super::repository;
 use super::rules::{Change, Kind, Verdict, same_name};
 use super::{Guard, Refusal};
@@ -162,8 +163,12 @@ pub(crate) const WATCHED: &[Notify] = &[
     always(Call::utime),
     always(Call::utimes),
     always(Call::futimesat),
-    // Without a path it concerns an open file, which has the mount it was opened on.
-    when(Call::utimensat, &[When::NotNull(1)]),
+    always(Call::utimensat),
+    // These concern an open file, and those that can only be read were opened on the read-only mount.
+    always(Call::fchmod),
+    always(Call::fchown),
+    always(Call::fsetxattr),
+    always(Call::fremovexattr),
     always(Call::setxattr),
     always(Call::lsetxattr),
     always(Call::removexattr),
@@ -179,6 +184,7 @@ fn at(directory: u64, address: u64) -> At {
     At {
         directory: directory as i32,
         address,
+        means: Means::Path,
     }
 }
 
@@ -186,6 +192,7 @@ fn here(address: u64) -> At {
     At {
         directory: libc::AT_FDCWD,
         address,
+        means: Means::Path,
     }
 }
 
@@ -193,6 +200,25 @@ fn links(flags: u64) -> Links {
     match flags & libc::AT_SYMLINK_NOFOLLOW as u64 {
         0 => Links::Follow,
         _ => Links::Keep,
+    }
+}
+
+/// An argument that is a descriptor, for a call that takes no path.
+fn open_file(descriptor: u64) -> At {
+    At {
+        directory: descriptor as i32,
+        address: 0,
+        means: Means::File,
+    }
+}
+
+fn or_itself(at: At, flags: u64) -> At {
+    match flags & libc::AT_EMPTY_PATH as u64 {
+        0 => at,
+        _ => At {
+            means: Means::PathIfAny,
+            ..at
+        },
     }
 }
 
@@ -250,32 +276,54 @@ impl Operation {
                 mode: word(2),
                 links: Follow,
             },
+            Call::fchmod => Operation::Mode {
+                at: open_file(a[0]),
+                mode: word(1),
+                links: Follow,
+            },
             Call::fchmodat2 => Operation::Mode {
-                at: at(a[0], a[1]),
+                at: or_itself(at(a[0], a[1]), a[3]),
                 mode: word(2),
                 links: links(a[3]),
             },
+            Call::fchown => Operation::Owner {
+                at: open_file(a[0]),
+                uid: word(1),
+                gid: word(2),
+                links: Follow,
+            },
             Call::fchownat => Operation::Owner {
-                at: at(a[0], a[1]),
+                at: or_itself(at(a[0], a[1]), a[4]),
                 uid: word(2),
                 gid: word(3),
                 links: links(a[4]),
             },
             Call::utimensat => Operation::Times {
-                at: at(a[0], a[1]),
+                at: match a[1] {
+                    0 => open_file(a[0]),
+                    _ => or_itself(at(a[0], a[1]), a[3]),
+                },
                 times: Times::Timespec(a[2]),
                 links: links(a[3]),
             },
-            Call::setxattr | Call::lsetxattr => Operation::SetAttribute {
-                at: here(a[0]),
+            Call::setxattr | Call::lsetxattr | Call::fsetxattr => Operation::SetAttribute {
+                at: match call {
+                    Call::fsetxattr => open_file(a[0]),
+                    _ => here(a[0]),
+                },
                 name: a[1],
                 value: a[2],
                 size: a[3],
                 flags: word(4),
-                links: if call == Call::setxattr { Follow } else { Keep },
+                links: if call == Call::lsetxattr { Keep } else { Follow },
             },
             Call::removexattr => Operation::RemoveAttribute {
                 at: here(a[0]),
+                name: a[1],
+                links: Follow,
+            },
+            Call::fremovexattr => Operation::RemoveAttribute {
+                at: open_file(a[0]),
                 name: a[1],
                 links: Follow,
             },
@@ -373,7 +421,10 @@ impl Operation {
                 links: Follow,
             },
             Call::futimesat => Operation::Times {
-                at: at(a[0], a[1]),
+                at: match a[1] {
+                    0 => open_file(a[0]),
+                    _ => at(a[0], a[1]),
+                },
                 times: Times::Timeval(a[2]),
                 links: Follow,
             },
@@ -542,10 +593,24 @@ impl Guard {
         }
     }
 
-    /// The place of something that exists: what its last name means counts, not what it is in its directory. A symbolic link has no mode, and what
-    /// a call without a path means is an open file.
+    /// The place of something that exists, by its path or as an open file. One that can be written is on the writable mount, and not looked for.
     fn object(&self, caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
-        find(&self.trees, caller, at, links)
+        let itself = match at.means {
+            Means::Path => false,
+            Means::PathIfAny => caller.string(at.address)?.is_empty(),
+            Means::File => true,
+        };
+        if !itself {
+            return find(&self.trees, caller, at, links);
+        }
+        let place = match at.directory {
+            libc::AT_FDCWD => return find_path(&self.trees, caller, libc::AT_FDCWD, c".", links),
+            descriptor => by_descriptor(&self.trees, &caller.link(descriptor))?,
+        };
+        match place {
+            Some(_) if !caller.waits() => Err(Errno::INTR),
+            place => Ok(place),
+        }
     }
 
     /// Judges a change of contents or names, and reads what the judgement depends on.
@@ -565,7 +630,7 @@ impl Guard {
                 }
             }
             // Those who can handle these ask for the verdict themselves.
-            Verdict::Configuration | Verdict::CommonDirectory | Verdict::WorktreeConfiguration => {
+            Verdict::Configuration | Verdict::Todo | Verdict::CommonDirectory | Verdict::WorktreeConfiguration => {
                 "git: a repository's configuration".to_owned()
             }
         };
@@ -599,6 +664,11 @@ impl Guard {
         }
         let kind = place.kind()?;
         let creates = kind.is_none();
+        let writes = flags.bits() & OPEN_CHANGES & !(libc::O_CREAT as u32) != 0;
+        // On the writable mount a descriptor that can only read could be opened a second time, to write.
+        if !creates && !writes {
+            return Ok(Done::Elsewhere);
+        }
         match kind {
             None if !flags.contains(OFlags::CREATE) => return Err(Errno::NOENT),
             None if place.must_be_directory => return Err(Errno::ISDIR),
@@ -612,26 +682,30 @@ impl Guard {
         if kind.is_some() && exclusive {
             return Err(Errno::EXIST);
         }
-        let writes = flags.bits() & OPEN_CHANGES & !(libc::O_CREAT as u32) != 0;
-        if creates || writes {
-            let change = if creates {
-                Change::Create(Kind::File)
-            } else {
-                Change::Write
-            };
-            let path = place.relative();
-            let file = match self.rules.judge(&self.trees, place.tree, &path, change) {
-                Verdict::CommonDirectory => Some(repository::common_directory(&place)?),
-                Verdict::WorktreeConfiguration => {
-                    Some(repository::worktree_configuration(&self.trees[place.tree], &place)?)
-                }
-                _ => None,
-            };
-            if let Some(file) = file {
-                return Ok(Done::Opened(file, close_on_exec));
+        let change = match creates {
+            true => Change::Create(Kind::File),
+            false => Change::Write,
+        };
+        let verdict = self.rules.judge(&self.trees, place.tree, &place.relative(), change);
+        let file = match (verdict, &mut self.drafts) {
+            (Verdict::CommonDirectory, _) => Some(repository::common_directory(&place)?),
+            (Verdict::WorktreeConfiguration, _) => {
+                Some(repository::worktree_configuration(&self.trees[place.tree], &place)?)
             }
-            permitted!(self.judge(&place, change));
+            (Verdict::Configuration | Verdict::Todo, Some(drafts)) => {
+                let mode = mode.bits() & !caller.umask()?;
+                match drafts.open(&place, flags, mode) {
+                    // A file system without unnamed files: such a file can only be replaced there, as git does.
+                    Err(Errno::OPNOTSUPP) => None,
+                    result => Some(result?),
+                }
+            }
+            _ => None,
+        };
+        if let Some(file) = file {
+            return Ok(Done::Opened(file, close_on_exec));
         }
+        permitted!(self.judge(&place, change));
         let file = match creates {
             // Whoever else made it meanwhile made it outside; that is EEXIST where it was to be new, and fine else.
             true => self.with_umask(caller, || rustix::fs::openat(&place.parent, &place.name, own, mode))?,
@@ -676,12 +750,14 @@ impl Guard {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let from_kind = self.kind_of(&from, kind);
         permitted!(self.judge(&from, Change::MoveAway));
+        permitted!(self.may_move(&from, &to, kind));
         let replaces = Change::Replace(from_kind);
-        if !exchange && self.rules.judge(&self.trees, to.tree, &to.relative(), replaces) == Verdict::Configuration {
+        let verdict = self.rules.judge(&self.trees, to.tree, &to.relative(), replaces);
+        if let Some(what) = self.judged(&to, &verdict).filter(|_| !exchange) {
             if flags.contains(RenameFlags::NOREPLACE) && to.kind()?.is_some() {
                 return Err(Errno::EXIST);
             }
-            return match repository::replace_configuration(&self.trees, &mut self.started, &from, &to)? {
+            return match repository::replace(&self.trees, &mut self.started, what, &from, &to)? {
                 Ok(()) => Ok(Done::Value(0)),
                 Err(rule) => Ok(Done::Refused(self.refusal(&to, rule))),
             };
@@ -694,6 +770,7 @@ impl Guard {
             let to_kind = self.kind_of(&to, kind);
             permitted!(self.judge(&to, Change::MoveAway));
             permitted!(self.judge(&from, Change::Replace(to_kind)));
+            permitted!(self.may_move(&to, &from, kind));
         }
         done(rustix::fs::renameat_with(
             &from.parent,
@@ -702,6 +779,64 @@ impl Guard {
             &to.name,
             flags,
         ))
+    }
+
+    /// Judges the moving of a directory, apart from the names.
+    fn may_move(&self, from: &Place, to: &Place, kind: FileType) -> Result<Judged, Errno> {
+        if kind != FileType::Directory {
+            return Ok(Judged::Permitted);
+        }
+        match self
+            .rules
+            .may_move(&self.trees, to.tree, &from.relative(), &to.relative())
+        {
+            Ok(()) => Ok(Judged::Permitted),
+            Err(rule) => Ok(Judged::Refused(self.refusal(to, rule))),
+        }
+    }
+
+    /// How the contents of a place are to be judged, if they are.
+    fn judged(&self, place: &Place, verdict: &Verdict) -> Option<repository::Judged> {
+        match verdict {
+            Verdict::Configuration => Some(repository::Judged::Configuration {
+                made_here: self.rules.made_here(&self.trees, place.tree, &place.directory),
+            }),
+            Verdict::Todo => Some(repository::Judged::Todo),
+            _ => None,
+        }
+    }
+
+    /// Gives a draft its name, or says why not. One whose directory is gone is dropped, as what was written there would be.
+    pub(super) fn publish(&mut self, draft: Draft) -> Option<Refusal> {
+        let real = path_of(&draft.parent).ok()?;
+        let (tree, directory) = containing(&self.trees, &real).filter(|(tree, _)| *tree == draft.tree)?;
+        let place = Place {
+            tree,
+            directory: directory.to_owned(),
+            name: draft.name.clone(),
+            must_be_directory: false,
+            dots: false,
+            parent: draft.parent.try_clone().ok()?,
+        };
+        let change = match place.kind().ok()? {
+            None => Change::Create(Kind::File),
+            Some(FileType::RegularFile) => Change::Write,
+            Some(_) => return Some(self.refusal(&place, "git: a repository's configuration is a file".to_owned())),
+        };
+        // Since it was opened its directory may have become something else.
+        let verdict = self.rules.judge(&self.trees, tree, &place.relative(), change);
+        let ruling = match (self.judged(&place, &verdict), draft.contents()) {
+            (_, Err(Errno::TOOBIG)) => Err(repository::TOO_LONG.to_owned()),
+            (_, Err(error)) => Err(format!("git: what was written cannot be read: {error}")),
+            (Some(what), Ok((contents, mode))) => {
+                match repository::publish(&self.trees, &mut self.started, what, &place, &contents, mode) {
+                    Ok(ruling) => ruling,
+                    Err(error) => Err(format!("git: what was written cannot be put in place: {error}")),
+                }
+            }
+            (None, Ok(_)) => Err("git: what it was written for is no repository any more".to_owned()),
+        };
+        ruling.err().map(|rule| self.refusal(&place, rule))
     }
 
     fn kind_of(&self, place: &Place, kind: FileType) -> Kind {
