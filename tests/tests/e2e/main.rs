@@ -16,6 +16,7 @@ mod autostart;
 mod commands;
 mod crash;
 mod endings;
+mod guard;
 mod idempotency;
 mod identity;
 mod isolation;
