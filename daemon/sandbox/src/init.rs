@@ -136,6 +136,13 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     drop(scratch);
     let trees = std::mem::take(&mut built.guarded);
     let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
+    // What truncate(2) makes long is made so by init. The command's own limits are set after the fork, within the hard one.
+    if let (Some(_), Some(bytes)) = (&guard, spec.limits.file_bytes) {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        getrlimit(Resource::RLIMIT_FSIZE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_FSIZE, bytes.min(hard), hard))
+            .map_err(fail(Protection::Resources, "setrlimit"))?;
+    }
 
     wait_for_launcher(&birth.go);
     // Only now, so that the namespace's root is the sandbox's own cgroup.

@@ -18,6 +18,7 @@ mod crash;
 mod denials;
 mod endings;
 mod floods;
+mod guard;
 mod idempotency;
 mod identity;
 mod isolation;
