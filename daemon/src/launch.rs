@@ -10,7 +10,7 @@ use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
     Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
 };
-use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter, selftest};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -282,6 +282,12 @@ fn test_spec() -> SandboxSpec {
             mode: 0o1777,
             writable: true,
         },
+        ViewEntry::Scratch {
+            target: selftest::GUARDED.into(),
+            scratch: "guarded".into(),
+            mode: 0o700,
+            guarded: true,
+        },
     ];
     SandboxSpec {
         name: "self-test".to_owned(),
@@ -292,7 +298,10 @@ fn test_spec() -> SandboxSpec {
             inside_gid: inside(gid),
         },
         view: View { entries },
-        guard: Guard::default(),
+        guard: Guard {
+            protected: vec![selftest::PROTECTED.into()],
+            git: true,
+        },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
         syscalls: Syscalls::Default,

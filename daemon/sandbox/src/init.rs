@@ -24,7 +24,9 @@ use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::guard::{self, Guard};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
-use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
+use crate::spec::{
+    Access, CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State, ViewEntry,
+};
 use crate::sys::{self, notify};
 use crate::waiting::Waiting;
 use crate::{selftest, view, wire};
@@ -50,6 +52,8 @@ pub(crate) struct Birth<'a> {
     pub resources: State,
     /// What it does not.
     pub fallback: Fallback,
+    /// Whether calls can be made to wait for init.
+    pub can_guard: bool,
 }
 
 /// Runs init. Never returns.
@@ -132,7 +136,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         .transpose()
         .map_err(fail(Net, "listen on loopback"))?;
 
-    let mut built = view::build(&spec.view, scratch.as_fd())?;
+    let mut built = view::build(&spec.view, scratch.as_fd(), birth.can_guard)?;
     drop(scratch);
     let trees = std::mem::take(&mut built.guarded);
     let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
@@ -162,7 +166,13 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(spec, &built, &rights, guard.is_some(), birth.resources.clone());
+    let enforcement = report(
+        spec,
+        &built,
+        &rights,
+        protected_paths(spec, guard.is_some(), birth.can_guard),
+        birth.resources.clone(),
+    );
     require(&spec.required, &enforcement)?;
     Ok(Ready {
         enforcement,
@@ -248,7 +258,13 @@ fn listen(port: u16) -> io::Result<OwnedFd> {
 }
 
 /// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
-fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: bool, resources: State) -> Vec<Enforced> {
+fn report(
+    spec: &SandboxSpec,
+    built: &view::Built,
+    rights: &Rights,
+    protected_paths: State,
+    resources: State,
+) -> Vec<Enforced> {
     let active = |text: &str| State::Active(text.into());
     let view = match built.degraded.as_slice() {
         [] => active("own mount namespace, pivot_root"),
@@ -257,9 +273,7 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: boo
     let of = |protection| match protection {
         Protection::FilesystemView => view.clone(),
         Protection::FilesystemRights => rights.state(),
-        Protection::ProtectedPaths if spec.guard.is_empty() => active("nothing is to be protected"),
-        Protection::ProtectedPaths if guarded => active("read-only mount, changes through init"),
-        Protection::ProtectedPaths => active("no tree is writable"),
+        Protection::ProtectedPaths => protected_paths.clone(),
         Protection::Processes => active("own pid namespace"),
         Protection::Network => rights.network(&spec.network),
         Protection::Ipc => rights.ipc(&spec.network),
@@ -279,6 +293,25 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: boo
             state: of(protection),
         })
         .collect()
+}
+
+/// What holds of the paths that are to be protected.
+fn protected_paths(spec: &SandboxSpec, guarded: bool, can_guard: bool) -> State {
+    let asked = spec.view.entries.iter().any(|entry| match entry {
+        ViewEntry::Bind { access, .. } => *access == Access::Guarded,
+        ViewEntry::Scratch { guarded, .. } => *guarded,
+        _ => false,
+    });
+    match (spec.guard.is_empty(), guarded) {
+        (true, _) => State::Active("the policy protects none".into()),
+        (false, true) => State::Active("read-only mount, changes through init".into()),
+        (false, false) if asked && !can_guard => State::Off(
+            "calls cannot be made to wait: the kernel has no seccomp user notification that hands over descriptors, or \
+             another sandbox around this one uses it"
+                .into(),
+        ),
+        (false, false) => State::Active("no tree is writable".into()),
+    }
 }
 
 /// Fails when a required protection is not fully active.

@@ -19,7 +19,7 @@ use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
-use crate::{idmap, scratch, starter, wire};
+use crate::{idmap, scratch, starter, waiting, wire};
 
 /// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
 pub(crate) const ARGV0: &str = "fumehood-launcher";
@@ -145,6 +145,8 @@ struct Launcher {
     privileged: bool,
     own_uids: Vec<(u32, u32)>,
     own_gids: Vec<(u32, u32)>,
+    /// Whether inits can have calls wait for them.
+    can_guard: bool,
 }
 
 impl Launcher {
@@ -184,6 +186,7 @@ impl Launcher {
             privileged: rustix::process::geteuid().is_root(),
             own_uids: map("/proc/self/uid_map"),
             own_gids: map("/proc/self/gid_map"),
+            can_guard: waiting::available(),
         };
         Ok((launcher, greeting))
     }
@@ -335,6 +338,7 @@ impl Launcher {
                 scratch,
                 resources,
                 fallback,
+                can_guard: self.can_guard,
             })
         };
         drop(go_read);

@@ -179,6 +179,8 @@ pub enum ViewEntry {
         scratch: String,
         /// Permission bits, `0o1777`.
         mode: u32,
+        /// Whether [`Guard`] holds in it.
+        guarded: bool,
     },
     /// A file system in memory.
     Tmpfs {

@@ -59,11 +59,13 @@ pub(crate) struct Built {
 }
 
 /// Builds the view and makes it the root of this process. `scratch` is the sandbox's directory on disk.
-pub(crate) fn build(view: &View, scratch: BorrowedFd<'_>) -> Result<Built, Failure> {
+///
+/// Trees are only guarded where calls can be made to wait (`can_guard`); else they are plainly writable, which the report says.
+pub(crate) fn build(view: &View, scratch: BorrowedFd<'_>, can_guard: bool) -> Result<Built, Failure> {
     // Nothing mounted here may show outside, nothing mounted outside may appear here.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(fail("stop mount propagation", "/"))?;
-    let mut builder = Builder::prepare(scratch)?;
+    let mut builder = Builder::prepare(scratch, can_guard)?;
     for entry in &view.entries {
         builder.add(entry)?;
     }
@@ -83,6 +85,7 @@ fn fail<E: Into<io::Error>>(stage: &str, path: impl AsRef<Path>) -> impl FnOnce(
 
 struct Builder<'a> {
     scratch: BorrowedFd<'a>,
+    can_guard: bool,
     /// The machine's root.
     old: OwnedFd,
     /// The root to be.
@@ -96,7 +99,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn prepare(scratch: BorrowedFd<'a>) -> Result<Self, Failure> {
+    fn prepare(scratch: BorrowedFd<'a>, can_guard: bool) -> Result<Self, Failure> {
         let base = tmpfs("16m", "755").map_err(fail("mount the base tmpfs", ""))?;
         for name in ["old", "new"] {
             rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).map_err(fail("make a directory", name))?;
@@ -113,6 +116,7 @@ impl<'a> Builder<'a> {
         let new = open_directory(CWD, "/new").map_err(fail("open", "/new"))?;
         Ok(Builder {
             scratch,
+            can_guard,
             old,
             new,
             base,
@@ -136,7 +140,12 @@ impl<'a> Builder<'a> {
                 scratch,
                 hide,
             } => self.overlay(lower, target, scratch, hide),
-            ViewEntry::Scratch { target, scratch, mode } => self.scratch(target, scratch, *mode),
+            ViewEntry::Scratch {
+                target,
+                scratch,
+                mode,
+                guarded,
+            } => self.scratch(target, scratch, *mode, *guarded),
             ViewEntry::Tmpfs {
                 target,
                 size_bytes,
@@ -188,7 +197,7 @@ impl<'a> Builder<'a> {
             self.empty_file(target)?
         };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
-        if access == Access::Guarded && kind == FileType::Directory {
+        if access == Access::Guarded && kind == FileType::Directory && self.can_guard {
             self.cover(tree, target)?;
         }
         let right = match access {
@@ -210,12 +219,15 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn scratch(&mut self, target: &Path, name: &str, mode: u32) -> Result<(), Failure> {
+    fn scratch(&mut self, target: &Path, name: &str, mode: u32, guarded: bool) -> Result<(), Failure> {
         let directory = self.scratch_directory(name, mode)?;
         let tree = clone_tree(directory.as_fd(), false).map_err(fail("open_tree", name))?;
         sys::mount_set_attributes(tree.as_fd(), BASE, false).map_err(fail("mount_setattr", name))?;
         let point = self.directory(target, 0o755)?;
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
+        if guarded && self.can_guard {
+            self.cover(tree, target)?;
+        }
         self.built.rules.push((target.to_owned(), Right::Write));
         Ok(())
     }
