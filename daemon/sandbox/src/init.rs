@@ -24,9 +24,7 @@ use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::guard::{self, Guard};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
-use crate::spec::{
-    Access, CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State, ViewEntry,
-};
+use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, notify};
 use crate::waiting::Waiting;
 use crate::{selftest, view, wire};
@@ -297,15 +295,10 @@ fn report(
 
 /// What holds of the paths that are to be protected.
 fn protected_paths(spec: &SandboxSpec, guarded: bool, can_guard: bool) -> State {
-    let asked = spec.view.entries.iter().any(|entry| match entry {
-        ViewEntry::Bind { access, .. } => *access == Access::Guarded,
-        ViewEntry::Scratch { guarded, .. } => *guarded,
-        _ => false,
-    });
     match (spec.guard.is_empty(), guarded) {
         (true, _) => State::Active("the policy protects none".into()),
         (false, true) => State::Active("read-only mount, changes through init".into()),
-        (false, false) if asked && !can_guard => State::Off(
+        (false, false) if spec.is_guarded() && !can_guard => State::Off(
             "calls cannot be made to wait: the kernel has no seccomp user notification that hands over descriptors, or \
              another sandbox around this one uses it"
                 .into(),

@@ -10,6 +10,7 @@
 //! | `FUMEHOOD_TEST_WITHOUT_PYTHON=1` | there is no Python with grpcio, and none can be had |
 //! | `FUMEHOOD_TEST_PYTHON=/path/to/python` | a Python with grpcio, grpcio-reflection and protobuf |
 
+mod absence;
 mod admission;
 mod audit;
 mod autostart;
