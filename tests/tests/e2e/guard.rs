@@ -159,7 +159,13 @@ ls -d .git/hooks/pre-commit a2/b/w/commondir .git/logs/HEAD 2>/dev/null
         assert!(!todo.exists(), "{}", fs::read_to_string(todo).unwrap());
         for place in ["", "later", "r", "w", "w2", "q.git", "s2", "a2", "a2/b/w"]
             .into_iter()
-            .chain(["shape-HEAD", "shape-objects", "shape-refs", "shape-hooks", "shape-config"])
+            .chain([
+                "shape-HEAD",
+                "shape-objects",
+                "shape-refs",
+                "shape-hooks",
+                "shape-config",
+            ])
         {
             let directory = house.workspace().join(place);
             if directory.is_dir() {
@@ -167,7 +173,10 @@ ls -d .git/hooks/pre-commit a2/b/w/commondir .git/logs/HEAD 2>/dev/null
                 assert!(!marker.exists(), "something ran in `{place}`");
             }
         }
-        assert_eq!(fs::read_to_string(house.home().join(".profile")).unwrap(), "untouched\n");
+        assert_eq!(
+            fs::read_to_string(house.home().join(".profile")).unwrap(),
+            "untouched\n"
+        );
     });
 }
 
@@ -192,7 +201,9 @@ fn what_the_configuration_names_is_protected_wherever_it_leads() {
         for name in ["fsm", "scripts/hook", ".husky/pre-commit", "more", ".vscode/tasks.json"] {
             assert_eq!(read(name), "old\n", "{name}");
         }
-        assert!(read(".husky/new").is_empty() && read(".husky/_/pre-commit").is_empty() && read("editor/new").is_empty());
+        assert!(
+            read(".husky/new").is_empty() && read(".husky/_/pre-commit").is_empty() && read("editor/new").is_empty()
+        );
         assert_eq!(read("tools/other"), "fine\n");
     });
 }
@@ -201,12 +212,18 @@ fn what_the_configuration_names_is_protected_wherever_it_leads() {
 fn two_runs_in_a_row_turn_no_push_away() {
     let house = ordinary();
     with_repository(&house);
-    tried(&house, "git remote remove origin; git remote rename origin old; git config --unset remote.origin.url");
+    tried(
+        &house,
+        "git remote remove origin; git remote rename origin old; git config --unset remote.origin.url",
+    );
     tried(
         &house,
         "git remote add origin https://evil.example/a.git; git remote set-url origin https://evil.example/a.git",
     );
-    assert_eq!(outside_ok(&house, "git remote get-url --push origin"), "https://h.example/a.git\n");
+    assert_eq!(
+        outside_ok(&house, "git remote get-url --push origin"),
+        "https://h.example/a.git\n"
+    );
     // What a run adds it can rename and remove.
     let out = tried(
         &house,
@@ -229,17 +246,21 @@ fn git_works_in_a_guarded_workspace() {
             git switch -q main && git branch -D tracking -q && git branch -d topic -q
             git worktree add -q -b side wt && echo s > wt/s && git -C wt add s && git -C wt commit -qm s && git worktree remove wt
             git -c protocol.file.allow=always submodule --quiet add ./copy sub && git commit -qm sub && git submodule status >/dev/null
-            git bisect start -q HEAD HEAD~2 >/dev/null && git bisect reset -q && git config user.name M
+            git bisect start -q HEAD HEAD~2 >/dev/null && git bisect reset 2>&1 | cat && git config user.name M
             GIT_SEQUENCE_EDITOR=true git rebase -q -i HEAD~1 && git rebase -q --onto HEAD~1 HEAD~1
             git sparse-checkout set --cone x && git sparse-checkout disable && git gc -q && git repack -qad && git fsck --no-progress
             printf '[user]\\n\\temail = direct@e\\n' >> .git/config && test \"$(sleep 0.2; git config user.email)\" = direct@e
             rm -rf copied copy remote.git && echo done";
-        let ended = house.sh(script);
+        // Each command on its own line, so that the first to fail is the last.
+        let ended = house.sh(&script.replace(" && ", "\n"));
         assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
         let status = outside_ok(house, "git fsck --no-progress 2>&1 && git status --short");
         assert_eq!(status, "");
         // Nothing was left that the script did not make.
-        let names = outside_ok(house, "ls -A . .git/hooks .git/rebase-merge 2>/dev/null | grep -v sample | tr '\\n' ' '");
+        let names = outside_ok(
+            house,
+            "ls -A . .git/hooks .git/rebase-merge 2>/dev/null | grep -v sample | tr '\\n' ' '",
+        );
         assert!(names.contains(".gitmodules a b c sub"), "{names}");
     });
 }
@@ -251,9 +272,14 @@ fn configuration_that_a_program_writes_itself_is_judged_when_it_is_closed() {
     let config = house.workspace().join(".git/config");
     let ended = house.sh("printf '[pull]\\n\\trebase = true\\n' >> .git/config");
     ended.expect(0);
-    assert!(fs::read_to_string(&config).unwrap().ends_with("[pull]\n\trebase = true\n"));
+    assert!(
+        fs::read_to_string(&config)
+            .unwrap()
+            .ends_with("[pull]\n\trebase = true\n")
+    );
     let before = fs::read(&config).unwrap();
-    let ended = house.sh("printf '[core]\\n\\tpager = x\\n' >> .git/config; : > .git/config; echo '[' > .git/config; true");
+    let ended =
+        house.sh("printf '[core]\\n\\tpager = x\\n' >> .git/config; : > .git/config; echo '[' > .git/config; true");
     ended.expect(0);
     assert_eq!(fs::read(&config).unwrap(), before);
     // A writer that closes it and then changes something finds it judged.
@@ -269,7 +295,12 @@ fn configuration_that_a_program_writes_itself_is_judged_when_it_is_closed() {
         except OSError as e: print(len(fds), e.errno)\nopen('still', 'w').write('x')\nfor fd in fds: os.close(fd)\nos.close(os.open('.git/config', os.O_WRONLY))\nprint('done')\n";
     house.write("work/many.py", script);
     let ended = house.run(&[PYTHON, "many.py"]);
-    assert_eq!(ended.out(), format!("64 {}\ndone\n", nix::libc::ENFILE), "{}", ended.err());
+    assert_eq!(
+        ended.out(),
+        format!("64 {}\ndone\n", nix::libc::ENFILE),
+        "{}",
+        ended.err()
+    );
     house.end();
 }
 
@@ -284,7 +315,10 @@ fn who_looks_from_outside_meanwhile_never_sees_a_hook_or_a_program() {
             while !over.load(Ordering::Relaxed) {
                 // Between two renames there may be a moment without a file, never one with half of it.
                 if let Ok(config) = fs::read_to_string(git.join("config")) {
-                    assert!(!config.contains("fsmonitor") && config.contains("[remote \"origin\"]"), "{config}");
+                    assert!(
+                        !config.contains("fsmonitor") && config.contains("[remote \"origin\"]"),
+                        "{config}"
+                    );
                 }
                 assert!(!git.join("hooks/pre-commit").exists() && !house.workspace().join(".vscode").exists());
             }
@@ -320,7 +354,10 @@ fn changes_of_files_answer_and_leave_what_they_do_outside() {
             assert_eq!(ours, theirs, "seed {seed}, line {}", line + 1);
         }
         assert_eq!(ended.out().lines().count(), native_out.lines().count());
-        outside_ok(&house, "chmod -R u+rwx . ../native; rm -rf top* b ../native/top* ../native/b");
+        outside_ok(
+            &house,
+            "chmod -R u+rwx . ../native; rm -rf top* b ../native/top* ../native/b",
+        );
     }
     house.end();
 }

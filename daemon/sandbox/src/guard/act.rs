@@ -129,7 +129,11 @@ pub(super) enum Times {
 const OPEN_CHANGES: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
 /// `O_LARGEFILE` of asm-generic/fcntl.h and that of ARM, which open(2) sets by itself and openat2(2) does not; 0 in libc.
-const LARGE_FILE: OFlags = OFlags::from_bits_retain(if cfg!(target_arch = "aarch64") { 0o400_000 } else { 0o100_000 });
+const LARGE_FILE: OFlags = OFlags::from_bits_retain(if cfg!(target_arch = "aarch64") {
+    0o400_000
+} else {
+    0o100_000
+});
 
 const WRITE_OK: u32 = libc::W_OK as u32;
 
@@ -241,6 +245,7 @@ impl Operation {
             Call::fchownat => word(4) & !OF_PATHS as u32,
             Call::fchmodat2 | Call::utimensat => word(3) & !OF_PATHS as u32,
             Call::faccessat2 => word(3) & !(OF_PATHS | libc::AT_EACCESS) as u32,
+            Call::renameat2 if word(4) & libc::RENAME_EXCHANGE != 0 => word(4) & !libc::RENAME_EXCHANGE,
             Call::linkat => word(4) & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_FOLLOW) as u32,
             _ => 0,
         };
@@ -531,11 +536,18 @@ impl Guard {
                 let head = same_name(&place.name, "HEAD")
                     && text.starts_with(b"refs/")
                     && !text.split(|byte| *byte == b'/').any(|name| name == b"..");
-                let kind = if head || text == b"testing" { Kind::File } else { Kind::Link };
+                let kind = if head || text == b"testing" {
+                    Kind::File
+                } else {
+                    Kind::Link
+                };
                 permitted!(self.judge(&place, Change::Create(kind)));
                 done(rustix::fs::symlinkat(&target, &place.parent, &place.name))
             }
             Operation::Truncate { at, length } => {
+                if length > i64::MAX as u64 {
+                    return Err(Errno::INVAL);
+                }
                 let place = inside!(find(&self.trees, caller, at, Links::Follow));
                 place.demand_directory()?;
                 if place.kind()? != Some(FileType::RegularFile) {
@@ -821,7 +833,10 @@ impl Guard {
         if kind != FileType::Directory {
             return Ok(Judged::Permitted);
         }
-        match self.rules.may_move(&self.trees, to.tree, &from.relative(), &to.relative()) {
+        match self
+            .rules
+            .may_move(&self.trees, to.tree, &from.relative(), &to.relative())
+        {
             Ok(()) => Ok(Judged::Permitted),
             Err(rule) => Ok(Judged::Refused(self.refusal(to, rule))),
         }

@@ -41,7 +41,10 @@ impl Draft {
     /// What was written, and the permission bits. TOOBIG.
     pub fn contents(&self) -> Result<(Vec<u8>, u32), Errno> {
         let mut bytes = Vec::new();
-        (&self.file).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(errno)?;
+        (&self.file)
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(errno)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(Errno::TOOBIG);
         }

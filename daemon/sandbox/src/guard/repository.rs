@@ -103,7 +103,10 @@ pub(super) fn publish(
 /// Whether the list of a rebase makes `git rebase --continue` outside run nothing: it has no line that says `exec`.
 fn todo(list: &[u8]) -> Result<(), String> {
     let executes = |line: &[u8]| {
-        let first = line.trim_ascii_start().split(|byte| !byte.is_ascii_alphanumeric()).next();
+        let first = line
+            .trim_ascii_start()
+            .split(|byte| !byte.is_ascii_alphanumeric())
+            .next();
         matches!(first, Some(b"x" | b"exec"))
     };
     match list.split(|byte| *byte == b'\n').any(executes) {
@@ -226,7 +229,9 @@ impl Found<'_> {
     /// Adds what a path leads to when it, or a directory on its way, is a symbolic link.
     fn add_targets(&mut self, path: &Path, why: &str) {
         if let Ok(target) = std::fs::read_link(path)
-            && let Some(target) = path.parent().and_then(|above| join(above, target.as_os_str().as_bytes()))
+            && let Some(target) = path
+                .parent()
+                .and_then(|above| join(above, target.as_os_str().as_bytes()))
         {
             self.add(&target, why, true);
         }
@@ -253,7 +258,12 @@ impl Found<'_> {
         if containing(trees, directory).is_none() {
             return;
         }
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_PROGRAMS) {
+        for entry in std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MAX_PROGRAMS)
+        {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 self.add_targets(&entry.path(), "git: a hook leads here");
             }

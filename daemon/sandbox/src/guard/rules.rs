@@ -69,7 +69,15 @@ pub(super) enum Verdict {
 const SHAPE: [&str; 4] = ["objects", "refs", "HEAD", "worktrees"];
 
 /// Directories of a repository in which git writes to files that it did not make anew.
-const WRITTEN: [&str; 7] = ["logs", "refs", "info", "rebase-merge", "rebase-apply", "sequencer", "worktrees"];
+const WRITTEN: [&str; 7] = [
+    "logs",
+    "refs",
+    "info",
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "worktrees",
+];
 
 /// Entries that a directory may have which becomes a repository; one with more is not looked through.
 const MAX_ENTRIES: usize = 10_000;
@@ -288,14 +296,19 @@ impl Rules {
         let linked = |path: &Path| view.exists(&path.join("commondir"));
         let holds_linked = || {
             let named = from.file_name().is_some_and(|name| same_name(name, "worktrees"));
-            named && view.entries(from).is_none_or(|entries| entries.iter().any(|(name, _)| linked(&from.join(name))))
+            named
+                && view
+                    .entries(from)
+                    .is_none_or(|entries| entries.iter().any(|(name, _)| linked(&from.join(name))))
         };
         if from.parent() != to.parent() && linked(from) || holds_linked() {
             return Err("git: a linked worktree's files stay where they find their repository".to_owned());
         }
         let enters = view.holder(to).is_some_and(|holder| !from.starts_with(holder));
         if enters && view.holds_links(vec![from.to_owned()]) {
-            return Err("git: what is moved among its own files may hold no link, and no more than 10,000 entries".to_owned());
+            return Err(
+                "git: what is moved among its own files may hold no link, and no more than 10,000 entries".to_owned(),
+            );
         }
         Ok(())
     }
@@ -420,7 +433,9 @@ impl Look<'_> {
     fn holds_links(self, mut waiting: Vec<PathBuf>) -> bool {
         let mut seen = 0;
         while let Some(path) = waiting.pop() {
-            let Some(entries) = self.entries(&path) else { return true };
+            let Some(entries) = self.entries(&path) else {
+                return true;
+            };
             for (name, kind) in entries {
                 seen += 1;
                 if kind == FileType::Symlink || seen > MAX_ENTRIES {
@@ -463,9 +478,8 @@ impl Look<'_> {
 
     /// Whether a directory holds what makes a repository, if it also held `more`.
     fn has_shape(self, path: &Path, more: Option<&OsStr>) -> bool {
-        let [objects, refs, head, worktrees] = SHAPE.map(|shape| {
-            move || more.is_some_and(|more| same_name(more, shape)) || self.exists(&path.join(shape))
-        });
+        let [objects, refs, head, worktrees] = SHAPE
+            .map(|shape| move || more.is_some_and(|more| same_name(more, shape)) || self.exists(&path.join(shape)));
         objects() && refs() && (head() || worktrees())
     }
 
@@ -481,8 +495,11 @@ impl Look<'_> {
         }
         let links = |entries: Vec<(OsString, FileType)>| entries.iter().any(|(_, kind)| *kind == FileType::Symlink);
         let written = WRITTEN.map(|name| path.join(name)).into_iter();
-        if self.entries(path).is_none_or(links) || self.holds_links(written.filter(|path| self.exists(path)).collect()) {
-            return refuse("git: what would become a repository here holds links, through which git outside would write");
+        if self.entries(path).is_none_or(links) || self.holds_links(written.filter(|path| self.exists(path)).collect())
+        {
+            return refuse(
+                "git: what would become a repository here holds links, through which git outside would write",
+            );
         }
         Verdict::Adopt
     }

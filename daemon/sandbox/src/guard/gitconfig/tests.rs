@@ -318,7 +318,10 @@ fn changes_that_are_harmless_one_by_one_are_judged_in_sum() {
         Err("remote.fork.url".to_owned())
     );
     assert_eq!(run(start, &both), Ok(()));
-    assert_eq!(run("[remote \"x\"]\nfetch = +refs/heads/*:refs/remotes/x/*\n", ""), Ok(()));
+    assert_eq!(
+        run("[remote \"x\"]\nfetch = +refs/heads/*:refs/remotes/x/*\n", ""),
+        Ok(())
+    );
     // git remote rename of what the run itself added, between its first and its second change.
     let added = "[remote \"a\"]\nurl = https://h/x\n[branch \"main\"]\nremote = a\n";
     let half = added.replace("\"a\"", "\"b\"");
