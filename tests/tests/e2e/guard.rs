@@ -245,7 +245,7 @@ fn git_works_in_a_guarded_workspace() {
             git init -q --bare remote.git && git remote add local remote.git && git push -qu local main && git switch -qc tracking local/main
             git switch -q main && git branch -D tracking -q && git branch -d topic -q
             git worktree add -q -b side wt && echo s > wt/s && git -C wt add s && git -C wt commit -qm s && git worktree remove wt
-            git -c protocol.file.allow=always submodule --quiet add ./copy sub && git commit -qm sub && git submodule status >/dev/null
+            git -c protocol.file.allow=always submodule --quiet add $PWD/copy sub && git commit -qm sub && git submodule status >/dev/null
             git bisect start -q HEAD HEAD~2 >/dev/null && git bisect reset 2>&1 | cat && git config user.name M
             GIT_SEQUENCE_EDITOR=true git rebase -q -i HEAD~1 && git rebase -q --onto HEAD~1 HEAD~1
             git sparse-checkout set --cone x && git sparse-checkout disable && git gc -q && git repack -qad && git fsck --no-progress

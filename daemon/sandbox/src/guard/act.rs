@@ -518,9 +518,14 @@ impl Guard {
                 if place.dots {
                     return Ok(Done::Elsewhere);
                 }
-                permitted!(self.judge(&place, Change::Remove));
-                place.demand_directory()?;
+                let judged = self.judge(&place, Change::Remove)?;
                 let flags = AtFlags::from_bits_retain(flags);
+                // Git tries to remove directories up to its own, which is never empty: nothing that anybody need be told.
+                if matches!(judged, Judged::Refused(_)) && flags.contains(AtFlags::REMOVEDIR) && place.has_entries() {
+                    return Err(Errno::NOTEMPTY);
+                }
+                permitted!(Ok::<_, Errno>(judged));
+                place.demand_directory()?;
                 done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
@@ -1035,6 +1040,18 @@ impl Place {
             true => Err(Errno::NOTDIR),
             false => Ok(()),
         }
+    }
+
+    /// Whether it is a directory that holds something.
+    fn has_entries(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.parent, &self.name, flags, Mode::empty())
+            .and_then(rustix::fs::Dir::new)
+            .is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .any(|entry| ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()))
+            })
     }
 
     fn directory_for_entering(&self) -> Result<OwnedFd, Errno> {
