@@ -245,13 +245,14 @@ fn git_works_in_a_guarded_workspace() {
             git init -q --bare remote.git && git remote add local remote.git && git push -qu local main && git switch -qc tracking local/main
             git switch -q main && git branch -D tracking -q && git branch -d topic -q
             git worktree add -q -b side wt && echo s > wt/s && git -C wt add s && git -C wt commit -qm s && git worktree remove wt
-            git -c protocol.file.allow=always submodule --quiet add ./copy sub && git commit -qm sub && git submodule status >/dev/null
-            git bisect start -q HEAD HEAD~2 >/dev/null && git bisect reset -q && git config user.name M
+            git -c protocol.file.allow=always submodule --quiet add $PWD/copy sub && git commit -qm sub && git submodule status >/dev/null
+            git bisect start -q HEAD HEAD~2 >/dev/null && git bisect reset 2>&1 | cat && git config user.name M
             GIT_SEQUENCE_EDITOR=true git rebase -q -i HEAD~1 && git rebase -q --onto HEAD~1 HEAD~1
             git sparse-checkout set --cone x && git sparse-checkout disable && git gc -q && git repack -qad && git fsck --no-progress
             printf '[user]\\n\\temail = direct@e\\n' >> .git/config && test \"$(sleep 0.2; git config user.email)\" = direct@e
             rm -rf copied copy remote.git && echo done";
-        let ended = house.sh(script);
+        // Each command on its own line, so that the first to fail is the last.
+        let ended = house.sh(&script.replace(" && ", "\n"));
         assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
         let status = outside_ok(house, "git fsck --no-progress 2>&1 && git status --short");
         assert_eq!(status, "");

@@ -245,6 +245,7 @@ impl Operation {
             Call::fchownat => word(4) & !OF_PATHS as u32,
             Call::fchmodat2 | Call::utimensat => word(3) & !OF_PATHS as u32,
             Call::faccessat2 => word(3) & !(OF_PATHS | libc::AT_EACCESS) as u32,
+            Call::renameat2 if word(4) & libc::RENAME_EXCHANGE != 0 => word(4) & !libc::RENAME_EXCHANGE,
             Call::linkat => word(4) & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_FOLLOW) as u32,
             _ => 0,
         };
@@ -517,9 +518,14 @@ impl Guard {
                 if place.dots {
                     return Ok(Done::Elsewhere);
                 }
-                permitted!(self.judge(&place, Change::Remove));
-                place.demand_directory()?;
+                let judged = self.judge(&place, Change::Remove)?;
                 let flags = AtFlags::from_bits_retain(flags);
+                // Git tries to remove directories up to its own, which is never empty: nothing that anybody need be told.
+                if matches!(judged, Judged::Refused(_)) && flags.contains(AtFlags::REMOVEDIR) && place.has_entries() {
+                    return Err(Errno::NOTEMPTY);
+                }
+                permitted!(Ok::<_, Errno>(judged));
+                place.demand_directory()?;
                 done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
@@ -544,6 +550,9 @@ impl Guard {
                 done(rustix::fs::symlinkat(&target, &place.parent, &place.name))
             }
             Operation::Truncate { at, length } => {
+                if length > i64::MAX as u64 {
+                    return Err(Errno::INVAL);
+                }
                 let place = inside!(find(&self.trees, caller, at, Links::Follow));
                 place.demand_directory()?;
                 if place.kind()? != Some(FileType::RegularFile) {
@@ -1031,6 +1040,18 @@ impl Place {
             true => Err(Errno::NOTDIR),
             false => Ok(()),
         }
+    }
+
+    /// Whether it is a directory that holds something.
+    fn has_entries(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.parent, &self.name, flags, Mode::empty())
+            .and_then(rustix::fs::Dir::new)
+            .is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .any(|entry| ![&b"."[..], b".."].contains(&entry.file_name().to_bytes()))
+            })
     }
 
     fn directory_for_entering(&self) -> Result<OwnedFd, Errno> {

@@ -97,7 +97,8 @@ impl Drafts {
         }
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let kept = rustix::fs::open(&link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = flags - (OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC | OFlags::NOFOLLOW) | OFlags::CLOEXEC;
+        let not_again = OFlags::CREATE | OFlags::EXCL | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let flags = flags.difference(not_again) | OFlags::CLOEXEC;
         let given = rustix::fs::open(&link, flags, Mode::empty())?;
         // Last, because the bits may forbid what the one who makes a file may do with it.
         rustix::fs::fchmod(&kept, Mode::from_raw_mode(mode))?;

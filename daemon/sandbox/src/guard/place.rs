@@ -184,9 +184,14 @@ pub(super) fn find_path(
 fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result<Option<Place>, Errno> {
     let trimmed = trim(path.as_bytes());
     let must_be_directory = trimmed.len() < path.len();
+    let mut begins_nowhere = false;
     let whole = match Path::new(path).is_absolute() {
         true => PathBuf::from(OsStr::from_bytes(trimmed)),
-        false => caller.base(from)?.join(OsStr::from_bytes(trimmed)),
+        false => {
+            let base = caller.base(from)?;
+            begins_nowhere = base.as_os_str().as_bytes().ends_with(b" (deleted)");
+            base.join(OsStr::from_bytes(trimmed))
+        }
     };
     let finish = |place: Option<Place>| match place {
         // What was read belongs to the caller only if it still waits.
@@ -201,7 +206,11 @@ fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result
     if !ends_in_dots(trimmed)
         && let Some(place) = walk_names(trees, &whole)
     {
-        return finish(place?);
+        return match place? {
+            // The kernel would say that the mount is read-only: it need not look for a directory that it has.
+            None if begins_nowhere && containing(trees, &whole).is_some() => Err(Errno::NOENT),
+            place => finish(place),
+        };
     }
     finish(walk_links(trees, caller, from, trimmed)?)
 }

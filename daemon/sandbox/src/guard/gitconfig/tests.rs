@@ -309,7 +309,7 @@ fn changes_that_are_harmless_one_by_one_are_judged_in_sum() {
     accepted(&other, &hijack);
     assert_eq!(run(start, &hijack), Err("branch.main.remote".to_owned()));
     // A name that is free again is anybody's in the next run.
-    let fork = "[remote \"fork\"]\nurl = https://h/y\npushurl = https://h/z\n";
+    let fork = "[remote \"fork\"]\nurl = https://h/y\n";
     let both = format!("{start}{fork}");
     accepted(&both, start);
     assert_eq!(run(&both, start), Err("remote.fork.url".to_owned()));
