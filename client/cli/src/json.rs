@@ -157,6 +157,9 @@ fn effective_limits(limits: &EffectiveLimits) -> Value {
         cpu_millis,
         output_bytes,
         grace,
+        disk_bytes,
+        files,
+        file_bytes,
     } = limits;
     json!({
         "wall": seconds(wall.as_ref()),
@@ -167,6 +170,9 @@ fn effective_limits(limits: &EffectiveLimits) -> Value {
         "cpu_millis": cpu_millis,
         "output_bytes": output_bytes,
         "grace": seconds(grace.as_ref()),
+        "disk_bytes": disk_bytes,
+        "files": files,
+        "file_bytes": file_bytes,
     })
 }
 
@@ -230,6 +236,12 @@ fn ending(ending: &Ending) -> Value {
         Kind::OutputLimit(OutputLimit { stream, limit_bytes }) => {
             json!({ "kind": "output_limit", "stream": stream_name(*stream), "limit_bytes": limit_bytes })
         }
+        Kind::DiskLimit(wire::DiskLimit { resource, limit, used }) => json!({
+            "kind": "disk_limit",
+            "resource": wire::DiskResource::try_from(*resource).map_or("UNSPECIFIED", |resource| short(resource.as_str_name(), "DISK_RESOURCE_")).to_lowercase(),
+            "limit": limit,
+            "used": used,
+        }),
         Kind::Denied(wire::Denied { rule, explanation }) => {
             json!({ "kind": "denied", "rule": rule, "explanation": explanation })
         }
@@ -278,6 +290,8 @@ fn usage(usage: &Usage) -> Value {
         queued,
         setup,
         oom_kills,
+        fork_failures,
+        throttled,
     } = usage;
     json!({
         "wall": seconds(wall.as_ref()),
@@ -290,6 +304,8 @@ fn usage(usage: &Usage) -> Value {
         "queued": seconds(queued.as_ref()),
         "setup": seconds(setup.as_ref()),
         "oom_kills": oom_kills,
+        "fork_failures": fork_failures,
+        "throttled": seconds(throttled.as_ref()),
     })
 }
 

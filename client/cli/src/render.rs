@@ -68,11 +68,77 @@ pub fn notice(ending: &Ending, program: &[u8]) -> Option<String> {
                 bytes(limit.limit_bytes)
             )
         }
+        Kind::DiskLimit(limit) => match wire::DiskResource::try_from(limit.resource) {
+            Ok(wire::DiskResource::Files) => format!(
+                "ended at its limit of files: {} (limits.files), {} were made",
+                limit.limit, limit.used
+            ),
+            _ => format!(
+                "ended at its disk limit: {} (limits.disk), {} were taken",
+                bytes(limit.limit),
+                bytes(limit.used)
+            ),
+        },
         Kind::Denied(denied) => format!("refused by the policy ({}): {}", denied.rule, denied.explanation),
         Kind::SpawnFailed(failed) => spawn_failed(failed, program),
         Kind::SandboxFailed(failed) => sandbox_failed(failed),
         Kind::Lost(lost) => format!("the run was lost: {}; its processes are gone", lost.why),
     })
+}
+
+/// Which limits a failed command met that its ending does not name; each with the policy's key.
+#[must_use]
+pub fn limits_met(started: Option<&Started>, finished: &Finished) -> Vec<String> {
+    let (Some(limits), Some(usage)) = (
+        started.and_then(|started| started.limits.as_ref()),
+        finished.usage.as_ref(),
+    ) else {
+        return Vec::new();
+    };
+    let kind = finished.ending.as_ref().and_then(|ending| ending.kind.as_ref());
+    let mut met = Vec::new();
+    if usage.oom_kills > 0 {
+        let (count, noun) = counted(usage.oom_kills, "process", "processes");
+        let limit = limits
+            .memory_bytes
+            .map_or_else(String::new, |limit| format!(" of {}", bytes(limit)));
+        met.push(format!(
+            "the kernel killed {count} {noun} at the memory limit{limit} (limits.memory)"
+        ));
+    }
+    if finished.shell_code == 0 {
+        return met;
+    }
+    if let (Some(failures @ 1..), Some(limit)) = (usage.fork_failures, limits.processes) {
+        let (count, noun) = counted(failures, "time", "times");
+        met.push(format!(
+            "the limit of {limit} processes and threads was reached {count} {noun} (limits.processes)"
+        ));
+    }
+    if let (Some(Kind::Signaled(signaled)), Some(limit)) = (kind, limits.file_bytes)
+        && signaled.signal == nix::libc::SIGXFSZ
+    {
+        met.push(format!(
+            "a file would have passed the limit of {} (limits.file-size)",
+            bytes(limit)
+        ));
+    }
+    let throttled = usage
+        .throttled
+        .as_ref()
+        .filter(|held| held.seconds > 0 || held.nanos >= 100_000_000);
+    if let (Some(Kind::TimedOut(_)), Some(held), Some(millis)) = (kind, throttled, limits.cpu_millis) {
+        met.push(format!(
+            "the limit of {} processors held it back for {} (limits.cpus)",
+            f64::from(millis) / 1000.0,
+            duration(Some(held))
+        ));
+    }
+    met
+}
+
+fn counted(count: u64, one: &'static str, many: &'static str) -> (u64, &'static str) {
+    (count, if count == 1 { one } else { many })
 }
 
 fn spawn_failed(failed: &SpawnFailed, program: &[u8]) -> String {
@@ -220,6 +286,7 @@ fn outcome(finished: &Finished) -> String {
         Some(Kind::Cancelled(_)) => "cancelled".to_owned(),
         Some(Kind::OutOfMemory(_)) => "out of memory".to_owned(),
         Some(Kind::OutputLimit(_)) => "over its output limit".to_owned(),
+        Some(Kind::DiskLimit(_)) => "over its disk limit".to_owned(),
         Some(Kind::Denied(_)) => return "not started: denied".to_owned(),
         Some(Kind::SpawnFailed(_)) => return "not started: cannot be executed".to_owned(),
         Some(Kind::SandboxFailed(_)) => return "not started: no sandbox".to_owned(),

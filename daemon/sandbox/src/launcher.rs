@@ -483,6 +483,8 @@ fn usage(leaf: Option<&Leaf>, rusage: Rusage) -> Usage {
         cpu_system_us: rusage.system_us,
         memory_peak_bytes: rusage.max_rss_bytes,
         oom_kills: 0,
+        fork_failures: None,
+        throttled_us: None,
         from_cgroup: false,
     };
     leaf.map_or(reaped, |leaf| leaf.usage().over(reaped))

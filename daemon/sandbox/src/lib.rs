@@ -11,6 +11,7 @@
 //! guard.rs      protected paths in it, through init's hands
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
+//! watch.rs      limits that init holds by looking
 //! selftest.rs   everything that must not work, tried
 //! handle.rs     the daemon's side               wire.rs      messages with descriptors
 //! sys.rs        the floor: raw calls
@@ -31,6 +32,7 @@ mod selftest;
 pub mod spec;
 mod sys;
 mod view;
+mod watch;
 mod wire;
 
 pub use handle::{LaunchError, Launcher, Sandbox};

@@ -13,6 +13,7 @@
 mod admission;
 mod audit;
 mod autostart;
+mod bombs;
 mod commands;
 mod crash;
 mod endings;

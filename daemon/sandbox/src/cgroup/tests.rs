@@ -18,6 +18,8 @@ const UNLIMITED: Limits = Limits {
     open_files_soft: 0,
     open_files_hard: 0,
     file_bytes: None,
+    disk_bytes: None,
+    files: None,
 };
 
 /// A backend of its own for one test; asserts at the end that nothing of it is left.
@@ -438,6 +440,8 @@ fn usage_that_is_unknown_comes_from_reaped_processes() {
         cpu,
         memory_peak_bytes: Some(3),
         oom_kills: Some(4),
+        fork_failures: Some(5),
+        throttled_us: None,
     }
     .over(reaped);
     assert_eq!(
