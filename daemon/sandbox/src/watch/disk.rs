@@ -34,6 +34,11 @@ const COUNT_SHARE: u32 = 10;
 /// Directories open at once in a count. What lies deeper counts as hidden.
 const MAX_DEPTH: usize = 128;
 
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 /// Entries read between two looks at the clock.
 const BATCH: u32 = 32;
 
@@ -322,9 +327,12 @@ impl Count {
     fn root(&mut self, root: &OwnedFd) {
         let Ok(stat) = rustix::fs::fstat(root) else { return };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            self.add(&stat);
-        } else if let Ok(directory) = Dir::read_from(root) {
-            self.open.push((directory, stat.st_dev));
+            return self.add(&stat);
+        }
+        // Anew, because the descriptor that is kept only names the directory (O_PATH).
+        match rustix::fs::openat(root, c".", OPEN, Mode::empty()).and_then(Dir::new) {
+            Ok(directory) => self.open.push((directory, stat.st_dev)),
+            Err(_) => self.hidden = true,
         }
     }
 
@@ -356,9 +364,8 @@ impl Count {
         if self.known.contains(&(stat.st_dev, stat.st_ino)) {
             return;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let inner = match depth < MAX_DEPTH {
-            true => rustix::fs::openat(parent, name, flags, Mode::empty())
+            true => rustix::fs::openat(parent, name, OPEN, Mode::empty())
                 .and_then(Dir::new)
                 .ok(),
             false => None,
@@ -393,8 +400,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    /// As the view hands them over.
     fn open(path: &Path) -> OwnedFd {
-        File::open(path).unwrap().into()
+        rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
     }
 
     fn fill(path: &Path, mib: usize) {
