@@ -51,7 +51,7 @@ mod writer;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
 pub use record::{
-    Decision, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef, StreamDigest, Usage,
+    Decision, Denial, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef, StreamDigest, Usage,
 };
 pub use redact::{REDACTED, redact_argv, redact_text};
 pub use text::{MAX_LIST_BYTES, MAX_LIST_ITEMS, MAX_VALUE_BYTES};

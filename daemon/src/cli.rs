@@ -9,6 +9,7 @@ use clap::Args;
 use crate::config::{Config, LogFormat, Overrides, REFERENCE};
 use crate::launch::Launching;
 use crate::serve::{self, ServeError};
+use crate::walls::{self, Opened};
 use crate::{systemd, telemetry};
 
 /// What the command line may say; everything else is in the configuration file.
@@ -81,7 +82,7 @@ pub fn run(arguments: DaemonArgs) -> ExitCode {
     }
 }
 
-/// In this order: what must come before threads, then the runtime.
+/// In this order: what needs everything, the daemon's walls, which must come before threads, then the runtime.
 fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     if arguments.auto {
         fumehood_sandbox::forget_caller().map_err(ServeError::Runtime)?;
@@ -91,12 +92,14 @@ fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     telemetry::init(&config.log)?;
     raise_limits();
     let launching = Launching::start(&config.scratch_dir)?;
+    let opened = Opened::open(&config)?;
+    walls::raise(&config, inherited.is_empty())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("fumehoodd")
         .build()
         .map_err(ServeError::Runtime)?;
-    let result = runtime.block_on(serve::serve(config, inherited, launching.clone()));
+    let result = runtime.block_on(serve::serve(config, inherited, opened, launching.clone()));
     // A connection that does not end must not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     launching.end();

@@ -10,7 +10,7 @@ use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
     Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
 };
-use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -31,6 +31,8 @@ pub struct Launching {
 #[derive(Debug)]
 struct Shared {
     scratch_root: PathBuf,
+    /// Starts launchers: the daemon itself has given that up. `None` once it is ended.
+    starter: Mutex<Option<Starter>>,
     /// `None` between the death of one and the start of the next.
     launcher: Mutex<Option<Launcher>>,
     self_test: Mutex<SelfTest>,
@@ -52,12 +54,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Launching {
-    /// Starts the launcher. Call it before the runtime has threads.
+    /// Starts the launcher and the process that can start another. Call it before the daemon's walls are up; after that nothing can be
+    /// started.
     pub fn start(scratch_root: &Path) -> Result<Launching, LaunchError> {
-        let launcher = Launcher::start(scratch_root)?;
+        let starter = Starter::start()?;
+        let launcher = starter.launch(scratch_root)?;
         Ok(Launching {
             shared: Arc::new(Shared {
                 scratch_root: scratch_root.to_owned(),
+                starter: Mutex::new(Some(starter)),
                 launcher: Mutex::new(Some(launcher)),
                 self_test: Mutex::default(),
             }),
@@ -167,8 +172,9 @@ impl Launching {
         }
     }
 
-    /// Watches the launcher and starts it again when it dies. Runs for as long as the daemon does.
-    pub async fn keep_alive(self) {
+    /// Watches the launcher and has another started when it dies. Returns when that is not possible any more: the daemon can make no
+    /// sandbox then, and whoever started it must start it anew.
+    pub async fn keep_alive(self) -> LaunchError {
         loop {
             let socket = match &*lock(&self.shared.launcher) {
                 Some(launcher) => watch(launcher.as_fd()),
@@ -178,16 +184,23 @@ impl Launching {
                 // Readable means dead: nothing is ever sent on it.
                 let _ = socket.readable().await;
                 let dead = lock(&self.shared.launcher).take();
-                let Some(dead) = dead else { return };
+                // The daemon is ending it.
+                let Some(dead) = dead else {
+                    return std::future::pending().await;
+                };
                 tracing::error!(
                     pid = dead.pid(),
                     "the launcher died, and every run with it; starting another"
                 );
-                let _ = tokio::task::spawn_blocking(|| dead.bury()).await;
             }
-            let root = self.shared.scratch_root.clone();
-            match tokio::task::spawn_blocking(move || Launcher::start(&root)).await {
+            let shared = Arc::clone(&self.shared);
+            let started = tokio::task::spawn_blocking(move || match &*lock(&shared.starter) {
+                Some(starter) => starter.launch(&shared.scratch_root),
+                None => Err(LaunchError::NoStarter),
+            });
+            match started.await {
                 Ok(Ok(launcher)) => *lock(&self.shared.launcher) = Some(launcher),
+                Ok(Err(gone @ LaunchError::NoStarter)) => return gone,
                 Ok(Err(error)) => {
                     tracing::error!(
                         error = crate::telemetry::chain(&error),
@@ -195,7 +208,7 @@ impl Launching {
                     );
                     tokio::time::sleep(RETRY).await;
                 }
-                Err(_) => return,
+                Err(panic) => return LaunchError::Start(io::Error::other(panic)),
             }
         }
     }
@@ -206,6 +219,11 @@ impl Launching {
             && let Err(error) = launcher.end()
         {
             tracing::warn!(%error, "the launcher did not end in order");
+        }
+        if let Some(starter) = lock(&self.shared.starter).take()
+            && let Err(error) = starter.end()
+        {
+            tracing::warn!(%error, "the launcher's starter did not end in order");
         }
     }
 }

@@ -17,13 +17,15 @@ pub mod lower;
 pub mod peer;
 pub mod policy_store;
 pub mod refusal;
+pub mod remedy;
 pub mod run;
 pub mod serve;
 pub mod service;
 pub mod systemd;
 pub mod telemetry;
+pub mod walls;
 
-/// Becomes the sandbox launcher, and never returns, when this process was started as one. First thing in `main` of every program that
+/// Becomes the sandbox launcher, or what starts it, and never returns, when this process was started as one. First thing in `main` of every program that
 /// can be the daemon.
 pub fn entry_if_launcher() {
     fumehood_sandbox::become_launcher_if_asked();

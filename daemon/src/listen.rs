@@ -21,7 +21,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections in their handshake, for each endpoint; one more drops the oldest of them.
 pub const MAX_HANDSHAKES: usize = 128;
 
-/// Connections being served, all endpoints together; more are closed at once.
+/// Connections being served, all endpoints together. One more takes the place of the oldest that has not made a call; when all have, it
+/// is closed at once.
 pub const MAX_CONNECTIONS: usize = 512;
 
 /// Of these, connections of peers that may not use the daemon.

@@ -14,6 +14,9 @@ use fumehood_sandbox::spec::{
 };
 
 use crate::run::Host;
+pub use reach::{Reach, reach};
+
+mod reach;
 
 /// Where the refusing proxy listens on the sandbox's own loopback: a port of the private range that no tool uses by default.
 pub const REFUSAL_PORT: u16 = 61_127;

@@ -76,6 +76,11 @@ impl Peer {
         }
     }
 
+    /// `id@uid:1000`: an id that this peer chose, unlike every one that another peer can choose. No id holds an `@`.
+    pub fn qualified(&self, id: &str) -> String {
+        format!("{id}@{self}")
+    }
+
     /// The process id at the time of connecting, if there is one; information only.
     pub fn pid(&self) -> Option<i32> {
         match self.identity {

@@ -4,11 +4,13 @@
 //! model.rs     what a run is asked, what happens in it, how it ends: plain types
 //! journal.rs   its events, kept within a bound, read by any number of readers at their own pace
 //! actor.rs     the task that owns it: from a place among the running ones to the last event
+//! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! host.rs      facts about this machine and this caller that a sandbox is made from
 //! ```
 
 mod actor;
+mod denials;
 mod host;
 mod journal;
 mod model;

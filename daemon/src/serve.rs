@@ -1,6 +1,6 @@
 //! The daemon from start to end.
 //!
-//! Start: policies, audit log, self-test, listeners, ready. End, on SIGTERM or SIGINT: no more runs are taken and health says so, those
+//! Start: audit log, listeners, self-test, ready; what comes before is in `cli.rs` and `walls.rs`. End, on SIGTERM or SIGINT: no more runs are taken and health says so, those
 //! there are may go on for the grace, then they are ended, and the record of their end is written before the log is closed. A
 //! second signal ends the grace.
 
@@ -24,10 +24,11 @@ use crate::config::{Config, ConfigError};
 use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
-use crate::policy_store::{PolicyStore, StoreError};
+use crate::policy_store::StoreError;
 use crate::run::{Bounds, RunTable, Surroundings};
-use crate::service::{Door, NodeService, PoliciesService, RunsService};
+use crate::service::{Door, IntakeLayer, NodeService, PoliciesService, RunsService};
 use crate::systemd;
+use crate::walls::Opened;
 
 /// Longest message taken: argv and environments (2 MiB each), an inline policy (1 MiB), and room.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
@@ -56,6 +57,9 @@ pub enum ServeError {
     /// The runtime.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
+    /// Its own walls.
+    #[error("cannot confine the daemon itself")]
+    Walls(#[from] fumehood_sandbox::ShedError),
     /// Its policies.
     #[error(transparent)]
     Policies(#[from] StoreError),
@@ -85,14 +89,15 @@ pub enum ServeError {
 pub async fn serve(
     config: Config,
     inherited: Vec<std::os::unix::net::UnixListener>,
+    opened: Opened,
     launching: Launching,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(|error| ServeError::Serve(error.to_string()))?;
-    let policies = PolicyStore::load(&config.policy_dirs, &config.default_policy)?;
+    let Opened { policies, tcp } = opened;
     let audit = open_audit(&config).await?;
-    let (endpoints, socket) = endpoints(&config, inherited).await?;
+    let (endpoints, socket) = endpoints(&config, inherited, tcp)?;
     test_machine(&launching).await;
-    tokio::spawn(launching.clone().keep_alive());
+    let mut launcher_lost = tokio::spawn(launching.clone().keep_alive());
 
     let bounds = Bounds {
         running: config.max_runs,
@@ -143,6 +148,7 @@ pub async fn serve(
     let (stop, stopped) = oneshot::channel::<()>();
     let server = listen::server()
         .layer(InterceptorLayer::new(only_allowed))
+        .layer(IntakeLayer::default())
         .add_service(
             RunsServer::new(RunsService {
                 runs: runs.clone(),
@@ -166,6 +172,10 @@ pub async fn serve(
     let ended = tokio::select! {
         () = signals.next() => Ended::Asked,
         () = idle(config.idle_exit, runs.active(), connections) => Ended::Idle,
+        lost = &mut launcher_lost => Ended::Broken(match lost {
+            Ok(error) => crate::telemetry::chain(&error),
+            Err(error) => error.to_string(),
+        }),
         result = &mut server => Ended::Broken(match result {
             Ok(Ok(())) => "the server ended by itself".to_owned(),
             Ok(Err(error)) => error.to_string(),
@@ -280,17 +290,17 @@ fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
 }
 
 /// Where to listen: what systemd handed over, or the configured socket; and TCP where configured.
-async fn endpoints(
+fn endpoints(
     config: &Config,
     inherited: Vec<std::os::unix::net::UnixListener>,
+    tcp: Option<(std::net::TcpListener, tls::Acceptor)>,
 ) -> Result<(Vec<Endpoint>, Option<unix::Socket>), ServeError> {
+    let failed = |error: io::Error| ServeError::Serve(error.to_string());
     let mut endpoints = Vec::new();
     let mut own = None;
     for listener in inherited {
-        let listener = tokio::net::UnixListener::from_std(listener);
-        endpoints.push(Endpoint::Unix(
-            listener.map_err(|error| ServeError::Serve(error.to_string()))?,
-        ));
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+        endpoints.push(Endpoint::Unix(listener));
     }
     if endpoints.is_empty() {
         let reach = unix::Reach::of(&config.allowed_uids, config.uid);
@@ -298,14 +308,8 @@ async fn endpoints(
         endpoints.push(Endpoint::Unix(listener));
         own = Some(socket);
     }
-    if let Some(tcp) = &config.tcp {
-        let acceptor = tls::Acceptor::new(tcp)?;
-        let listener = tokio::net::TcpListener::bind(tcp.listen)
-            .await
-            .map_err(|source| ServeError::Tcp {
-                address: tcp.listen,
-                source,
-            })?;
+    if let Some((listener, acceptor)) = tcp {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         endpoints.push(Endpoint::Tls(listener, acceptor));
     }
     Ok((endpoints, own))

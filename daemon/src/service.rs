@@ -4,15 +4,18 @@
 //! runs.rs      service Runs          request.rs   a request, checked field by field
 //! policies.rs  service Policies      convert.rs   what goes out
 //! node.rs      service Node          status.rs    every gRPC status there is
+//! intake.rs    what a peer may have on its way here at once
 //! ```
 
 mod convert;
+mod intake;
 mod node;
 mod policies;
 mod request;
 mod runs;
 mod status;
 
+pub use intake::IntakeLayer;
 pub use node::NodeService;
 pub use policies::PoliciesService;
 pub use request::Door;
@@ -22,3 +25,6 @@ pub use runs::RunsService;
 pub fn refuse(error: crate::peer::PeerError) -> tonic::Status {
     status::Refused::from(error).into()
 }
+
+#[doc(hidden)]
+pub use request::try_request;

@@ -56,6 +56,11 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
+/// Whether the service manager listens on an abstract socket, which has no path.
+pub fn notifies_abstract_socket() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| socket.as_encoded_bytes().starts_with(b"@"))
+}
+
 /// A service manager that does not listen is no reason to fail.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {

@@ -254,13 +254,17 @@ impl Walker<'_> {
         if !required || !matches!(policy.network, Network::Host(_)) {
             return;
         }
-        let section = self.section(document, PROTECTIONS);
-        let place = section.get("required").map_or(0, |value| value.span().start);
+        // Where `required` is absent, what asks for the machine's network is what has to change.
+        let (network, protections) = (self.section(document, NETWORK), self.section(document, PROTECTIONS));
+        let stated = protections.get("required").map(|value| (value, "protections.required"));
+        let Some((value, key)) = stated.or_else(|| Some((network.get("mode")?, "network.mode"))) else {
+            return;
+        };
         let problem = Problem::new(
             "`network` is required, and `network.mode = \"host-without-isolation\"` gives it up",
             "write `required = […]` without \"network\" if that is meant",
         );
-        self.problem(place, "protections.required", problem);
+        self.problem(value.span().start, key, problem);
     }
 
     /// Whether the rest of the file can be understood.

@@ -302,7 +302,7 @@ fn every_error_is_reported_at_its_place() {
         ),
         (
             "[network]\nmode = \"host-without-isolation\"\n",
-            "protections.required",
+            "4:8 network.mode",
             "gives it up",
             "without \"network\"",
         ),
@@ -314,9 +314,9 @@ fn every_error_is_reported_at_its_place() {
         ),
         (
             "[network]\nmode = \"host-without-isolation\"\ntcp-bind = [0]\n[protections]\nrequired = []\n",
-            "network.tcp-bind",
+            "5:12 network.tcp-bind",
             "0",
-            "",
+            "1 to 65535",
         ),
         (
             "[syscalls]\nprofile = \"dev\"\n",

@@ -49,7 +49,7 @@ def main(socket, workspace):
         assert b"".join(event.output.data for event in events if event.WhichOneof("event") == "output") == b"hi\n"
         finished = events[-1].finished
         assert finished.ending.WhichOneof("kind") == "exited" and finished.ending.exited.code == 0, finished
-        assert len(events[1].started.enforcement.entries) == 10, events[1]
+        assert len(events[1].started.enforcement.entries) == 11, events[1]
 
         # A failing command is a successful call.
         request.start.spec.argv[:] = [b"sh", b"-c", b"exit 3"]

@@ -271,10 +271,18 @@ impl House {
         leftovers::process(pid as i32).expect("a daemon that lives")
     }
 
-    /// The launcher: the daemon's only child.
+    /// The launcher: the only child of the daemon's only child, which starts it.
     #[must_use]
     pub fn launcher(&self) -> Process {
         eventually(DEADLINE, "the launcher", || {
+            leftovers::descent(self.daemon().pid).get(2).cloned()
+        })
+    }
+
+    /// What starts the launcher: the daemon's only child.
+    #[must_use]
+    pub fn starter(&self) -> Process {
+        eventually(DEADLINE, "the starter", || {
             leftovers::descent(self.daemon().pid).get(1).cloned()
         })
     }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use fumehood_client::proto::v1::{
-    Closed, Ending, Finished, Gap, InlinePolicy, OutputStream, PolicyReference, ProcessExited, RunEvent, RunSpec,
-    StartRequest, Started, ending::Kind, policy_reference::Reference, run_event::Event,
+    Closed, Denial, Ending, Finished, Gap, InlinePolicy, OutputStream, PolicyReference, ProcessExited, RunEvent,
+    RunSpec, StartRequest, Started, ending::Kind, policy_reference::Reference, run_event::Event,
 };
 use fumehood_client::{Client, RunEvents};
 
@@ -125,6 +125,7 @@ impl Told {
                 Event::Gap(_) => "gap",
                 Event::Exited(_) => "exited",
                 Event::Closed(_) => "closed",
+                Event::Denial(_) => "denial",
                 Event::Finished(_) => "finished",
             })
             .collect();
@@ -233,6 +234,20 @@ impl Told {
             .filter_map(|event| {
                 if let Event::Closed(closed) = event {
                     Some(closed)
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// What the sandbox refused, as the events told it.
+    #[must_use]
+    pub fn denials(&self) -> Vec<&Denial> {
+        self.each()
+            .filter_map(|event| {
+                if let Event::Denial(denial) = event {
+                    Some(denial)
                 } else {
                     None
                 }

@@ -277,6 +277,7 @@ mod tests {
                 ending: Some(Ending { kind: Some(kind) }),
                 shell_code: 0,
                 usage: None,
+                ..Finished::default()
             },
         }
     }

@@ -9,9 +9,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fumehood_client::proto::v1::{
-    self as wire, CapabilitiesResponse, Capability, Closed, EffectiveLimits, Ending, Enforcement, EnforcementEntry,
-    Exited, Finished, Gap, Leftover, Lost, OutOfMemory, Output, OutputLimit, ProcessExited, RunEvent, SandboxFailed,
-    Signaled, SpawnFailed, Started, TimedOut, Usage, ending::Kind, run_event::Event,
+    self as wire, CapabilitiesResponse, Capability, Closed, Denial, EffectiveLimits, Ending, Enforcement,
+    EnforcementEntry, Exited, Finished, Gap, Leftover, Lost, OutOfMemory, Output, OutputLimit, ProcessExited, RunEvent,
+    SandboxFailed, Signaled, SpawnFailed, Started, TimedOut, Usage, ending::Kind, run_event::Event,
 };
 use serde_json::{Map, Value, json};
 
@@ -51,6 +51,7 @@ pub fn event(event: &RunEvent) -> String {
             "closed",
             json!({ "stream": stream_name(*stream), "total_bytes": total_bytes, "end_of_file": end_of_file }),
         ),
+        Some(Event::Denial(event)) => ("denial", denial(event)),
         Some(Event::Finished(event)) => ("finished", finished(event)),
         // A newer daemon's: it is passed on with what can be said of it.
         None => ("unknown", json!({})),
@@ -195,13 +196,47 @@ fn exited(event: &ProcessExited) -> Value {
     })
 }
 
+fn denial(denial: &Denial) -> Value {
+    use wire::denial::Subject;
+    let Denial {
+        protection,
+        operation,
+        subject,
+        rule,
+        remedy,
+        evidence,
+    } = denial;
+    let mut value = json!({
+        "protection": protection_name(*protection),
+        "operation": operation,
+        "path": null,
+        "path_base64": null,
+        "system_call": null,
+        "address": null,
+        "rule": rule,
+        "remedy": remedy,
+        "evidence": wire::Evidence::try_from(*evidence).map_or("UNSPECIFIED", |evidence| short(evidence.as_str_name(), "EVIDENCE_")).to_lowercase(),
+    });
+    match subject {
+        Some(Subject::Path(path)) => put_bytes(&mut value, "path", path),
+        Some(Subject::SystemCall(name)) => value["system_call"] = json!(name),
+        Some(Subject::Address(address)) => value["address"] = json!(address),
+        None => {}
+    }
+    value
+}
+
 fn finished(event: &Finished) -> Value {
     let Finished {
         ending: ended,
         shell_code,
         usage: used,
+        denials,
+        denial_count,
     } = event;
     json!({
+        "denials": denials.iter().map(denial).collect::<Vec<_>>(),
+        "denial_count": denial_count,
         "ending": ended.as_ref().map(ending),
         "shell_code": shell_code,
         "usage": used.as_ref().map(usage),
@@ -433,7 +468,13 @@ mod tests {
             ending,
             shell_code: 124,
             usage: Some(Usage::default()),
+            denials: vec![Denial::default()],
+            denial_count: 7,
         }));
+        assert_eq!(
+            (&line["denial_count"], &line["denials"][0]["path"]),
+            (&json!(7), &Value::Null)
+        );
         assert_eq!(
             line["ending"],
             json!({ "kind": "timed_out", "limit": "wall", "after": 1.5 })
@@ -455,6 +496,7 @@ mod tests {
             ending,
             shell_code: 125,
             usage: None,
+            ..Finished::default()
         }));
         assert_eq!(line["ending"]["protection"], "filesystem_view");
         assert_eq!(line["ending"]["path"], "/p");

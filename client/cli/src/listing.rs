@@ -236,6 +236,7 @@ mod tests {
             ending,
             shell_code: 3,
             usage: None,
+            ..Finished::default()
         });
         assert_eq!(
             state(&RunInfo {

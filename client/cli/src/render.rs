@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fumehood_client::proto::convert::{duration_to_std, signal_name};
 use fumehood_client::proto::v1::{
-    self as wire, CancelCause, Ending, Enforcement, EnforcementEntry, Finished, Gap, Protection, ProtectionState,
-    SandboxFailed, SpawnFailed, Started, TimeLimit, Usage, UsageSource, ending::Kind,
+    self as wire, CancelCause, Denial, Ending, Enforcement, EnforcementEntry, Finished, Gap, Protection,
+    ProtectionState, SandboxFailed, SpawnFailed, Started, TimeLimit, Usage, UsageSource, ending::Kind,
 };
 use nix::errno::Errno;
 
@@ -241,6 +241,56 @@ pub fn gap(gap: &Gap) -> String {
         bytes(gap.stdout_bytes),
         bytes(gap.stderr_bytes)
     )
+}
+
+/// Denials told of a failed command, each in a line.
+const DENIALS_TOLD: usize = 3;
+
+/// What the sandbox refused, in lines that say what would allow it: the first ones for a command that failed, all with `verbose`.
+#[must_use]
+pub fn denials(finished: &Finished, verbose: bool) -> Vec<String> {
+    let told = match (verbose, finished.shell_code) {
+        (true, _) => usize::MAX,
+        (false, 0) => return Vec::new(),
+        (false, _) => DENIALS_TOLD,
+    };
+    let mut lines: Vec<String> = finished.denials.iter().take(told).map(denial).collect();
+    let more = finished.denials.len().saturating_sub(told);
+    if more > 0 {
+        lines.push(format!(
+            "and {more} more denials: `fumehood run -v` shows all of them, `--json` as data"
+        ));
+    }
+    lines
+}
+
+fn denial(denial: &Denial) -> String {
+    use wire::denial::Subject;
+    let Denial {
+        protection,
+        operation,
+        subject,
+        rule,
+        remedy,
+        evidence,
+    } = denial;
+    let how = match wire::Evidence::try_from(*evidence) {
+        Ok(wire::Evidence::Inferred) => "probably denied",
+        _ => "denied",
+    };
+    let what = match subject {
+        Some(Subject::Path(path)) => format!("{operation} {}", text(path)),
+        Some(Subject::SystemCall(name)) => format!("system call {}", text(name.as_bytes())),
+        Some(Subject::Address(address)) if address.is_empty() => "connect to a host outside".to_owned(),
+        Some(Subject::Address(address)) => format!("{operation} to {}", text(address.as_bytes())),
+        None => operation.clone(),
+    };
+    let protection = self::protection(*protection).replace(' ', "-");
+    let allowed = match remedy.as_str() {
+        "" => "no policy allows it".to_owned(),
+        remedy => format!("allowed by: {} in the policy", text(remedy.as_bytes())),
+    };
+    format!("{how}: {what} ({protection}: {}); {allowed}", text(rule.as_bytes()))
 }
 
 /// The lines of `--verbose`.
@@ -532,6 +582,61 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_says_which_rule_and_what_would_allow_it() {
+        use wire::denial::Subject;
+        let hook = Denial {
+            protection: Protection::ProtectedPaths.into(),
+            operation: "change".into(),
+            subject: Some(Subject::Path("/w/.git/hooks/x\n".into())),
+            rule: "git: hooks run when git is used outside".into(),
+            remedy: "filesystem.git = \"open\"".into(),
+            evidence: wire::Evidence::Observed.into(),
+        };
+        let call = Denial {
+            protection: Protection::SystemCalls.into(),
+            operation: "call".into(),
+            subject: Some(Subject::SystemCall("mount".into())),
+            rule: "the profile default refuses it: it is for mounting".into(),
+            ..Denial::default()
+        };
+        let host = |address: &str| Denial {
+            protection: Protection::Network.into(),
+            operation: "connect".into(),
+            subject: Some(Subject::Address(address.into())),
+            rule: "network.mode".into(),
+            evidence: wire::Evidence::Inferred.into(),
+            ..Denial::default()
+        };
+        let finished = |shell_code| Finished {
+            shell_code,
+            denials: vec![
+                hook.clone(),
+                call.clone(),
+                host("example.com:443"),
+                host(""),
+                host("b.c"),
+            ],
+            ..Finished::default()
+        };
+        assert_eq!(
+            denials(&finished(1), false),
+            [
+                "denied: change /w/.git/hooks/x\\n (protected-paths: git: hooks run when git is used outside); \
+                 allowed by: filesystem.git = \"open\" in the policy",
+                "denied: system call mount (system-calls: the profile default refuses it: it is for mounting); no policy allows it",
+                "probably denied: connect to example.com:443 (network: network.mode); no policy allows it",
+                "and 2 more denials: `fumehood run -v` shows all of them, `--json` as data",
+            ]
+        );
+        assert_eq!(denials(&finished(0), false), Vec::<String>::new());
+        let all = denials(&finished(0), true);
+        assert!(
+            all.len() == 5 && all[3].contains("connect to a host outside"),
+            "{all:?}"
+        );
+    }
+
+    #[test]
     fn byte_counts_are_short() {
         let cases = [
             (0, "0 B"),
@@ -563,6 +668,7 @@ mod tests {
                 ending,
                 shell_code: 125,
                 usage,
+                ..Finished::default()
             },
         );
         assert_eq!(lines, ["not started: denied", "time: ? queued, ? set-up"]);

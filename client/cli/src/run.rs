@@ -286,6 +286,7 @@ impl Follower {
         }
         self.notices
             .extend(render::limits_met(self.started.as_ref(), &finished));
+        self.notices.extend(render::denials(&finished, self.verbose));
         if self.verbose {
             self.notices.extend(render::summary(self.started.as_ref(), &finished));
         }
@@ -314,7 +315,7 @@ impl Follower {
             }
             Some(Event::Gap(gap)) => self.notices.push(render::gap(gap)),
             Some(Event::Exited(exited)) => self.notices.extend(render::leftovers(exited as &ProcessExited)),
-            Some(Event::Accepted(_) | Event::Closed(_) | Event::Finished(_)) | None => {}
+            Some(Event::Accepted(_) | Event::Closed(_) | Event::Denial(_) | Event::Finished(_)) | None => {}
         }
         if self.json {
             let mut line = json::event(event);

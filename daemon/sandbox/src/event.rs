@@ -46,14 +46,11 @@ pub enum Event {
         leftovers: Vec<Leftover>,
         /// How many there are in all.
         leftover_count: u32,
+        /// How often init refused something, repetitions counted.
+        refusals: u64,
     },
-    /// A change of a protected path was refused. Each path and rule once, at most 32 in all.
-    Refused {
-        /// What was to be changed, as seen inside, in bytes; at most 4096.
-        path: Vec<u8>,
-        /// The rule that refused it, in words.
-        rule: String,
-    },
+    /// Init refused a call. Each subject and rule once, at most 32 in all.
+    Refused(Denial),
     /// The tree used more memory than it may, and was killed. Only where no cgroup limits it; `Exited` follows.
     MemoryExceeded {
         /// What it used, in bytes, as far as it was looked at.
@@ -93,6 +90,29 @@ pub enum DiskResource {
     Space,
     /// Files, of every kind: inodes.
     Files,
+}
+
+/// A call that was refused by who decides about it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Denial {
+    /// What it was about.
+    pub subject: Subject,
+    /// The rule that refused it, in words.
+    pub rule: String,
+}
+
+/// What a refused call was about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// A change of a protected path ([`Protection::ProtectedPaths`]), as seen inside, in bytes; at most 4096.
+    Path(Vec<u8>),
+    /// A system call, or a use of it, that the profile does not allow ([`Protection::SystemCalls`]).
+    SystemCall {
+        /// The kernel's name for it.
+        name: String,
+        /// Whether the profile `default` would have let it through.
+        default_allows: bool,
+    },
 }
 
 /// How the main process ended.

@@ -26,7 +26,6 @@ mod place;
 mod repository;
 mod rules;
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -34,7 +33,7 @@ use rustix::io::Errno;
 
 use crate::seccomp::{Arch, Call};
 use crate::spec::Guard as Spec;
-use crate::sys::notify::{self, Answer};
+use crate::sys::notify::{self, Answer, Notification};
 pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 use caller::Caller;
@@ -42,17 +41,12 @@ pub(crate) use place::Tree;
 use repository::Started;
 use rules::Rules;
 
-/// Refusals that are told, at most: the first ones say what is wrong, and a loop must not flood the daemon.
-const MAX_TOLD: usize = 32;
-
 /// Guards the trees of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Guard {
     trees: Vec<Tree>,
     rules: Rules,
     started: Started,
-    /// What was told already.
-    told: HashSet<(PathBuf, String)>,
 }
 
 /// A change that was refused, for the one whom it is told.
@@ -77,15 +71,11 @@ impl Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs),
             started: Started::new(),
             trees,
-            told: HashSet::new(),
         }
     }
 
-    /// Answers the next waiting call of a listener that poll(2) found readable. Returns what was refused, once each.
-    pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Refusal> {
-        let Ok(call) = notify::receive(listener) else {
-            return None;
-        };
+    /// Answers a waiting call that the profile allows. Returns what was refused.
+    pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>, call: Notification) -> Option<Refusal> {
         let caller = Caller {
             thread: call.thread,
             listener,
@@ -107,7 +97,7 @@ impl Guard {
         };
         // ENOENT: the caller was killed meanwhile.
         let _ = notify::answer(listener, call.id, answer);
-        refusal.filter(|refusal| self.is_news(refusal))
+        refusal
     }
 
     fn hand_over(&self, caller: Caller<'_>, file: &OwnedFd, close_on_exec: bool) -> Option<Refusal> {
@@ -116,10 +106,6 @@ impl Guard {
             let _ = notify::answer(caller.listener, caller.id, Answer::Error(errno.raw_os_error()));
         }
         None
-    }
-
-    fn is_news(&mut self, refusal: &Refusal) -> bool {
-        self.told.len() < MAX_TOLD && self.told.insert((refusal.path.clone(), refusal.rule.clone()))
     }
 }
 

@@ -6,9 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use crate::event::{Event, Request, SignalScope};
-use crate::launcher::{ARGV0, Cgroups, Command, Configuration, Greeting};
+use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::spec::{CommandSpec, SandboxSpec};
+use crate::starter::{self, Answer, Order};
 use crate::wire;
 
 /// `PIPEFS_MAGIC` of linux/magic.h: the file system of unnamed pipes.
@@ -23,6 +26,9 @@ pub enum LaunchError {
     /// It ended before it was ready; it was not this program, or it could not read its first message.
     #[error("the launcher ended before it was ready")]
     Ended,
+    /// Without it there will be no launcher any more.
+    #[error("the process that starts launchers is gone; the daemon must be started anew")]
+    NoStarter,
     /// It says that it cannot work.
     #[error("{stage}: {error}")]
     Refused {
@@ -33,33 +39,48 @@ pub enum LaunchError {
     },
 }
 
-/// The launcher process. Dropping the handle ends it and every sandbox.
+/// The process that starts launchers, outside of what the daemon confines itself with. Dropping the handle ends it.
 #[derive(Debug)]
-pub struct Launcher {
+pub struct Starter {
     socket: OwnedFd,
     child: Child,
-    instance: String,
-    cgroups: Cgroups,
 }
 
-impl Launcher {
-    /// Starts the launcher: this program again, under another name, with an empty environment. May be called with threads
-    /// running (it is posix_spawn underneath), but for a small launcher call it early. `scratch_root` is where sandboxes keep what they
-    /// write outside the workspace.
+impl Starter {
+    /// Starts it: this program again, under another name, with an empty environment. Before [`crate::shed()`], which makes starting a program
+    /// impossible.
     ///
     /// The program must call [`crate::become_launcher_if_asked`] first thing in `main`.
-    pub fn start(scratch_root: &Path) -> Result<Launcher, LaunchError> {
+    pub fn start() -> io::Result<Starter> {
         let (socket, theirs) = wire::pair()?;
         let mut command = std::process::Command::new("/proc/self/exe");
         command
-            .arg0(ARGV0)
+            .arg0(starter::ARGV0)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null());
-        let mut child = command.spawn()?;
+        let child = command.spawn()?;
         // The command holds the other end of the socket: end of file comes only once it is gone.
         drop(command);
+        Ok(Starter { socket, child })
+    }
+
+    /// Has a launcher started, in place of the last, which is killed if it still lives. `scratch_root` is where sandboxes keep what
+    /// they write outside the workspace. Blocks until the launcher is ready. One call at a time.
+    pub fn launch(&self, scratch_root: &Path) -> Result<Launcher, LaunchError> {
+        let (socket, theirs) = wire::pair()?;
+        let answer = wire::send(self.socket.as_fd(), &Order::Launch, &[theirs.as_fd()])
+            .and_then(|()| wire::receive::<Answer>(self.socket.as_fd()));
+        drop(theirs);
+        let (pid, process) = match answer {
+            Ok(Some((Answer::Started(pid), mut fds))) if fds.len() == 1 => (pid, fds.remove(0)),
+            Ok(Some((Answer::Failed(error), _))) => return Err(LaunchError::Start(io::Error::other(error))),
+            Ok(Some(_)) => return Err(LaunchError::Start(io::ErrorKind::InvalidData.into())),
+            Ok(None) => return Err(LaunchError::NoStarter),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(LaunchError::NoStarter),
+            Err(error) => return Err(LaunchError::Start(error)),
+        };
         let configuration = Configuration {
             scratch_root: scratch_root.to_owned(),
             daemon_pid: std::process::id() as i32,
@@ -69,26 +90,37 @@ impl Launcher {
         match greeting {
             Ok(Some((Greeting::Ready { instance, cgroups }, _))) => Ok(Launcher {
                 socket,
-                child,
+                process,
+                pid,
                 instance,
                 cgroups,
             }),
-            Ok(Some((Greeting::Failed { stage, error }, _))) => {
-                let _ = child.wait();
-                Err(LaunchError::Refused { stage, error })
-            }
-            Ok(None) => {
-                let _ = child.wait();
-                Err(LaunchError::Ended)
-            }
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(LaunchError::Start(error))
-            }
+            Ok(Some((Greeting::Failed { stage, error }, _))) => Err(LaunchError::Refused { stage, error }),
+            Ok(None) => Err(LaunchError::Ended),
+            Err(error) => Err(LaunchError::Start(error)),
         }
     }
 
+    /// Ends it, and waits for its end and that of the launcher it started. End the launcher first, or drop its handle.
+    pub fn end(self) -> io::Result<()> {
+        let Starter { socket, mut child } = self;
+        drop(socket);
+        child.wait().map(drop)
+    }
+}
+
+/// The launcher process. Dropping the handle ends it and every sandbox.
+#[derive(Debug)]
+pub struct Launcher {
+    socket: OwnedFd,
+    /// Its pidfd.
+    process: OwnedFd,
+    pid: u32,
+    instance: String,
+    cgroups: Cgroups,
+}
+
+impl Launcher {
     /// The name of this launcher's cgroup and scratch directories.
     pub fn instance(&self) -> &str {
         &self.instance
@@ -101,7 +133,7 @@ impl Launcher {
 
     /// The launcher's process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// Its socket: readable only when it has died.
@@ -126,17 +158,15 @@ impl Launcher {
     /// Ends the launcher in order: every sandbox is killed, every cgroup and scratch directory removed. Blocks until that is
     /// done.
     pub fn end(self) -> io::Result<()> {
-        let Launcher { socket, mut child, .. } = self;
+        let Launcher { socket, process, .. } = self;
         drop(socket);
-        child.wait().map(drop)
-    }
-
-    /// After the launcher died: takes its status. What it left (cgroups, scratch directories; inits died with it) is removed by the
-    /// next launcher when it starts.
-    pub fn bury(mut self) -> io::Result<()> {
-        // It may be stuck rather than dead, with only its socket closed.
-        let _ = self.child.kill();
-        self.child.wait().map(drop)
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => {}
+                result => return Ok(result.map(drop)?),
+            }
+        }
     }
 }
 

@@ -10,7 +10,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,6 +26,7 @@ use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, notify};
+use crate::waiting::Waiting;
 use crate::watch::Watch;
 use crate::{selftest, view, wire};
 
@@ -83,7 +83,7 @@ struct Ready {
     enforcement: Vec<Enforced>,
     rights: Rights,
     filters: Program,
-    guard: Option<Guard>,
+    waiting: Waiting,
     refusal: Option<OwnedFd>,
     limits: Limits,
     fallback: Fallback,
@@ -152,7 +152,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         path: Vec::new(),
     })?;
     let watched = if guard.is_some() { guard::WATCHED } else { &[] };
-    let filters = seccomp::compile(spec.syscalls, watched).map_err(|error| Failure {
+    let filters = seccomp::compile_told(spec.syscalls, watched).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
         stage: format!("compile the filter: {error}"),
         errno: 0,
@@ -164,7 +164,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         enforcement,
         rights,
         filters,
-        guard,
+        waiting: Waiting::new(spec.syscalls, guard),
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,
@@ -336,7 +336,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         fallback,
         rights,
         filters,
-        mut guard,
+        mut waiting,
         mut watch,
         ..
     } = ready;
@@ -368,27 +368,24 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             sys::kill(-1, libc::SIGKILL);
             let _ = wire::send(socket.as_fd(), &passed, &[]);
         }
-        let waiting = fds.get(3).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        let calls = fds.get(3).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         let [requests, child, launcher] = [0, 1, 2].map(|index: usize| fds[index].any().unwrap_or(false));
         if launcher {
             return 1;
         }
-        if waiting.contains(PollFlags::POLLIN)
-            && let (Some(guard), Some(listener)) = (&mut guard, &listener)
-            && let Some(refusal) = guard.serve(listener.as_fd())
+        if calls.contains(PollFlags::POLLIN)
+            && let Some(listener) = &listener
         {
-            let event = Event::Refused {
-                path: refusal.path.into_os_string().into_vec(),
-                rule: refusal.rule,
-            };
-            let _ = wire::send(socket.as_fd(), &event, &[]);
-        } else if waiting.contains(PollFlags::POLLHUP) {
+            if let Some(denial) = waiting.serve(listener.as_fd()) {
+                let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
+            }
+        } else if calls.contains(PollFlags::POLLHUP) {
             // Nobody under the filter is left.
             listener = None;
         }
         if child {
             while let Ok(Some(_)) = children.read_signal() {}
-            if !reap(socket, &mut leader) {
+            if !reap(socket, &mut leader, waiting.refusals()) {
                 return 0;
             }
         }
@@ -405,7 +402,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 },
                 Ok(Some((Request::SelfTest, _))) => match confinement.take() {
                     Some(confinement) => {
-                        let findings = selftest::run(confinement, guard.take());
+                        let findings = selftest::run(confinement, waiting);
                         return wire::send(socket.as_fd(), &Event::SelfTest { findings }, &[]).map_or(1, |()| 0);
                     }
                     None => return 1,
@@ -476,7 +473,7 @@ fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Optio
 
 /// Reaps everything that has ended. Reports the main process. False when no process is left and the main one was started: the sandbox is
 /// over.
-fn reap(socket: &OwnedFd, leader: &mut Option<Pid>) -> bool {
+fn reap(socket: &OwnedFd, leader: &mut Option<Pid>, refusals: u64) -> bool {
     loop {
         match sys::reap(Pid::from_raw(-1)) {
             Ok(Some((pid, status, _))) if Some(pid) == *leader => {
@@ -487,6 +484,7 @@ fn reap(socket: &OwnedFd, leader: &mut Option<Pid>) -> bool {
                     status,
                     leftovers,
                     leftover_count,
+                    refusals,
                 };
                 if wire::send(socket.as_fd(), &event, &[]).is_err() {
                     return false;

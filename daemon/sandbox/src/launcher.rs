@@ -19,7 +19,7 @@ use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
-use crate::{idmap, scratch, wire};
+use crate::{idmap, scratch, starter, wire};
 
 /// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
 pub(crate) const ARGV0: &str = "fumehood-launcher";
@@ -75,11 +75,13 @@ pub(crate) enum Greeting {
     },
 }
 
-/// Becomes the launcher if this process was started as one, and then never returns. Must be the first thing in `main` of every
-/// program that starts a [`crate::Launcher`].
+/// Becomes the launcher, or what starts it, if this process was started as one, and then never returns. Must be the first thing in
+/// `main` of every program that starts a [`crate::Starter`].
 pub fn become_launcher_if_asked() {
-    if std::env::args_os().next().is_some_and(|name| name == ARGV0) {
-        std::process::exit(run())
+    match std::env::args_os().next() {
+        Some(name) if name == ARGV0 => std::process::exit(run()),
+        Some(name) if name == starter::ARGV0 => std::process::exit(starter::run()),
+        _ => {}
     }
 }
 
@@ -153,7 +155,9 @@ impl Launcher {
         let _ = scratch::sweep(&configuration.scratch_root);
         let own = scratch::instance(&configuration.scratch_root, &instance);
         std::fs::create_dir(&own).map_err(|error| ("make the scratch directory", error))?;
-        let own_processes = [configuration.daemon_pid, std::process::id() as libc::pid_t];
+        let mut own_processes = vec![configuration.daemon_pid, std::process::id() as libc::pid_t];
+        // The starter. In a pid namespace that it is outside of it has no number, and is in no cgroup of ours.
+        own_processes.extend(rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
         let (backend, detail) = Backend::detect(&instance, &own_processes);
         // What cannot be removed now stays for the next sweep; it holds no process.
         let _ = backend.sweep();

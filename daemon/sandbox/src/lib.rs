@@ -1,6 +1,7 @@
 //! How a policy is enforced: launcher, init and every layer of a sandbox.
 //!
-//! Synchronous mechanism, without policy names and without gRPC. The daemon starts one [`Launcher`] and asks it for a [`Sandbox`] per
+//! Synchronous mechanism, without policy names and without gRPC. The daemon starts a [`Starter`], has it start
+//! one [`Launcher`] and asks that for a [`Sandbox`] per
 //! [`SandboxSpec`]; events of each sandbox arrive on a descriptor that can be waited for.
 //!
 //! ```text
@@ -9,10 +10,13 @@
 //! command.rs    from init's fork to execve
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
+//! waiting.rs    calls that wait for init: refused and told, or the guard's
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
 //! watch.rs      limits that init holds by looking
 //! selftest.rs   everything that must not work, tried
+//! starter.rs    starts launchers for a daemon that cannot start anything any more
+//! shed.rs       what the daemon gives up before it serves
 //! handle.rs     the daemon's side               wire.rs      messages with descriptors
 //! sys.rs        the floor: raw calls
 //! ```
@@ -29,12 +33,18 @@ mod rights;
 mod scratch;
 pub mod seccomp;
 mod selftest;
+mod shed;
 pub mod spec;
+mod starter;
 mod sys;
 mod view;
+mod waiting;
 mod watch;
 mod wire;
 
-pub use handle::{LaunchError, Launcher, Sandbox};
+pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
+pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
+#[doc(hidden)]
+pub use wire::try_decoders;

@@ -114,6 +114,8 @@ pub struct Notify {
 pub struct Program {
     filter: BpfProgram,
     notifies: bool,
+    /// The same profile without a listener, for a machine that gives none, where nothing but refusals is notified.
+    plain: Option<BpfProgram>,
 }
 
 impl Program {
@@ -126,14 +128,18 @@ impl Program {
     /// Makes system calls only, two or three, and does not allocate unless one fails, so it may run between fork and exec. After
     /// an error the filter is not in force: the process must not go on.
     pub fn install(&self) -> io::Result<Option<OwnedFd>> {
-        if self.notifies {
-            return sys::install_filter_with_listener(&self.filter).map(Some);
+        if !self.notifies {
+            return apply(&self.filter);
         }
-        seccompiler::apply_filter(&self.filter).map_err(|error| match error {
-            seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
-            other => io::Error::other(other),
-        })?;
-        Ok(None)
+        match (sys::install_filter_with_listener(&self.filter), &self.plain) {
+            (Ok(listener), _) => Ok(Some(listener)),
+            // EBUSY: whoever started the daemon holds a listener already, and the kernel gives a process one at most. EINVAL, ENOSYS:
+            // no notification (before Linux 5.0, or not built in). The refusals hold all the same; only nobody hears of them.
+            (Err(error), Some(plain)) if matches!(sys::errno_of(&error), libc::EBUSY | libc::EINVAL | libc::ENOSYS) => {
+                apply(plain)
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// Length in BPF instructions; the kernel takes 4096.
@@ -142,10 +148,54 @@ impl Program {
     }
 }
 
+fn apply(filter: &BpfProgram) -> io::Result<Option<OwnedFd>> {
+    seccompiler::apply_filter(filter).map_err(|error| match error {
+        seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
+        other => io::Error::other(other),
+    })?;
+    Ok(None)
+}
+
 /// Compiles a profile for this machine. Allocates; to be done before the command's process is forked.
 pub fn compile(profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
     compile_answering(Arch::NATIVE, profile, notify, |errno| errno)
 }
+
+/// As [`compile`], but refusals that [are told](is_told) are notified as well, and the listener's holder must answer each with what
+/// [`refusal`] says: it asks that first, before it looks at a call in any other way, and never lets a call go on for which there
+/// is an answer. Number and arguments in a notification are copies in the kernel, so the answer is the filter's own. A notified call
+/// without a listener gets `ENOSYS` from the kernel.
+pub fn compile_told(profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
+    let mut program = compile_told_for(Arch::NATIVE, profile, notify)?;
+    if notify.is_empty() {
+        program.plain = Some(compile(profile, notify)?.filter);
+    }
+    Ok(program)
+}
+
+fn compile_told_for(arch: Arch, profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
+    compile_with(arch, profile, notify, true, |call, errno| match is_told(call, errno) {
+        true => Action::Notify,
+        false => Action::Errno(errno),
+    })
+}
+
+/// Whether a refusal says "no" to somebody who meant it. `ENOSYS` and the answers about families and protocols of sockets are part of how
+/// programs find out what a machine has; so is `EPERM` to calls that libraries try whatever the program does.
+fn is_told(call: Option<Call>, errno: i32) -> bool {
+    errno == libc::EPERM && call.is_some_and(|call| !PROBED.contains(&call))
+}
+
+/// Calls that are tried on the way to something else: by graphics libraries (`kcmp`), systemd's (`name_to_handle_at`), runtimes
+/// that raise a thread's priority where they may, and unwinders that read memory which may not be there.
+const PROBED: &[Call] = &[
+    Call::kcmp,
+    Call::name_to_handle_at,
+    Call::process_vm_readv,
+    Call::sched_setscheduler,
+    Call::sched_setparam,
+    Call::sched_setattr,
+];
 
 /// As [`compile`], with every answer passed through `answer`. The tests use it to tell a filter's refusal from the kernel's.
 fn compile_answering(
@@ -154,7 +204,19 @@ fn compile_answering(
     notify: &[Notify],
     answer: impl Fn(i32) -> i32,
 ) -> Result<Program, SeccompError> {
-    let missing = Action::Errno(answer(libc::ENOSYS));
+    compile_with(arch, profile, notify, !notify.is_empty(), |_, errno| {
+        Action::Errno(answer(errno))
+    })
+}
+
+fn compile_with(
+    arch: Arch,
+    profile: Syscalls,
+    notify: &[Notify],
+    notifies: bool,
+    refuse: impl Fn(Option<Call>, i32) -> Action,
+) -> Result<Program, SeccompError> {
+    let missing = refuse(None, libc::ENOSYS);
     let mut decisions = vec![Decision::always(missing); LAST_KNOWN as usize + 1];
     let mut decide = |call: Call, change: &mut dyn FnMut(&mut Decision)| {
         if let Some(decision) = call.number(arch).and_then(|number| decisions.get_mut(number as usize)) {
@@ -162,18 +224,17 @@ fn compile_answering(
         }
     };
     for group in groups::GROUPS {
-        let otherwise = match of_profile(group, profile) {
-            Answer::Allow => Action::Allow,
-            Answer::Errno(errno) => Action::Errno(answer(errno)),
-        };
         for &call in group.calls {
+            let otherwise = match of_profile(group, profile) {
+                Answer::Allow => Action::Allow,
+                Answer::Errno(errno) => refuse(Some(call), errno),
+            };
             decide(call, &mut |decision| decision.otherwise = otherwise);
         }
     }
     // The first row that holds decides, so the order here is the precedence: refusals, then notification, then the rest. A call
     // that is refused anyway needs no rows.
-    let refusals =
-        conditions(profile, !notify.is_empty()).map(|row| (row.call, row.when, Action::Errno(answer(row.errno))));
+    let refusals = conditions(profile, notifies).map(|row| (row.call, row.when, refuse(Some(row.call), row.errno)));
     let notified = notify.iter().map(|row| (row.call, row.when, Action::Notify));
     for (call, when, action) in refusals.chain(notified) {
         decide(call, &mut |decision| {
@@ -184,7 +245,8 @@ fn compile_answering(
     }
     Ok(Program {
         filter: bpf::program(arch, &decisions, missing)?,
-        notifies: !notify.is_empty(),
+        notifies,
+        plain: None,
     })
 }
 
@@ -256,6 +318,18 @@ impl fmt::Display for Refused {
                 "system call {} {name} is refused by the profile {profile}",
                 self.number
             ),
+        }
+    }
+}
+
+impl Refused {
+    /// Why, for people who have the call's name already: `the profile default refuses it: it is for mounting`.
+    pub fn rule(&self) -> String {
+        let profile = self.profile.name();
+        match self.reason {
+            Reason::Call(purpose) => format!("the profile {profile} refuses it: it is for {purpose}"),
+            Reason::Use(what) => format!("the profile {profile} refuses {what}"),
+            Reason::Unknown => format!("the profile {profile} does not know it"),
         }
     }
 }

@@ -15,16 +15,16 @@ use nix::unistd::Pid;
 
 use crate::command::{self, Confinement, Report};
 use crate::event::Finding;
-use crate::guard::Guard;
 use crate::spec::{CommandSpec, Protection};
 use crate::sys::{self, Forked};
+use crate::waiting::Waiting;
 use crate::{rights, wire};
 
 /// An address that no test network routes: TEST-NET-1 (RFC 5737). Nothing is sent, because there is no route.
 const NOWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
 
 /// Runs the tests in a child and returns what they found. Problems on the way are findings that did not hold.
-pub(crate) fn run(confinement: Confinement, guard: Option<Guard>) -> Vec<Finding> {
+pub(crate) fn run(confinement: Confinement, waiting: Waiting) -> Vec<Finding> {
     let broken = |detail: String| {
         vec![Finding {
             protection: Protection::Processes,
@@ -48,13 +48,13 @@ pub(crate) fn run(confinement: Confinement, guard: Option<Guard>) -> Vec<Finding
         }
         Ok(Forked::Parent(_)) => {
             drop(writer);
-            findings_of(&reader, guard).unwrap_or_else(broken)
+            findings_of(&reader, waiting).unwrap_or_else(broken)
         }
     }
 }
 
 /// Waits for the child's findings and answers its calls meanwhile.
-fn findings_of(reader: &OwnedFd, mut guard: Option<Guard>) -> Result<Vec<Finding>, String> {
+fn findings_of(reader: &OwnedFd, mut waiting: Waiting) -> Result<Vec<Finding>, String> {
     let mut listener: Option<OwnedFd> = None;
     loop {
         let mut fds = vec![PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
@@ -70,9 +70,9 @@ fn findings_of(reader: &OwnedFd, mut guard: Option<Guard>) -> Result<Vec<Finding
         }
         let readable: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         if readable.get(1) == Some(&true)
-            && let (Some(guard), Some(listener)) = (&mut guard, &listener)
+            && let Some(listener) = &listener
         {
-            let _ = guard.serve(listener.as_fd());
+            let _ = waiting.serve(listener.as_fd());
         }
         if readable[0] {
             match wire::receive::<Report>(reader.as_fd()) {

@@ -16,8 +16,6 @@ pub enum Protection {
     FilesystemView,
     /// Landlock rights on that tree.
     FilesystemRights,
-    /// Names in writable trees that cannot be changed: [`Guard`].
-    ProtectedPaths,
     /// Own pid namespace.
     Processes,
     /// Own network namespace with loopback only.
@@ -34,6 +32,8 @@ pub enum Protection {
     Descriptors,
     /// The environment is built, never inherited.
     Environment,
+    /// Names in writable trees that cannot be changed: [`Guard`].
+    ProtectedPaths,
 }
 
 impl Protection {
@@ -41,7 +41,6 @@ impl Protection {
     pub const ALL: [Protection; 11] = [
         Protection::FilesystemView,
         Protection::FilesystemRights,
-        Protection::ProtectedPaths,
         Protection::Processes,
         Protection::Network,
         Protection::Ipc,
@@ -50,6 +49,7 @@ impl Protection {
         Protection::Resources,
         Protection::Descriptors,
         Protection::Environment,
+        Protection::ProtectedPaths,
     ];
 
     /// The name that policies, logs and reports use: `filesystem-view`.

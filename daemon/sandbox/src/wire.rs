@@ -123,6 +123,26 @@ pub(crate) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> io::Result<M> {
     postcard::from_bytes(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
+/// Takes bytes for a message or a spec of every kind, as if they had come from the other side, and panics when what they decode to does not
+/// encode to the same value. For fuzzing.
+#[doc(hidden)]
+pub fn try_decoders(bytes: &[u8]) {
+    fn one<M: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        let Ok(value) = decode::<M>(bytes) else { return };
+        let once = encode(&value).expect("what was decoded can be encoded");
+        let again = decode::<M>(&once).expect("what was encoded can be decoded");
+        assert_eq!(once, encode(&again).expect("what was decoded can be encoded"));
+    }
+    one::<crate::event::Event>(bytes);
+    one::<crate::event::Request>(bytes);
+    one::<crate::launcher::Command>(bytes);
+    one::<crate::launcher::Greeting>(bytes);
+    one::<crate::starter::Order>(bytes);
+    one::<crate::starter::Answer>(bytes);
+    one::<crate::spec::SandboxSpec>(bytes);
+    one::<crate::spec::CommandSpec>(bytes);
+}
+
 /// Marks a socket non-blocking, for use with an event loop.
 pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd.as_fd(), true)?;

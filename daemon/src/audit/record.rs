@@ -20,7 +20,7 @@ pub(super) const SEAL_BYTES: usize = 9 + 64 + 2;
 /// `intent` is followed by an [`End`].
 #[derive(Clone, Debug)]
 pub struct Intent {
-    /// The run's id.
+    /// The run's id; with `@` and the peer's name behind it when the peer is not the daemon's own user.
     pub run_id: String,
     /// Who asked: `uid:1000`, `cert:NAME`.
     pub peer: String,
@@ -82,7 +82,29 @@ pub struct End {
     pub stdout: StreamDigest,
     /// What it wrote to stderr.
     pub stderr: StreamDigest,
+    /// What the sandbox refused, each once.
+    pub denials: Vec<Denial>,
+    /// How often it refused something.
+    pub denial_count: u64,
 }
+
+/// Something that the sandbox refused.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// The layer: `protected-paths`, `network`, ...
+    pub protection: String,
+    /// What was tried: `change`, `write`, `read`, `call`, `connect`.
+    pub operation: &'static str,
+    /// On what; searched for secrets, and cut to [`MAX_SUBJECT_BYTES`].
+    pub subject: Vec<u8>,
+    /// The rule that refused it.
+    pub rule: String,
+    /// Whether it is concluded from the command's messages, not told by the part that refused.
+    pub inferred: bool,
+}
+
+/// Longest subject of a denial that is recorded, in bytes: 32 of them fit a line however they are escaped.
+pub const MAX_SUBJECT_BYTES: usize = 1024;
 
 /// One particular of an outcome.
 #[derive(Clone, Debug)]
@@ -264,7 +286,29 @@ impl Entry {
             usage: &'a Usage,
             stdout: &'a StreamDigest,
             stderr: &'a StreamDigest,
+            denials: Vec<Refused<'a>>,
+            denial_count: u64,
         }
+        #[derive(Serialize)]
+        struct Refused<'a> {
+            protection: &'a str,
+            operation: &'a str,
+            subject: Text<'a>,
+            rule: Text<'a>,
+            inferred: bool,
+        }
+        let subjects: Vec<_> = end
+            .denials
+            .iter()
+            .map(|denial| redact_text(&denial.subject[..denial.subject.len().min(MAX_SUBJECT_BYTES)]))
+            .collect();
+        let denials = end.denials.iter().zip(&subjects).map(|(denial, subject)| Refused {
+            protection: &denial.protection,
+            operation: denial.operation,
+            subject: Text(subject),
+            rule: Text(denial.rule.as_bytes()),
+            inferred: denial.inferred,
+        });
         let mut details = BTreeMap::new();
         for (name, detail) in &end.details {
             let value = match detail {
@@ -285,6 +329,8 @@ impl Entry {
                 usage: &end.usage,
                 stdout: &end.stdout,
                 stderr: &end.stderr,
+                denials: denials.collect(),
+                denial_count: end.denial_count,
             },
         )
     }

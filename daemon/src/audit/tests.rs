@@ -123,6 +123,8 @@ fn end(run_id: &str) -> End {
             sha256: Some("22".repeat(32)),
         },
         stderr: StreamDigest::default(),
+        denials: Vec::new(),
+        denial_count: 0,
     }
 }
 

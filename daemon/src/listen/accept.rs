@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -71,10 +71,7 @@ impl AsyncStream for Incoming {
 /// Accepts on all endpoints, from within a tokio runtime, until the result is dropped.
 pub fn incoming(endpoints: Vec<Endpoint>, admission: Admission) -> Incoming {
     let (through, ready) = mpsc::channel(READY);
-    let places = Places {
-        served: watch::Sender::new(0),
-        refused: watch::Sender::new(0),
-    };
+    let places = Places::new();
     let gate = Arc::new(Gate {
         admission,
         places: places.clone(),
@@ -258,39 +255,128 @@ struct Places {
     served: watch::Sender<usize>,
     /// The part of `served` that is of peers who may not use the daemon.
     refused: watch::Sender<usize>,
+    /// Those that have not made a call yet, the oldest first; when all places are taken, they are the first to lose theirs.
+    silent: Arc<Mutex<VecDeque<Weak<Held>>>>,
 }
 
 /// One taken place; dropping it frees it.
 #[derive(Debug)]
-pub(super) struct Place(Vec<watch::Sender<usize>>);
+pub(super) struct Place(Arc<Held>);
+
+#[derive(Debug)]
+struct Held(Mutex<Hold>);
+
+#[derive(Debug)]
+struct Hold {
+    /// Where it counts; nowhere any more once it is lost.
+    counts: Vec<watch::Sender<usize>>,
+    /// Whether it can be lost.
+    silent: bool,
+    waker: Option<Waker>,
+}
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Hold> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    fn free(&mut self) {
+        for count in self.counts.drain(..) {
+            count.send_modify(|count| *count -= 1);
+        }
+    }
+}
 
 impl Places {
+    fn new() -> Places {
+        Places {
+            served: watch::Sender::new(0),
+            refused: watch::Sender::new(0),
+            silent: Arc::default(),
+        }
+    }
+
     fn take(&self, allowed: bool) -> Option<Place> {
-        let mut place = Place(Vec::with_capacity(2));
+        let mut place = Place(Arc::new(Held(Mutex::new(Hold {
+            counts: Vec::with_capacity(2),
+            silent: true,
+            waker: None,
+        }))));
         let bounds = [
             (&self.refused, MAX_REFUSED_CONNECTIONS, !allowed),
             (&self.served, MAX_CONNECTIONS, true),
         ];
         for (count, most, _) in bounds.into_iter().filter(|(_, _, applies)| *applies) {
-            let taken = count.send_if_modified(|count| {
-                let free = *count < most;
-                *count += usize::from(free);
-                free
-            });
+            let mut taken = place.count(count, most);
+            if !taken && allowed {
+                self.drop_oldest_silent();
+                taken = place.count(count, most);
+            }
             if !taken {
                 return None;
             }
-            place.0.push(count.clone());
         }
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent.len() >= MAX_CONNECTIONS {
+            silent.retain(|held| held.upgrade().is_some_and(|held| held.lock().silent));
+        }
+        silent.push_back(Arc::downgrade(&place.0));
         Some(place)
+    }
+
+    fn drop_oldest_silent(&self) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(oldest) = silent.pop_front() {
+            let Some(oldest) = oldest.upgrade() else { continue };
+            let mut hold = oldest.lock();
+            if hold.silent && !hold.counts.is_empty() {
+                hold.free();
+                if let Some(waker) = hold.waker.take() {
+                    waker.wake();
+                }
+                return;
+            }
+        }
+    }
+}
+
+impl Place {
+    fn count(&mut self, count: &watch::Sender<usize>, most: usize) -> bool {
+        let taken = count.send_if_modified(|count| {
+            let free = *count < most;
+            *count += usize::from(free);
+            free
+        });
+        if taken {
+            self.0.lock().counts.push(count.clone());
+        }
+        taken
+    }
+
+    /// The connection made a call: nobody takes its place any more.
+    pub(super) fn keep(&self) {
+        let mut hold = self.0.lock();
+        (hold.silent, hold.waker) = (false, None);
+    }
+
+    /// Whether the place was given to another connection; if not, `waker` is woken when it is.
+    pub(super) fn is_lost(&self, waker: &Waker) -> bool {
+        let mut hold = self.0.lock();
+        if hold.counts.is_empty() {
+            return true;
+        }
+        if hold.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            hold.waker = Some(waker.clone());
+        }
+        false
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for count in &self.0 {
-            count.send_modify(|count| *count -= 1);
-        }
+        self.0.lock().free();
     }
 }
 
@@ -314,10 +400,7 @@ mod tests {
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let places = Places {
-            served: watch::Sender::new(0),
-            refused: watch::Sender::new(0),
-        };
+        let places = Places::new();
         let refused: Vec<_> = (0..MAX_REFUSED_CONNECTIONS)
             .map(|_| places.take(false).unwrap())
             .collect();
@@ -325,10 +408,25 @@ mod tests {
         let allowed: Vec<_> = (0..MAX_CONNECTIONS - refused.len())
             .map(|_| places.take(true).unwrap())
             .collect();
+        allowed.iter().for_each(Place::keep);
+        refused.iter().for_each(Place::keep);
         assert!(places.take(true).is_none());
         drop(refused);
         assert!(places.take(false).is_some());
         drop(allowed);
         assert_eq!(*places.served.borrow(), 0);
+    }
+
+    #[test]
+    fn the_oldest_that_made_no_call_gives_its_place_up() {
+        let places = Places::new();
+        let all: Vec<_> = (0..MAX_CONNECTIONS).map(|_| places.take(true).unwrap()).collect();
+        all[0].keep();
+        let lost = |place: &Place| place.is_lost(Waker::noop());
+        let another = places.take(true).unwrap();
+        assert!(!lost(&all[0]) && lost(&all[1]) && !lost(&all[2]) && !lost(&another));
+        assert_eq!(*places.served.borrow(), MAX_CONNECTIONS);
+        drop((all, another));
+        assert_eq!(*places.served.borrow(), 0, "nothing is counted down twice");
     }
 }

@@ -21,7 +21,46 @@ pub struct Connection {
     /// What of the preface, which was read already, is still to be given to the reader.
     preface: &'static [u8],
     peer: Peer,
-    _place: Place,
+    place: Place,
+    /// Looks for the first call; `None` once it was made.
+    silence: Option<Silence>,
+}
+
+/// The type of the frame that begins a call (RFC 9113, section 6.2), and the length of what precedes each frame's payload.
+const HEADERS: u8 = 1;
+const FRAME_PREFIX_BYTES: usize = 9;
+
+/// Follows the frames of a connection up to its first call.
+#[derive(Debug, Default)]
+struct Silence {
+    prefix: [u8; FRAME_PREFIX_BYTES],
+    known: usize,
+    /// What of the current frame's payload is still to come.
+    payload: usize,
+}
+
+impl Silence {
+    /// Whether a call begins in these bytes.
+    fn ends_with(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let skipped = bytes.len().min(self.payload);
+            self.payload -= skipped;
+            bytes = &bytes[skipped..];
+            let taken = bytes.len().min(FRAME_PREFIX_BYTES - self.known);
+            self.prefix[self.known..][..taken].copy_from_slice(&bytes[..taken]);
+            self.known += taken;
+            bytes = &bytes[taken..];
+            if self.known == FRAME_PREFIX_BYTES {
+                let [high, middle, low, kind, ..] = self.prefix;
+                if kind == HEADERS {
+                    return true;
+                }
+                self.known = 0;
+                self.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
+            }
+        }
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -36,7 +75,8 @@ impl Connection {
             stream,
             preface: PREFACE,
             peer,
-            _place: place,
+            place,
+            silence: Some(Silence::default()),
         }
     }
 
@@ -84,10 +124,23 @@ impl AsyncRead for Connection {
             self.preface = later;
             return Poll::Ready(Ok(()));
         }
-        match &mut self.stream {
+        let this = &mut *self;
+        if this.silence.is_some() && this.place.is_lost(cx.waker()) {
+            // As if the client had closed it: nothing is open on it.
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = match &mut this.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if let Some(silence) = &mut this.silence
+            && silence.ends_with(&buffer.filled()[before..])
+        {
+            this.place.keep();
+            this.silence = None;
         }
+        read
     }
 }
 
@@ -128,6 +181,30 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_call_is_found_wherever_reads_are_cut() {
+        let frame = |kind: u8, payload: usize| {
+            let mut bytes = (payload as u32).to_be_bytes()[1..].to_vec();
+            bytes.extend([kind, 0, 0, 0, 0, 1]);
+            bytes.resize(FRAME_PREFIX_BYTES + payload, HEADERS);
+            bytes
+        };
+        let silent = [frame(4, 18), frame(4, 0), frame(8, 4), frame(6, 8)].concat();
+        let call = [silent.clone(), frame(HEADERS, 3)].concat();
+        for cut in 1..call.len() {
+            let found = |bytes: &[u8]| {
+                let mut silence = Silence::default();
+                bytes.chunks(cut).any(|piece| silence.ends_with(piece))
+            };
+            assert!(!found(&silent) && found(&call), "{cut}");
         }
     }
 }

@@ -151,8 +151,12 @@ impl Socket {
     }
 }
 
-/// Makes the directory or checks that it is the daemon user's and closed to the writing of others.
-fn own_directory(path: &Path, reach: Reach) -> Result<(), BindError> {
+/// Makes the directory or checks that it is the daemon user's and closed to the writing of others. [`bind`] does this too; a daemon that
+/// confines itself to its directories must have them before.
+///
+/// # Errors
+/// When it cannot be made, is no directory, or others could put a socket of theirs there.
+pub fn own_directory(path: &Path, reach: Reach) -> Result<(), BindError> {
     let io = |what| {
         move |source| BindError::Io {
             what,

@@ -82,8 +82,8 @@ fn a_grant_becomes_a_mount_with_its_access_and_nothing_else_is_mounted() {
     let entries = entries(&policy(text));
     assert_eq!(bound(&entries, "/usr"), Some(Access::ReadExecute));
     assert_eq!(bound(&entries, "/home/ada/tools"), Some(Access::ReadExecute));
-    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Write));
-    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Write));
+    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Guarded));
+    assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Guarded));
     let binds = entries
         .iter()
         .filter(|entry| matches!(entry, ViewEntry::Bind { .. }))
@@ -324,4 +324,45 @@ fn a_grant_that_holds_a_hidden_path_does_not_bring_it_back() {
         None,
         "the overlay hides what no grant uncovers"
     );
+}
+
+#[test]
+fn what_a_command_can_do_with_a_path_is_read_as_the_view_is_built() {
+    let of = |policy: &Policy, path: &str| reach(Path::new(path), &grants(policy, &[], &[]), &host());
+    let default = built_in("default");
+    for open in [
+        "/home/ada/project/x",
+        "/home/ada/.cache/x",
+        "/tmp/x",
+        "/dev/null",
+        "/run/x",
+        "/proc/1/mem",
+    ] {
+        assert_eq!(of(&default, open), Reach::Open, "{open}");
+    }
+    for read in ["/usr/lib/x", "/etc/hosts", "/opt"] {
+        let remedy = "filesystem.write with this path".to_owned();
+        assert_eq!(of(&default, read), Reach::ReadOnly { remedy }, "{read}");
+    }
+    let rule = Some("filesystem.hide-in-home: .ssh".to_owned());
+    assert_eq!(of(&default, "/home/ada/.ssh/id"), Reach::Hidden { rule });
+    assert_eq!(
+        of(&default, "/home/ada/state/audit.jsonl"),
+        Reach::Hidden { rule: None }
+    );
+    assert!(matches!(of(&default, "/etc/shadow"), Reach::Hidden { rule: Some(_) }));
+    for absent in ["/root/x", "/home/bob", "/srv/x", "/usrlocal"] {
+        assert!(matches!(of(&default, absent), Reach::Absent { .. }), "{absent}");
+    }
+
+    let empty = policy("");
+    let remedy = "filesystem.workspace = \"write\"".to_owned();
+    assert_eq!(of(&empty, "/home/ada/project/x"), Reach::ReadOnly { remedy });
+    let remedies = ["filesystem.tmp = true"; 2].map(str::to_owned);
+    assert_eq!(of(&empty, "/tmp/x"), Reach::Absent { remedies });
+    let remedies = ["filesystem.home = \"copy-on-write\""; 2].map(str::to_owned);
+    assert_eq!(of(&empty, "/home/ada/.ssh/id"), Reach::Absent { remedies });
+    let granted = policy("[filesystem]\nread = [\"${home}/lib\"]\nwrite = [\"/data\"]\n");
+    assert!(matches!(of(&granted, "/home/ada/lib/x"), Reach::ReadOnly { .. }));
+    assert_eq!(of(&granted, "/data/x"), Reach::Open);
 }

@@ -20,11 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::journal::Journal;
 use super::model::{
-    CancelCause, Ending, Enforcement, Event, Finished, Phase, Request, Snapshot, Started, Stream, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
+    Stream, Usage,
 };
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
-use crate::{lower, refusal};
+use crate::{lower, refusal, remedy};
 
 /// A request to end a run.
 #[derive(Clone, Debug)]
@@ -81,6 +82,9 @@ const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
 /// How long the end of a run waits to be durable before it is announced.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Hosts that the refusing proxy was asked for and that wait to be noted, at most.
+const REFUSED_HOSTS: usize = 64;
+
 /// Input for the command.
 pub(super) enum Input {
     Data(Bytes),
@@ -89,6 +93,8 @@ pub(super) enum Input {
 
 /// What the actor is made from.
 pub(super) struct Actor {
+    /// Its place in the order of acceptance; names its sandbox, whose cgroups and directories take fewer characters than ids do.
+    pub(super) number: u64,
     pub request: Request,
     pub surroundings: Surroundings,
     pub journal: Arc<Journal>,
@@ -107,6 +113,7 @@ struct Outcome {
     usage: Usage,
     enforcement: Vec<Enforcement>,
     digests: [Option<String>; 2],
+    denials: Denials,
 }
 
 impl Outcome {
@@ -193,7 +200,7 @@ impl Actor {
 
     /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
     async fn with_sandbox(&mut self, grants: &Grants, starting: Instant) -> Outcome {
-        let spec = lower::sandbox(&sandbox_name(&self.request.id), grants, &self.request.host);
+        let spec = lower::sandbox(&format!("run-{}", self.number), grants, &self.request.host);
         let missing = self.surroundings.launching.missing(&spec.required);
         if let Some((protection, why)) = missing {
             let hint = "the self-test found that it has no effect on this machine; see `fumehood doctor`";
@@ -237,7 +244,8 @@ impl Actor {
         if let Err(ending) = written {
             return self.abandon(sandbox, ending).await;
         }
-        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name));
+        let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
+        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
         let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
         let command = lower::command(
             &self.request.argv,
@@ -246,7 +254,9 @@ impl Actor {
             grants,
             &self.request.host,
         );
-        let outcome = self.follow(sandbox, &command, grants, enforcement, starting).await;
+        let outcome = self
+            .follow(sandbox, &command, grants, enforcement, starting, refused_hosts)
+            .await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
         }
@@ -280,7 +290,7 @@ impl Actor {
     fn intent(&self, decision: audit::Decision) -> audit::Intent {
         let request = &self.request;
         audit::Intent {
-            run_id: request.id.clone(),
+            run_id: request.recorded_id(),
             peer: request.peer.to_string(),
             peer_pid: request.peer.pid(),
             request_digest: hex(&request.digest),
@@ -321,11 +331,12 @@ impl Actor {
         // A denial is one record, not an intent with an end; and without an intent in the log there is nothing to end.
         if let (Some(audit), true) = (&self.surroundings.audit, self.recorded) {
             let end = audit_end(
-                &self.request.id,
+                &self.request.recorded_id(),
                 &ending,
                 &outcome.enforcement,
                 &outcome.usage,
                 outcome.digests,
+                &outcome.denials,
             );
             let (audit, id) = (audit.clone(), self.request.id.clone());
             let written = tokio::spawn(async move {
@@ -340,6 +351,7 @@ impl Actor {
         let finished = Arc::new(Finished {
             ending,
             usage: outcome.usage,
+            denials: outcome.denials,
         });
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Finished;
@@ -410,11 +422,6 @@ fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String)
     }
 }
 
-/// The name of a run's sandbox: cgroups and directories take fewer characters than ids do, and none may begin with a dot.
-fn sandbox_name(id: &str) -> String {
-    format!("run-{}", id.replace(':', "_"))
-}
-
 /// Waits until the sandbox can take a command. An error is the run's ending.
 async fn ready(
     sandbox: &mut Watched,
@@ -464,14 +471,20 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
     let hint = match (errno, protection) {
         (0, Some(protection)) => {
             format!(
-                "the policy requires `{}` to be active; `fumehood doctor` says what this machine lacks",
-                protection.name()
+                "the policy requires `{}` to be active; {}",
+                protection.name(),
+                advice(remedy::of(protection), "`fumehood doctor` says what this machine lacks")
             )
         }
         // What machines and containers answer that do not let this user make namespaces.
         (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
-            "this machine may restrict user namespaces; `fumehood doctor` says what is missing and how to mend it"
-                .to_owned()
+            format!(
+                "this machine may restrict user namespaces; {}",
+                advice(
+                    remedy::namespaces(),
+                    "`fumehood doctor` says what is missing and how to mend it"
+                )
+            )
         }
         _ => String::new(),
     };
@@ -481,6 +494,14 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
         errno,
         path,
         hint,
+    }
+}
+
+/// What helps, or where to look when nothing is known to.
+fn advice(remedy: String, otherwise: &str) -> String {
+    match remedy.as_str() {
+        "" => otherwise.to_owned(),
+        remedy => format!("what helps: {remedy}"),
     }
 }
 
@@ -500,6 +521,7 @@ fn audit_end(
     enforcement: &[Enforcement],
     usage: &Usage,
     digests: [Option<String>; 2],
+    denials: &Denials,
 ) -> audit::End {
     use audit::Detail::{Bytes as Text, Flag, Number};
     let text = |text: &str| Text(text.as_bytes().to_vec());
@@ -588,5 +610,17 @@ fn audit_end(
         },
         stdout,
         stderr,
+        denials: denials.list.iter().map(audit_denial).collect(),
+        denial_count: denials.count,
+    }
+}
+
+fn audit_denial(denial: &Denial) -> audit::Denial {
+    audit::Denial {
+        protection: denial.protection.name().to_owned(),
+        operation: denial.operation.name(),
+        subject: denial.subject.bytes().to_vec(),
+        rule: denial.rule.clone(),
+        inferred: denial.evidence == Evidence::Inferred,
     }
 }

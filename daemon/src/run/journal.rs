@@ -83,6 +83,7 @@ fn cost(event: &Event) -> usize {
     EVENT_OVERHEAD
         + match event {
             Event::Output { data, .. } => data.len(),
+            Event::Denial(denial) => denial.subject.bytes().len() + denial.rule.len() + denial.remedy.len(),
             _ => 0,
         }
 }
@@ -350,7 +351,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::run::model::{Ending, Finished, Usage};
+    use crate::run::model::{Denials, Ending, Finished, Usage};
 
     fn output(offset: u64, bytes: usize) -> Event {
         Event::Output {
@@ -364,6 +365,7 @@ mod tests {
         Event::Finished(Arc::new(Finished {
             ending: Ending::Exited { code: 0 },
             usage: Usage::default(),
+            denials: Denials::default(),
         }))
     }
 

@@ -43,6 +43,17 @@ pub struct Request {
     pub umask: u32,
 }
 
+impl Request {
+    /// The id in the audit log, where those of all peers stand side by side: the plain one for the daemon's own user, else
+    /// with the peer's name, `build@uid:1001`.
+    pub fn recorded_id(&self) -> String {
+        match self.peer.identity {
+            crate::peer::Identity::Unix { uid, .. } if uid == nix::unistd::geteuid().as_raw() => self.id.clone(),
+            _ => self.peer.qualified(&self.id),
+        }
+    }
+}
+
 /// Output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -102,8 +113,94 @@ pub enum Event {
         /// Whether end of file was seen.
         end_of_file: bool,
     },
+    /// The sandbox refused something.
+    Denial(Denial),
     /// The run is over.
     Finished(Arc<Finished>),
+}
+
+/// Something that the sandbox refused to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The layer that refuses.
+    pub protection: Protection,
+    /// What the command tried.
+    pub operation: Operation,
+    /// What it tried that on.
+    pub subject: Subject,
+    /// The rule that refuses, in words.
+    pub rule: String,
+    /// What would allow it, in words; empty where no policy does.
+    pub remedy: String,
+    /// How it is known.
+    pub evidence: Evidence,
+}
+
+/// What a command tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// To change a protected path.
+    Change,
+    /// To write where it may only read.
+    Write,
+    /// To read what is not there for it.
+    Read,
+    /// A system call.
+    Call,
+    /// To reach a host.
+    Connect,
+}
+
+impl Operation {
+    /// The word for it, on the wire and in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Change => "change",
+            Operation::Write => "write",
+            Operation::Read => "read",
+            Operation::Call => "call",
+            Operation::Connect => "connect",
+        }
+    }
+}
+
+/// What a denial is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A path as seen inside, at most 4096 bytes.
+    Path(Vec<u8>),
+    /// The kernel's name of a system call.
+    SystemCall(String),
+    /// A host, with its port where it is known; empty where the command did not say which.
+    Address(String),
+}
+
+impl Subject {
+    /// Its bytes, of whichever kind.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Subject::Path(path) => path,
+            Subject::SystemCall(text) | Subject::Address(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// How something is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The part that refused says so.
+    Observed,
+    /// Concluded from what the command wrote and what its policy grants.
+    Inferred,
+}
+
+/// What was refused in a run, within bounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denials {
+    /// Each once; what was observed stands first.
+    pub list: Vec<Denial>,
+    /// How often at least something was refused, repetitions and what is not in the list included.
+    pub count: u64,
 }
 
 /// What holds for a run that was started.
@@ -288,6 +385,8 @@ pub struct Finished {
     pub ending: Ending,
     /// What it consumed.
     pub usage: Usage,
+    /// What was refused in it.
+    pub denials: Denials,
 }
 
 /// What a run consumed.

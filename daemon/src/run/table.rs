@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::actor::{Actor, Command, Input, Kill, Surroundings};
 use super::journal::{Journal, Reader};
-use super::model::{CancelCause, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
+use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
 use crate::peer::Peer;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
@@ -150,7 +150,7 @@ pub enum StartError {
         /// Waiting.
         queued: usize,
     },
-    /// The id is taken by a run with another request, or by somebody else's.
+    /// The id is taken by a run of the same peer with another request.
     #[error("run id {0:?} is taken by a run with another request; choose another id")]
     Exists(String),
 }
@@ -175,6 +175,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Runs {
+    /// By [`Peer::qualified`] id: what one peer chooses neither hinders another nor tells it anything.
     by_id: HashMap<String, Arc<Run>>,
     next_number: u64,
     /// Finished runs in the order of their ends.
@@ -188,7 +189,7 @@ struct Runs {
 struct EndedRun {
     at: Instant,
     number: u64,
-    id: String,
+    key: String,
     bytes: usize,
 }
 
@@ -219,8 +220,9 @@ impl RunTable {
         let shared = &self.shared;
         let mut runs = lock(&shared.runs);
         shared.forget_old(&mut runs);
-        if let Some(run) = runs.by_id.get(&request.id) {
-            if run.digest != request.digest || !may_see(&request.peer, run) {
+        let key = request.peer.qualified(&request.id);
+        if let Some(run) = runs.by_id.get(&key) {
+            if run.digest != request.digest {
                 return Err(StartError::Exists(request.id));
             }
             return Ok((Arc::clone(run), true, run.reader(0)));
@@ -245,7 +247,7 @@ impl RunTable {
         };
         let (run, actor, reader) = prepare(request, shared.surroundings.clone(), runs.next_number, owned);
         runs.next_number += 1;
-        runs.by_id.insert(run.id.clone(), Arc::clone(&run));
+        runs.by_id.insert(key, Arc::clone(&run));
         shared.active.send_modify(|active| *active += 1);
         drop(runs);
         // Registered before it is announced: whoever reads the first event finds the run.
@@ -279,6 +281,7 @@ impl RunTable {
             let finished = Arc::new(Finished {
                 ending,
                 usage: Usage::default(),
+                denials: Denials::default(),
             });
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;
@@ -298,7 +301,7 @@ impl RunTable {
         runs.ended.push_back(EndedRun {
             at: Instant::now(),
             number: run.number,
-            id: run.id.clone(),
+            key: run.peer.qualified(&run.id),
             bytes,
         });
         self.shared.forget_old(&mut runs);
@@ -306,11 +309,15 @@ impl RunTable {
         self.shared.active.send_modify(|active| *active -= 1);
     }
 
-    /// A run by its id, if this peer may see it.
+    /// A run by its id, if this peer may see it: its own before those of others, and of these the newest.
     pub fn get(&self, peer: &Peer, id: &str) -> Option<Arc<Run>> {
         let mut runs = lock(&self.shared.runs);
         self.shared.forget_old(&mut runs);
-        runs.by_id.get(id).filter(|run| may_see(peer, run)).cloned()
+        if let Some(own) = runs.by_id.get(&peer.qualified(id)) {
+            return Some(Arc::clone(own));
+        }
+        let others = runs.by_id.values().filter(|run| run.id == id && may_see(peer, run));
+        others.max_by_key(|run| run.number).cloned()
     }
 
     /// The runs this peer may see, newest first.
@@ -329,8 +336,9 @@ impl RunTable {
             return false;
         }
         let mut runs = lock(&self.shared.runs);
-        if runs.by_id.get(&run.id).is_some_and(|known| known.number == run.number) {
-            runs.by_id.remove(&run.id);
+        let key = run.peer.qualified(&run.id);
+        if runs.by_id.get(&key).is_some_and(|known| known.number == run.number) {
+            runs.by_id.remove(&key);
         }
         true
     }
@@ -402,10 +410,10 @@ impl Shared {
             // The id may have been released and taken again.
             if runs
                 .by_id
-                .get(&oldest.id)
+                .get(&oldest.key)
                 .is_some_and(|run| run.number == oldest.number)
             {
-                runs.by_id.remove(&oldest.id);
+                runs.by_id.remove(&oldest.key);
             }
             runs.ended_bytes -= oldest.bytes;
             runs.ended.pop_front();
@@ -444,6 +452,7 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
         input: Mutex::new(request.input.then_some(input_sender)),
     });
     let actor = Actor {
+        number,
         request,
         surroundings,
         journal,

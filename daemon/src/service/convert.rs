@@ -10,7 +10,8 @@ use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use crate::run::{
-    CancelCause, Ending, Enforcement, Event, Finished, Item, Phase, Run, Snapshot, Started, Stream, TimeLimit, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Item, Phase, Run, Snapshot, Started,
+    Stream, Subject, TimeLimit, Usage,
 };
 
 /// In a list, argv is cut to so many arguments and bytes; the wire documents it.
@@ -61,6 +62,7 @@ pub(super) fn event(run_id: &str, item: Item) -> v1::RunEvent {
                     total_bytes,
                     end_of_file,
                 }),
+                Event::Denial(denial) => Wire::Denial(self::denial(&denial)),
                 Event::Finished(finished) => Wire::Finished(self::finished(&finished)),
             };
             (entry.seq, entry.time, event)
@@ -258,11 +260,49 @@ fn ending(ending: &Ending) -> v1::Ending {
     v1::Ending { kind: Some(kind) }
 }
 
-fn finished(Finished { ending, usage }: &Finished) -> v1::Finished {
+fn denial(
+    Denial {
+        protection,
+        operation,
+        subject,
+        rule,
+        remedy,
+        evidence,
+    }: &Denial,
+) -> v1::Denial {
+    use v1::denial::Subject as Wire;
+    let subject = match subject.clone() {
+        Subject::Path(path) => Wire::Path(path.into()),
+        Subject::SystemCall(name) => Wire::SystemCall(name),
+        Subject::Address(address) => Wire::Address(address),
+    };
+    let evidence = match evidence {
+        Evidence::Observed => v1::Evidence::Observed,
+        Evidence::Inferred => v1::Evidence::Inferred,
+    };
+    v1::Denial {
+        protection: self::protection(*protection).into(),
+        operation: operation.name().to_owned(),
+        subject: Some(subject),
+        rule: rule.clone(),
+        remedy: remedy.clone(),
+        evidence: evidence.into(),
+    }
+}
+
+fn finished(
+    Finished {
+        ending,
+        usage,
+        denials: Denials { list, count },
+    }: &Finished,
+) -> v1::Finished {
     v1::Finished {
         ending: Some(self::ending(ending)),
         shell_code: ending.shell_code(),
         usage: Some(self::usage(usage)),
+        denials: list.iter().map(denial).collect(),
+        denial_count: *count,
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::runs::peer;
 use crate::launch::Launching;
+use crate::remedy;
 use crate::run::RunTable;
 
 /// The service.
@@ -72,7 +73,7 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
             name: "make a sandbox".to_owned(),
             state: v1::ProtectionState::Off.into(),
             detail: failure.clone(),
-            remedy: userns_remedy(),
+            remedy: remedy::namespaces(),
         });
     }
     for entry in &test.enforcement {
@@ -88,14 +89,11 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
         let (state, detail) = convert::state(&state);
         let remedy = match (entry.protection, state) {
             (_, v1::ProtectionState::Active) => String::new(),
-            (Protection::Resources, _) => cgroups.as_ref().map(|cgroups| cgroups.remedy.join("; ")).unwrap_or_default(),
-            (Protection::FilesystemRights, _) => {
-                "boot a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in the lsm= parameter (Linux 6.2 or newer)".to_owned()
-            }
-            (Protection::ProtectedPaths, _) => {
-                "run a kernel with seccomp user notification that hands over descriptors (Linux 5.14 or newer)".to_owned()
-            }
-            _ => String::new(),
+            (Protection::Resources, _) => cgroups
+                .as_ref()
+                .map(|cgroups| cgroups.remedy.join("; "))
+                .unwrap_or_default(),
+            (protection, _) => remedy::of(protection),
         };
         found.push(v1::Capability {
             protection: convert::protection(entry.protection).into(),
@@ -120,19 +118,4 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
         }
     }));
     found
-}
-
-/// What stands in the way of user namespaces most often, as far as the kernel's settings tell.
-fn userns_remedy() -> String {
-    let setting = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or an AppArmor profile that grants `userns`)".to_owned();
-    }
-    if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        return "sudo sysctl -w kernel.unprivileged_userns_clone=1".to_owned();
-    }
-    if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
-        return "sudo sysctl -w user.max_user_namespaces=15000".to_owned();
-    }
-    String::new()
 }

@@ -428,3 +428,18 @@ fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
         );
     }
 }
+
+/// Takes bytes for what clients send, checks them as the services do, and says what a request to start a run is answered. For
+/// fuzzing.
+#[doc(hidden)]
+pub fn try_request(door: &Door, peer: &Peer, bytes: &[u8]) -> Option<Result<(), Status>> {
+    let _ = v1::RunRequest::decode(bytes);
+    let _ = v1::AttachRequest::decode(bytes);
+    let _ = v1::ListRequest::decode(bytes);
+    let _ = v1::SignalRequest::decode(bytes);
+    if let Ok(v1::KillRequest { grace: Some(grace), .. }) = v1::KillRequest::decode(bytes) {
+        let _ = fumehood_proto::convert::duration_to_std(&grace);
+    }
+    let start = v1::StartRequest::decode(bytes).ok()?;
+    Some(door.check_blocking(peer, start).map(drop))
+}

@@ -60,7 +60,11 @@ impl Runs for RunsService {
         use v1::run_request::Message as Said;
         let peer = peer(&request)?;
         let mut messages = request.into_inner();
-        let first = messages.message().await?.and_then(|request| request.message);
+        let first = messages
+            .message()
+            .await
+            .map_err(status::of_message)?
+            .and_then(|request| request.message);
         let Some(Said::Start(start)) = first else {
             return Err(status::invalid_field(
                 "start",
@@ -92,7 +96,11 @@ impl Runs for RunsService {
         use v1::attach_request::Message as Said;
         let peer = peer(&request)?;
         let mut messages = request.into_inner();
-        let first = messages.message().await?.and_then(|request| request.message);
+        let first = messages
+            .message()
+            .await
+            .map_err(status::of_message)?
+            .and_then(|request| request.message);
         let Some(Said::Attach(v1::AttachStart { run_id, from_seq })) = first else {
             return Err(status::invalid_field(
                 "attach",
@@ -289,7 +297,7 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
             Ok(Some(message)) => message,
             Ok(None) => return None,
             // Not a message, or too long a one; or the connection broke, and then nobody reads this.
-            Err(status) => return Some(status),
+            Err(status) => return Some(status::of_message(status)),
         };
         let result = match message.into() {
             Said::Stdin(stdin) => inputs.stdin(stdin).await,

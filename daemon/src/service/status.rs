@@ -88,6 +88,39 @@ pub(super) fn precondition(reason: &str, run: &str, what: impl Into<String>) -> 
     status(Code::FailedPrecondition, reason, what, details)
 }
 
+/// What this peer sends at once is more than is held for one peer.
+pub(super) fn too_much(what: &'static str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(Some(RETRY_AFTER));
+    status(Code::ResourceExhausted, "TOO_MUCH_AT_ONCE", what.to_owned(), details)
+}
+
+/// A message began and did not come to its end, or none came at all.
+pub(super) fn too_slow(within: Duration) -> Status {
+    let message = format!("the message did not arrive within {} s", within.as_secs());
+    status(Code::DeadlineExceeded, "MESSAGE_TOO_SLOW", message, ErrorDetails::new())
+}
+
+/// What tonic says about a message before this house sees it, in this house's words: a message that is too long or is none is a wrong
+/// request, with details. Everything else stays as it is.
+pub(super) fn of_message(refused: Status) -> Status {
+    let text = refused.message();
+    let reason = match refused.code() {
+        _ if !refused.details().is_empty() => return refused,
+        Code::OutOfRange => "MESSAGE_TOO_LARGE",
+        Code::Internal
+            if text.starts_with("failed to decode") || text.starts_with("protocol error: received message") =>
+        {
+            "NOT_A_MESSAGE"
+        }
+        _ => return refused,
+    };
+    let message = text.to_owned();
+    let mut details = ErrorDetails::new();
+    details.set_bad_request(vec![FieldViolation::new("message", &message)]);
+    status(Code::InvalidArgument, reason, message, details)
+}
+
 /// This peer may not.
 pub(super) fn permission(reason: &str, message: impl Into<String>) -> Status {
     status(Code::PermissionDenied, reason, message.into(), ErrorDetails::new())

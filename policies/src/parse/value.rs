@@ -231,7 +231,7 @@ pub(super) fn ports(value: &DeValue<'_>) -> Result<Vec<u16>, Problem> {
         return Err(Problem::expected(
             "a list of ports",
             value,
-            &format!("write `{EXAMPLE}`"),
+            format!("write `{EXAMPLE}`"),
         ));
     };
     let mut ports = std::collections::BTreeSet::new();

@@ -259,6 +259,44 @@ pub struct Leftover {
     #[prost(bytes = "bytes", tag = "2")]
     pub comm: ::prost::bytes::Bytes,
 }
+/// Something that the sandbox refused to a command.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Denial {
+    /// The layer that refuses.
+    #[prost(enumeration = "Protection", tag = "1")]
+    pub protection: i32,
+    /// What the command tried: `change`, `write`, `read`, `call`, `connect`.
+    #[prost(string, tag = "2")]
+    pub operation: ::prost::alloc::string::String,
+    /// The rule that refuses, for people.
+    #[prost(string, tag = "6")]
+    pub rule: ::prost::alloc::string::String,
+    /// What would allow it, for people: the policy's key and value. Empty: no policy does.
+    #[prost(string, tag = "7")]
+    pub remedy: ::prost::alloc::string::String,
+    /// How it is known.
+    #[prost(enumeration = "Evidence", tag = "8")]
+    pub evidence: i32,
+    /// What it tried that on.
+    #[prost(oneof = "denial::Subject", tags = "3, 4, 5")]
+    pub subject: ::core::option::Option<denial::Subject>,
+}
+/// Nested message and enum types in `Denial`.
+pub mod denial {
+    /// What it tried that on.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// A path as seen inside, at most 4,096 bytes.
+        #[prost(bytes, tag = "3")]
+        Path(::prost::bytes::Bytes),
+        /// The kernel's name of a system call: `mount`.
+        #[prost(string, tag = "4")]
+        SystemCall(::prost::alloc::string::String),
+        /// A host, with its port where it is known: `registry.npmjs.org:443`. Empty: the command did not say which.
+        #[prost(string, tag = "5")]
+        Address(::prost::alloc::string::String),
+    }
+}
 /// One of the output streams of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -538,6 +576,39 @@ impl UsageSource {
         }
     }
 }
+/// How something is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Evidence {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// The part of the sandbox that refused says so.
+    Observed = 1,
+    /// Concluded from what a failed command wrote and what its policy grants. The file may not exist, or another reason may apply.
+    Inferred = 2,
+}
+impl Evidence {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EVIDENCE_UNSPECIFIED",
+            Self::Observed => "EVIDENCE_OBSERVED",
+            Self::Inferred => "EVIDENCE_INFERRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EVIDENCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "EVIDENCE_OBSERVED" => Some(Self::Observed),
+            "EVIDENCE_INFERRED" => Some(Self::Inferred),
+            _ => None,
+        }
+    }
+}
 /// What is asked: a command, its surroundings and its bounds.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunSpec {
@@ -773,7 +844,7 @@ pub struct RunEvent {
     #[prost(message, optional, tag = "3")]
     pub time: ::core::option::Option<::prost_types::Timestamp>,
     /// What happened.
-    #[prost(oneof = "run_event::Event", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "run_event::Event", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub event: ::core::option::Option<run_event::Event>,
 }
 /// Nested message and enum types in `RunEvent`.
@@ -802,6 +873,9 @@ pub mod run_event {
         /// The run is over. Exactly once, and last.
         #[prost(message, tag = "16")]
         Finished(super::Finished),
+        /// The sandbox refused something. Each denial once, at most 32 in a run; what is inferred comes when the command has failed.
+        #[prost(message, tag = "17")]
+        Denial(super::Denial),
     }
 }
 /// The request has a place.
@@ -920,7 +994,7 @@ pub struct Closed {
     pub end_of_file: bool,
 }
 /// The run is over: no process of it exists any more.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Finished {
     /// How it ended.
     #[prost(message, optional, tag = "1")]
@@ -932,6 +1006,13 @@ pub struct Finished {
     /// What it consumed.
     #[prost(message, optional, tag = "3")]
     pub usage: ::core::option::Option<Usage>,
+    /// What the sandbox refused, each once: first what was observed, then what is inferred. At most 32.
+    #[prost(message, repeated, tag = "4")]
+    pub denials: ::prost::alloc::vec::Vec<Denial>,
+    /// How often it refused something, repetitions and what is not in the list included. At least: what comes faster than it is taken,
+    /// or after the main process has ended, may be missing.
+    #[prost(uint64, tag = "5")]
+    pub denial_count: u64,
 }
 /// What is known of a run.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -143,10 +143,12 @@ impl Daemon {
     }
 
     fn launcher(&self) -> Result<u32> {
-        match children(self.child.id())?.as_slice() {
-            [launcher] => Ok(*launcher),
-            other => Err(format!("the daemon has {} children and should have one", other.len()).into()),
-        }
+        // Between the two is what starts launchers.
+        let only = |parent: u32| match children(parent)?.as_slice() {
+            [child] => Ok(*child),
+            other => Err(format!("process {parent} has {} children and should have one", other.len()).into()),
+        };
+        only(only(self.child.id())?)
     }
 
     fn pid(&self) -> Pid {

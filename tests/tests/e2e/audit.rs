@@ -34,7 +34,7 @@ fn a_run_leaves_its_intent_and_its_end_and_the_log_verifies() {
         assert_eq!(end["stdout"]["bytes"], 6);
         let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         assert_eq!(end["stdout"]["sha256"], digest, "that of `hello` and a newline");
-        assert_eq!(end["enforcement"].as_array().unwrap().len(), 10);
+        assert_eq!(end["enforcement"].as_array().unwrap().len(), 11);
         let ended = verify(house);
         ended.expect(0);
         assert!(

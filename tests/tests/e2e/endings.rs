@@ -236,7 +236,10 @@ fn a_run_does_not_start_without_a_protection_its_policy_requires() {
         (&"sandbox_failed".into(), &"resources".into())
     );
     assert!(
-        finished["ending"]["hint"].as_str().unwrap().contains("doctor"),
+        finished["ending"]["hint"]
+            .as_str()
+            .unwrap()
+            .contains("the policy requires"),
         "{finished}"
     );
     assert!(!house.workspace().join("ran").exists());

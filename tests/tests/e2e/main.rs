@@ -16,17 +16,22 @@ mod autostart;
 mod bombs;
 mod commands;
 mod crash;
+mod denials;
 mod endings;
+mod floods;
 mod idempotency;
 mod identity;
 mod isolation;
 mod layering;
 mod mtls;
+mod network;
 mod python;
 mod requests;
 mod run;
 mod signals;
+mod walls;
 mod wire;
+mod workloads;
 
 use fumehood_tests::{Builder, House, Who, is_root};
 

@@ -139,3 +139,58 @@ async fn a_client_without_a_certificate_of_the_authority_gets_nothing() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_each_peers_own_and_tell_nobody_elses() {
+    let authority = Authority::new();
+    let (house, address) = on_tcp(&authority);
+    let mut peers = Vec::new();
+    for name in ["one.example", "other.example"] {
+        let (cert, key) = authority.vouch(name);
+        peers.push(
+            Client::connect_tls(&address, options(&authority, cert, key))
+                .await
+                .unwrap(),
+        );
+    }
+    let request = |id: &str, script: &str| fumehood_client::proto::v1::StartRequest {
+        run_id: id.to_owned(),
+        spec: Some(house.script(script)),
+    };
+    let theirs = peers[0].start(request("build", "echo one")).await.unwrap();
+    assert!(!theirs.existed);
+    // What is somebody else's and what never was get the same answer, whatever is asked.
+    let said = |error: Option<Error>| match error {
+        Some(Error::NotFound { message }) => message.replace("never-was", "build"),
+        other => panic!("{other:?}"),
+    };
+    let mut answers = Vec::new();
+    for id in ["build", "never-was"] {
+        answers.push([
+            said(peers[1].get(id).await.err()),
+            said(peers[1].wait(id, None).await.err()),
+            said(peers[1].kill(id, None, "").await.err()),
+            said(peers[1].release(id).await.err()),
+            said(peers[1].attach(id, 0).await.err()),
+        ]);
+    }
+    assert_eq!(answers[0], answers[1]);
+    // The id is free for them, for another request.
+    let own = peers[1].start(request("build", "echo other")).await.unwrap();
+    assert!(!own.existed);
+    for peer in &peers {
+        peer.wait("build", None).await.unwrap();
+        assert_eq!(peer.list(Default::default()).await.unwrap().runs.len(), 1);
+    }
+    peers[1].release("build").await.unwrap();
+    assert_eq!(peers[0].get("build").await.unwrap().peer, "cert:one.example");
+    // In the log, where all stand side by side, they are told apart.
+    let mut ids: Vec<String> = house
+        .records()
+        .iter()
+        .filter(|record| record["kind"] == "intent")
+        .map(|record| record["run_id"].as_str().unwrap().to_owned())
+        .collect();
+    ids.sort();
+    assert_eq!(ids, ["build@cert:one.example", "build@cert:other.example"]);
+}

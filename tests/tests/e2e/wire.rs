@@ -62,7 +62,7 @@ async fn started_tells_what_was_enforced_by_which_policy() {
     let protections: Vec<i32> = entries.iter().map(|entry| entry.protection).collect();
     assert_eq!(
         protections,
-        (1..=10).collect::<Vec<_>>(),
+        (1..=11).collect::<Vec<_>>(),
         "each protection once, in the order of the enum"
     );
     for entry in entries.iter().filter(|entry| entry.required) {

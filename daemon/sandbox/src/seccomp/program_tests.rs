@@ -201,6 +201,60 @@ fn every_number_with_every_interesting_argument_is_answered_as_the_table_says() 
 }
 
 #[test]
+fn what_is_told_is_refused_by_the_table_and_nothing_else_changes() {
+    let (mut told, mut untold) = (0, 0);
+    for (arch, profile) in ARCHES
+        .into_iter()
+        .flat_map(|arch| PROFILES.map(|profile| (arch, profile)))
+    {
+        for notify in [&[][..], NOTIFIED] {
+            let program = compile_told_for(arch, profile, notify).unwrap();
+            for number in numbers() {
+                let call = Call::of(arch, number);
+                for args in interesting(&rows(call, notify)) {
+                    let (value, _) = run(&program.filter, &data(arch.audit(), number, &args));
+                    let nested = &conditions::NESTED_LISTENER;
+                    let right = match refusal_on(arch, profile, number, &args) {
+                        Some(refused) if is_told(call, refused.errno) => NOTIFY,
+                        None if Some(nested.call) == call && nested.when.iter().all(|when| when.holds(&args)) => {
+                            ERRNO | nested.errno as u32
+                        }
+                        _ => expected(arch, profile, notify, number, &args),
+                    };
+                    assert_eq!(value, right, "{arch:?} {profile:?} {} {args:x?}", describe(number));
+                    match (value, refusal_on(arch, profile, number, &args)) {
+                        (NOTIFY, Some(_)) => told += 1,
+                        (_, Some(_)) => untold += 1,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    assert!(told > 500 && untold > 500, "{told} {untold}");
+}
+
+#[test]
+fn calls_that_programs_probe_are_not_told() {
+    let untold = [
+        Call::clone3,
+        Call::openat2,
+        Call::io_uring_setup,
+        Call::statmount,
+        Call::kcmp,
+    ];
+    for (call, profile) in untold
+        .into_iter()
+        .flat_map(|call| PROFILES.map(|profile| (call, profile)))
+    {
+        let program = compile_told_for(Arch::X86_64, profile, &[]).unwrap();
+        let number = call.number(Arch::X86_64).unwrap();
+        let (value, _) = run(&program.filter, &data(Arch::X86_64.audit(), number, &[0; 6]));
+        assert_ne!(value, NOTIFY, "{} {profile:?}", call.name());
+    }
+}
+
+#[test]
 fn other_architectures_end_the_process() {
     for (arch, foreign) in [
         (Arch::X86_64, [0x4000_0003, 0xc000_00b7]),

@@ -52,8 +52,13 @@ fn passes<const N: usize>(name: &'static str, call: [libc::c_long; N]) -> Probe 
     probe(name, call, Expect::Passes)
 }
 
-/// Forks, installs the program and makes the calls; returns each call's error number, 0 for success.
 fn answers(program: &Program, probes: &[Probe]) -> Vec<i32> {
+    answers_under(&[program], probes)
+}
+
+/// Forks, installs the programs one after the other (nobody keeps their listeners) and makes the calls; returns each call's error
+/// number, 0 for success.
+fn answers_under(programs: &[&Program], probes: &[Probe]) -> Vec<i32> {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut results = vec![0i32; probes.len()];
     // SAFETY: the child makes system calls on memory that existed before and leaves with _exit: no lock that another
@@ -63,7 +68,7 @@ fn answers(program: &Program, probes: &[Probe]) -> Vec<i32> {
     if child == 0 {
         // SAFETY: setsid and _exit take no pointers and are async-signal-safe.
         unsafe { libc::setsid() };
-        if program.install().is_err() {
+        if programs.iter().any(|program| program.install().is_err()) {
             // SAFETY: as above.
             unsafe { libc::_exit(1) };
         }
@@ -510,6 +515,26 @@ fn calls_of_the_i386_abi_end_the_process() {
         // A kernel without ia32 emulation: the instruction itself faults.
         assert_eq!(libc::WTERMSIG(unfiltered), libc::SIGSEGV);
     }
+}
+
+#[test]
+fn a_told_refusal_that_nobody_answers_is_still_one() {
+    let told = compile_told(Syscalls::Default, &[]).unwrap();
+    let calls = [
+        works("getpid", [libc::SYS_getpid]),
+        passes("mount", [libc::SYS_mount, BAD, BAD, BAD]),
+        passes("unshare", [libc::SYS_unshare, libc::CLONE_NEWUSER.into()]),
+        passes("setns", [libc::SYS_setns, BAD]),
+        passes("clone3", [libc::SYS_clone3, 0, 0]),
+    ];
+    let missing = libc::ENOSYS;
+    assert_eq!(answers(&told, &calls), [0, missing, missing, missing, missing]);
+    // The kernel gives no second listener, so the second program answers by itself.
+    let denied = libc::EPERM;
+    assert_eq!(
+        answers_under(&[&told, &told], &calls),
+        [0, denied, denied, denied, missing]
+    );
 }
 
 const INSIDE: &str = "FUMEHOOD_TEST_INSIDE_FILTER";

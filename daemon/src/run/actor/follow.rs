@@ -18,6 +18,7 @@ use super::{
     Actor, Command, Ending, Enforcement, Event, Input, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed,
 };
 use crate::launch::Watched;
+use crate::run::denials::Collecting;
 use crate::run::journal::Journal;
 use crate::run::model::{TimeLimit, Usage};
 
@@ -132,6 +133,7 @@ struct Following {
     init_status: i32,
     limits: Limits,
     next_cpu_check: Instant,
+    collecting: Collecting,
 }
 
 /// The deadline that comes next.
@@ -159,6 +161,7 @@ impl Following {
             init_status: 0,
             limits,
             next_cpu_check: now + CPU_PERIOD,
+            collecting: Collecting::default(),
         }
     }
 
@@ -227,6 +230,7 @@ impl Actor {
         grants: &Grants,
         enforcement: Vec<Enforcement>,
         starting: Instant,
+        mut refused_hosts: mpsc::Receiver<String>,
     ) -> Outcome {
         let sent = self.send_command(sandbox.handle(), command).await;
         let [mut stdout, mut stderr] = match sent {
@@ -274,6 +278,7 @@ impl Actor {
                 // What the command writes may be here before the word that it started: `started` still comes first.
                 read = stdout.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stdout, read),
                 read = stderr.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stderr, read),
+                Some(host) = refused_hosts.recv(), if !gone => self.refused_host(&mut state, host),
                 Some(command) = self.commands.recv() => self.command(&mut state, sandbox.handle(), command),
                 () = sleep => if let Some((_, deadline)) = deadline {
                     self.deadline(&mut state, sandbox.handle(), deadline);
@@ -283,6 +288,9 @@ impl Actor {
             if state.exited.is_some() && !state.gone && stdout.pipe.is_none() && stderr.pipe.is_none() {
                 let _ = sandbox.handle().kill();
             }
+        }
+        while let Ok(host) = refused_hosts.try_recv() {
+            self.refused_host(&mut state, host);
         }
         // The tree is gone without a word of its main process's end.
         self.announce_closed(&mut state);
@@ -303,11 +311,26 @@ impl Actor {
             setup,
         };
         let digests = [stdout.digest, stderr.digest].map(|digest| Some(hex(&digest.finalize())));
+        let mut collecting = std::mem::take(&mut state.collecting);
+        let ending = state.ending();
+        if ending.shell_code() != 0 {
+            let inferred = collecting.infer(grants, &self.request.host);
+            inferred
+                .into_iter()
+                .for_each(|denial| self.journal.append(Event::Denial(denial)));
+        }
         Outcome {
-            ending: Some(state.ending()),
+            ending: Some(ending),
             usage,
             enforcement,
             digests,
+            denials: collecting.into_denials(),
+        }
+    }
+
+    fn refused_host(&self, state: &mut Following, host: String) {
+        if let Some(denial) = state.collecting.refused_host(host) {
+            self.journal.append(Event::Denial(denial));
         }
     }
 
@@ -356,7 +379,9 @@ impl Actor {
                 status,
                 leftovers,
                 leftover_count,
+                refusals,
             } => {
+                state.collecting.counted(refusals);
                 let status = match status {
                     ExitStatus::Exited(code) => Ending::Exited { code },
                     ExitStatus::Signaled { signal, core } => Ending::Signaled { signal, core },
@@ -413,8 +438,10 @@ impl Actor {
                 state.usage = usage;
                 state.measured = true;
             }
-            Refused { path, rule } => {
-                tracing::info!(path = %String::from_utf8_lossy(&path), rule, "refused");
+            Refused(denial) => {
+                if let Some(denial) = state.collecting.refused(denial) {
+                    self.journal.append(Event::Denial(denial));
+                }
             }
             Created | Ready { .. } | Started { .. } | SelfTest { .. } => {}
         }
@@ -425,6 +452,9 @@ impl Actor {
             Read::Data(data) => {
                 state.last_output = Instant::now();
                 output.digest.update(&data);
+                if output.stream == Stream::Stderr {
+                    state.collecting.heard(&data);
+                }
                 let offset = output.offset;
                 output.offset += data.len() as u64;
                 let stream = output.stream;

@@ -154,10 +154,7 @@ fn generated_files_are_read_as_git_reads_them() {
         state ^= state >> 27;
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below
     };
-    let files = std::env::var("FUMEHOOD_GITCONFIG_FILES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1500);
+    let files = 1500;
     let mut readable = 0;
     for _ in 0..files {
         let mut content = Vec::new();

@@ -1,0 +1,159 @@
+//! Calls that wait in the kernel for init's answer (seccomp user notification).
+//!
+//! First comes what the profile refuses: number and arguments of a notification are copies in the kernel, so init answers as the
+//! filter itself would have, and tells. Only then may the guard look at a call. Whatever else waits is let go on: the filter
+//! notifies nothing but refusals and what the guard asked for.
+
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use crate::event::{Denial, Subject};
+use crate::guard::Guard;
+use crate::seccomp;
+use crate::spec::Syscalls;
+use crate::sys::notify::{self, Answer, Notification};
+
+/// Refusals that are told, at most: the first ones say what is wrong, and a loop must not flood the daemon.
+const MAX_TOLD: usize = 32;
+
+/// Longest path that is told, in bytes (`PATH_MAX` of linux/limits.h).
+const MAX_PATH_BYTES: usize = 4096;
+
+/// Longest rule that is told, in characters: names of settings stand in some, and the command chose those.
+const MAX_RULE_CHARS: usize = 512;
+
+/// Answers the waiting calls of one sandbox.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    profile: Syscalls,
+    guard: Option<Guard>,
+    /// What was told already.
+    told: HashSet<Denial>,
+    refusals: u64,
+}
+
+impl Waiting {
+    pub(crate) fn new(profile: Syscalls, guard: Option<Guard>) -> Self {
+        Waiting {
+            profile,
+            guard,
+            told: HashSet::new(),
+            refusals: 0,
+        }
+    }
+
+    /// How often something was refused so far.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// Answers the next waiting call of a listener that poll(2) found readable. Returns what was refused, once each.
+    pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Denial> {
+        // ENOENT: the caller was killed meanwhile.
+        let call = notify::receive(listener).ok()?;
+        let denial = match judge(self.profile, &call) {
+            Some((errno, denial)) => {
+                let _ = notify::answer(listener, call.id, Answer::Error(errno));
+                denial
+            }
+            None => match &mut self.guard {
+                Some(guard) => {
+                    let refusal = guard.serve(listener, call)?;
+                    let mut path = refusal.path.into_os_string().into_vec();
+                    path.truncate(MAX_PATH_BYTES);
+                    let rule = refusal.rule.chars().take(MAX_RULE_CHARS).collect();
+                    Denial {
+                        subject: Subject::Path(path),
+                        rule,
+                    }
+                }
+                None => {
+                    let _ = notify::answer(listener, call.id, Answer::Continue);
+                    return None;
+                }
+            },
+        };
+        self.refusals += 1;
+        Some(denial).filter(|denial| self.is_news(denial))
+    }
+
+    fn is_news(&mut self, denial: &Denial) -> bool {
+        self.told.len() < MAX_TOLD && self.told.insert(denial.clone())
+    }
+}
+
+/// What the profile answers to a call that it refuses, and what is told of it.
+fn judge(profile: Syscalls, call: &Notification) -> Option<(i32, Denial)> {
+    // The filter ends programs of other architectures, whose numbers these are not.
+    let Ok(number) = u32::try_from(call.number) else {
+        return None;
+    };
+    let refused = seccomp::refusal(profile, number, &call.arguments)?;
+    let denial = Denial {
+        subject: Subject::SystemCall {
+            name: seccomp::describe(number).to_owned(),
+            default_allows: seccomp::refusal(Syscalls::Default, number, &call.arguments).is_none(),
+        },
+        rule: refused.rule(),
+    };
+    Some((refused.errno, denial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(number: libc::c_long, arguments: [u64; 6]) -> Notification {
+        Notification {
+            id: 1,
+            thread: 1,
+            number,
+            arguments,
+        }
+    }
+
+    #[test]
+    fn a_refused_call_is_answered_by_the_table_and_named() {
+        let (errno, denial) = judge(Syscalls::Default, &waiting(libc::SYS_mount, [0; 6])).unwrap();
+        assert_eq!(errno, libc::EPERM);
+        let subject = Subject::SystemCall {
+            name: "mount".to_owned(),
+            default_allows: false,
+        };
+        assert_eq!(denial.subject, subject);
+        assert_eq!(denial.rule, "the profile default refuses it: it is for mounting");
+        let (_, denial) = judge(Syscalls::Strict, &waiting(libc::SYS_ptrace, [0; 6])).unwrap();
+        assert!(
+            matches!(
+                denial.subject,
+                Subject::SystemCall {
+                    default_allows: true,
+                    ..
+                }
+            ),
+            "{denial:?}"
+        );
+    }
+
+    #[test]
+    fn only_the_refused_use_of_a_call_is_refused() {
+        let namespaces = [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0];
+        let (errno, denial) = judge(Syscalls::Default, &waiting(libc::SYS_unshare, namespaces)).unwrap();
+        assert_eq!(errno, libc::EPERM);
+        assert_eq!(denial.rule, "the profile default refuses creating a namespace");
+        assert_eq!(judge(Syscalls::Default, &waiting(libc::SYS_unshare, [0; 6])), None);
+        assert_eq!(judge(Syscalls::Default, &waiting(libc::SYS_renameat2, [0; 6])), None);
+    }
+
+    #[test]
+    fn each_refusal_is_told_once_and_a_flood_is_only_counted() {
+        let mut waiting = Waiting::new(Syscalls::Default, None);
+        let denial = |n: usize| Denial {
+            subject: Subject::Path(n.to_string().into_bytes()),
+            rule: "rule".to_owned(),
+        };
+        let told = (0..1000).filter(|n| waiting.is_news(&denial(n % 100))).count();
+        assert_eq!((told, waiting.told.len()), (MAX_TOLD, MAX_TOLD));
+    }
+}

@@ -1,0 +1,178 @@
+//! A fuzz target for each parser of what others write: policies, configuration, requests, the messages between the daemon's
+//! processes, the audit log.
+//!
+//! A target takes any bytes and panics when a promise is broken: nothing panics, errors point into the text, what was decoded encodes to
+//! the same. The inputs in `corpus/` are kept because each reaches code that the others do not; `tests/replay.rs` runs
+//! them, and mutants of them, with every `cargo test`. `run` looks for new ones, guided by coverage.
+//!
+//! libFuzzer was chosen over cargo-fuzz (needs a nightly compiler) and over a mutator of our own (blind): its runtime is a crate,
+//! and the instrumentation it needs is a pass of LLVM that the stable compiler can be asked for.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use fumehood_policies::Policy;
+use fumehoodd::audit::{self, AuditLog};
+use fumehoodd::config::{Config, EnvFacts, File, Overrides};
+use fumehoodd::peer::{Identity, Peer};
+use fumehoodd::policy_store::PolicyStore;
+use fumehoodd::service::{Door, try_request};
+
+/// One parser.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name of its corpus's directory.
+    pub name: &'static str,
+    /// Takes any bytes; panics when a promise is broken.
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "policy",
+        run: policy,
+    },
+    Target {
+        name: "config",
+        run: config,
+    },
+    Target {
+        name: "request",
+        run: request,
+    },
+    Target {
+        name: "messages",
+        run: fumehood_sandbox::try_decoders,
+    },
+    Target {
+        name: "audit",
+        run: audit_log,
+    },
+];
+
+/// Where the kept inputs of a target are.
+#[must_use]
+pub fn corpus(target: &Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name)
+}
+
+/// The target that `FUMEHOOD_FUZZ_TARGET` names.
+///
+/// # Panics
+/// When it names none.
+#[must_use]
+pub fn chosen() -> fn(&[u8]) {
+    static CHOSEN: OnceLock<fn(&[u8])> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let name = std::env::var("FUMEHOOD_FUZZ_TARGET").unwrap_or_default();
+        let names = || TARGETS.iter().map(|target| target.name).collect::<Vec<_>>().join(", ");
+        match TARGETS.iter().find(|target| target.name == name) {
+            Some(target) => target.run,
+            None => panic!("FUMEHOOD_FUZZ_TARGET is {name:?}; there are: {}", names()),
+        }
+    })
+}
+
+/// Lines of a text, counted as the parsers do.
+fn lines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+fn no_control(text: &str) {
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+}
+
+fn policy(bytes: &[u8]) {
+    match Policy::parse(bytes, "p.toml") {
+        Ok(policy) => {
+            assert!((1..=policy.limits.open_files_hard).contains(&policy.limits.open_files_soft));
+            assert!(policy.environment.set.values().all(|value| !value.contains('\0')));
+            let again = Policy::parse(bytes, "p.toml").expect("the same bytes");
+            assert_eq!(policy.digest.to_string(), again.digest.to_string());
+        }
+        Err(errors) => {
+            assert!(!errors.errors().is_empty());
+            for error in errors.errors() {
+                assert!((1..=lines(bytes)).contains(&(error.line as usize)) && error.column >= 1);
+                assert!(!error.message.is_empty());
+            }
+            no_control(&errors.to_string());
+        }
+    }
+}
+
+fn config(bytes: &[u8]) {
+    // What is not UTF-8 is refused before the parser.
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let path = Path::new("/etc/fumehood/fumehoodd.toml");
+    match File::parse(text, path) {
+        Ok(file) => match Config::resolve(
+            Some((path.to_owned(), file)),
+            Overrides::default(),
+            &EnvFacts::default(),
+        ) {
+            Ok(config) => {
+                let paths = config.policy_dirs.iter().chain([&config.socket, &config.audit.path]);
+                assert!(paths.chain([&config.scratch_dir]).all(|path| path.is_absolute()));
+                assert!((1..=10_000).contains(&config.max_runs) && config.keep_bytes <= config.max_keep_bytes);
+                assert!(!config.allowed_uids.is_empty());
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        },
+        Err(errors) => assert!(errors.to_string().contains(":")),
+    }
+}
+
+fn request(bytes: &[u8]) {
+    static DOOR: OnceLock<Door> = OnceLock::new();
+    let door = DOOR.get_or_init(|| Door {
+        policies: PolicyStore::load(&[], "default").expect("the built-in policies"),
+        inline_policies: true,
+        private: Arc::from([PathBuf::from("/var/lib/fumehood")]),
+        keep_bytes: 1 << 20,
+        max_keep_bytes: 64 << 20,
+    });
+    let peer = Peer {
+        identity: Identity::Unix {
+            uid: 1000,
+            gid: 1000,
+            pid: None,
+        },
+        allowed: true,
+    };
+    if let Some(Err(status)) = try_request(door, &peer, bytes) {
+        // It travels in headers, which clients bound at 8 KiB.
+        assert!(!status.details().is_empty() && status.details().len() + 3 * status.message().len() < 8192);
+    }
+}
+
+/// The bytes are a log and, after the first NUL byte, its head.
+fn audit_log(bytes: &[u8]) {
+    let shared = Path::new("/dev/shm");
+    let parent = if shared.is_dir() { shared } else { Path::new("/tmp") };
+    let directory = tempfile::Builder::new()
+        .prefix("fumehood-fuzz-")
+        .tempdir_in(parent)
+        .expect("a directory");
+    let path = directory.path().join("audit.jsonl");
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    std::fs::write(&path, parts.next().unwrap_or_default()).expect("write the log");
+    if let Some(head) = parts.next() {
+        std::fs::write(path.with_extension("head"), head).expect("write the head");
+    }
+    let before = audit::verify(&path);
+    if let Err(error) = &before {
+        assert!(!error.to_string().is_empty());
+    }
+    match AuditLog::open(&path, "fuzz") {
+        Ok(log) => {
+            // A log that was in order still is when it has been opened.
+            if before.is_ok() {
+                audit::verify(&path).expect("the log after it was opened");
+            }
+            drop(log);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
