@@ -44,6 +44,8 @@ pub(crate) struct Birth<'a> {
     pub life: BorrowedFd<'a>,
     /// The sandbox's directory on disk.
     pub scratch: &'a Path,
+    /// Supplementary groups that cannot be given up, as the machine numbers them.
+    pub kept_groups: &'a [u32],
     /// What the cgroup enforces.
     pub resources: State,
     /// What it does not.
@@ -158,7 +160,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(spec, &built, &rights, guard.is_some(), birth.resources.clone());
+    let enforcement = report(birth, &built, &rights, guard.is_some());
     require(&spec.required, &enforcement)?;
     Ok(Ready {
         enforcement,
@@ -259,7 +261,8 @@ fn listen(port: u16) -> io::Result<OwnedFd> {
 }
 
 /// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
-fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: bool, resources: State) -> Vec<Enforced> {
+fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, guarded: bool) -> Vec<Enforced> {
+    let spec = birth.spec;
     let active = |text: &str| State::Active(text.into());
     let view = match built.degraded.as_slice() {
         [] => active("own mount namespace, pivot_root"),
@@ -276,10 +279,11 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: boo
         Protection::Ipc => rights.ipc(&spec.network),
         Protection::SystemCalls => active("seccomp filter"),
         Protection::Privileges => State::Active(format!(
-            "no_new_privs, no capabilities, uid {} inside",
-            spec.identity.inside_uid
+            "no_new_privs, no capabilities, uid {} inside{}",
+            spec.identity.inside_uid,
+            kept_groups(birth.kept_groups)
         )),
-        Protection::Resources => resources.clone(),
+        Protection::Resources => birth.resources.clone(),
         Protection::Descriptors => active("0, 1 and 2 only"),
         Protection::Environment => active("built from policy and request"),
     };
@@ -290,6 +294,19 @@ fn report(spec: &SandboxSpec, built: &view::Built, rights: &Rights, guarded: boo
             state: of(protection),
         })
         .collect()
+}
+
+/// What an unprivileged daemon cannot take from its commands: the kernel lets nobody drop groups in a user namespace of their own, because
+/// being in a group can also mean to be kept out.
+fn kept_groups(groups: &[u32]) -> String {
+    if groups.is_empty() {
+        return String::new();
+    }
+    let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
+    format!(
+        ", the daemon's supplementary groups kept (only root's daemon can drop them): {}",
+        groups.join(" ")
+    )
 }
 
 /// Fails when a required protection is not fully active.

@@ -145,6 +145,8 @@ struct Launcher {
     privileged: bool,
     own_uids: Vec<(u32, u32)>,
     own_gids: Vec<(u32, u32)>,
+    /// Supplementary groups that commands keep: none where they can be dropped.
+    kept_groups: Vec<u32>,
 }
 
 impl Launcher {
@@ -184,6 +186,7 @@ impl Launcher {
             privileged: rustix::process::geteuid().is_root(),
             own_uids: map("/proc/self/uid_map"),
             own_gids: map("/proc/self/gid_map"),
+            kept_groups: kept_groups(),
         };
         Ok((launcher, greeting))
     }
@@ -283,7 +286,7 @@ impl Launcher {
     fn limits(&self, spec: &SandboxSpec) -> (Option<Leaf>, State) {
         let without = |why: &str| {
             State::Degraded(format!(
-                "no cgroup ({why}): processes by rlimit, memory looked at four times a second, CPU not limited"
+                "no cgroup ({why}): processes by rlimit, memory looked at four times a second or oftener, CPU not limited"
             ))
         };
         if !self.backend.is_usable() {
@@ -333,6 +336,7 @@ impl Launcher {
                 go: go_read,
                 life,
                 scratch,
+                kept_groups: &self.kept_groups,
                 resources,
                 fallback,
             })
@@ -463,6 +467,19 @@ fn failure<E: Into<io::Error>>(protection: Option<Protection>, stage: &'static s
         errno: sys::errno_of(&error.into()),
         path: Vec::new(),
     }
+}
+
+fn kept_groups() -> Vec<u32> {
+    if rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    let own = rustix::process::getegid();
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    groups
+        .into_iter()
+        .filter(|group| *group != own)
+        .map(|group| group.as_raw())
+        .collect()
 }
 
 /// What the cgroup does not bound.

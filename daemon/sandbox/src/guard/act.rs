@@ -76,6 +76,10 @@ pub(super) enum Operation {
         mode: u32,
         links: Links,
     },
+    ModeOfOpen {
+        descriptor: i32,
+        mode: u32,
+    },
     Owner {
         at: At,
         uid: u32,
@@ -123,6 +127,11 @@ pub(super) enum Times {
 /// Flags of open(2) with which it changes something.
 const OPEN_CHANGES: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
+/// What makes whoever executes a file somebody else. `chmod g+s` of a directory is how a shared one is made.
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+const SET_ID_RULE: &str =
+    "set-uid and set-gid files: whoever executes one outside would run it as another group or user";
+
 const WRITE_OK: u32 = libc::W_OK as u32;
 
 const fn always(call: Call) -> Notify {
@@ -156,6 +165,7 @@ pub(crate) const WATCHED: &[Notify] = &[
     always(Call::chmod),
     always(Call::fchmodat),
     always(Call::fchmodat2),
+    when(Call::fchmod, &[When::Any(1, SET_ID)]),
     always(Call::chown),
     always(Call::lchown),
     always(Call::fchownat),
@@ -254,6 +264,10 @@ impl Operation {
                 at: at(a[0], a[1]),
                 mode: word(2),
                 links: links(a[3]),
+            },
+            Call::fchmod => Operation::ModeOfOpen {
+                descriptor: a[0] as i32,
+                mode: word(1),
             },
             Call::fchownat => Operation::Owner {
                 at: at(a[0], a[1]),
@@ -465,12 +479,17 @@ impl Guard {
             Operation::Mode { at, mode, links } => {
                 let place = inside!(self.object(caller, at, links));
                 permitted!(self.judge(&place, Change::Attributes));
-                if place.kind()? == Some(FileType::Symlink) {
-                    return Err(Errno::OPNOTSUPP);
+                match place.kind()? {
+                    Some(FileType::Symlink) => return Err(Errno::OPNOTSUPP),
+                    Some(FileType::RegularFile) if mode & SET_ID != 0 => {
+                        return Ok(Done::Refused(self.refusal(&place, SET_ID_RULE.to_owned())));
+                    }
+                    _ => {}
                 }
                 let mode = Mode::from_raw_mode(mode);
                 done(rustix::fs::chmodat(&place.parent, &place.name, mode, AtFlags::empty()))
             }
+            Operation::ModeOfOpen { descriptor, mode } => self.mode_of_open(caller, descriptor, mode),
             Operation::Owner { at, uid, gid, links } => {
                 let place = inside!(self.object(caller, at, links));
                 permitted!(self.judge(&place, Change::Attributes));
@@ -540,6 +559,24 @@ impl Guard {
                 length,
             } => self.bind(caller, socket, address, length),
         }
+    }
+
+    /// The mode of an open file, with set-uid or set-gid bits. Init sets it on a copy of the descriptor, so that what was looked at is what
+    /// is changed.
+    fn mode_of_open(&self, caller: Caller<'_>, descriptor: i32, mode: u32) -> Result<Done, Errno> {
+        let process = rustix::process::Pid::from_raw(caller.process()?).ok_or(Errno::SRCH)?;
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+        let file = notify::descriptor_of(process.as_fd(), descriptor).map_err(errno)?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile {
+            let path = std::fs::read_link(proc_path(&file)).map_err(errno)?;
+            if self.trees.iter().any(|tree| path.starts_with(&tree.path)) {
+                return Ok(Done::Refused(Refusal {
+                    path,
+                    rule: SET_ID_RULE.to_owned(),
+                }));
+            }
+        }
+        done(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)))
     }
 
     /// The place of something that exists: what its last name means counts, not what it is in its directory. A symbolic link has no mode, and what
