@@ -34,7 +34,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 const LONGEST_MEMORY: Duration = Duration::from_millis(250);
 
 /// What a look may cost in proportion to the time between looks: one part in this many.
-const SHARE: u32 = 10;
+const SHARE: u32 = 5;
 
 /// How long one step of a count may keep init from answering waiting calls.
 const STEP: Duration = Duration::from_millis(1);
