@@ -263,6 +263,6 @@ fn the_canonical_form_is_fixed() {
     );
     assert_eq!(
         digest(text),
-        "1a6e529fa54c8886168715212c8193db7d0627d5a9ed8f27bd8405cbdac89981"
+        "55446d673e577b63219a699ba7550db74377e10b66a5c91a873edbdea8f94c00"
     );
 }

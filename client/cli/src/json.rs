@@ -500,6 +500,25 @@ mod tests {
         }));
         assert_eq!(line["ending"]["protection"], "filesystem_view");
         assert_eq!(line["ending"]["path"], "/p");
+
+        let passed = wire::DiskLimit {
+            resource: wire::DiskResource::Files.into(),
+            limit: 5,
+            used: 6,
+        };
+        let ending = Some(Ending {
+            kind: Some(Kind::DiskLimit(passed)),
+        });
+        let line = parsed(Event::Finished(Finished {
+            ending,
+            shell_code: 137,
+            usage: None,
+            ..Finished::default()
+        }));
+        assert_eq!(
+            line["ending"],
+            json!({ "kind": "disk_limit", "resource": "files", "limit": 5, "used": 6 })
+        );
     }
 
     #[test]

@@ -542,6 +542,83 @@ mod tests {
     }
 
     #[test]
+    fn the_disk_limit_is_told_with_what_was_taken() {
+        let limit = |resource: wire::DiskResource, limit, used| {
+            let resource = resource.into();
+            told(Kind::DiskLimit(wire::DiskLimit { resource, limit, used })).unwrap()
+        };
+        assert_eq!(
+            limit(wire::DiskResource::Space, 1 << 20, 3 << 20),
+            "ended at its disk limit: 1 MiB (limits.disk), 3 MiB were taken"
+        );
+        assert_eq!(
+            limit(wire::DiskResource::Files, 100, 120),
+            "ended at its limit of files: 100 (limits.files), 120 were made"
+        );
+    }
+
+    #[test]
+    fn a_failed_command_is_told_which_limits_it_met() {
+        let started = Started {
+            limits: Some(wire::EffectiveLimits {
+                memory_bytes: Some(1 << 30),
+                processes: Some(128),
+                cpu_millis: Some(1500),
+                file_bytes: Some(4096),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let met = |kind, shell_code, usage| {
+            let finished = Finished {
+                ending: Some(Ending { kind: Some(kind) }),
+                shell_code,
+                usage: Some(usage),
+                ..Default::default()
+            };
+            limits_met(Some(&started), &finished)
+        };
+        let exited = |code| Kind::Exited(wire::Exited { code });
+        let forks = Usage {
+            fork_failures: Some(37),
+            ..Default::default()
+        };
+        assert_eq!(
+            met(exited(1), 1, forks.clone()),
+            ["the limit of 128 processes and threads was reached 37 times (limits.processes)"]
+        );
+        // Who succeeded has coped, but for processes that are dead.
+        assert!(met(exited(0), 0, forks).is_empty());
+        let killed = Usage {
+            oom_kills: 1,
+            ..Default::default()
+        };
+        assert_eq!(
+            met(exited(0), 0, killed),
+            ["the kernel killed 1 process at the memory limit of 1 GiB (limits.memory)"]
+        );
+        let signal = Kind::Signaled(wire::Signaled {
+            signal: nix::libc::SIGXFSZ,
+            ..Default::default()
+        });
+        assert_eq!(
+            met(signal, 153, Usage::default()),
+            ["a file would have passed the limit of 4 KiB (limits.file-size)"]
+        );
+        let throttled = Usage {
+            throttled: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            ..Default::default()
+        };
+        let timed_out = Kind::TimedOut(wire::TimedOut::default());
+        assert_eq!(
+            met(timed_out, 124, throttled.clone()),
+            ["the limit of 1.5 processors held it back for 2s (limits.cpus)"]
+        );
+        assert!(met(exited(1), 1, throttled).is_empty());
+        assert!(met(exited(1), 1, Usage::default()).is_empty());
+    }
+
+    #[test]
     fn a_sandbox_that_fails_says_where_why_and_what_to_do() {
         let failed = SandboxFailed {
             protection: Protection::Network.into(),

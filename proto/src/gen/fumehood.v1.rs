@@ -1000,7 +1000,7 @@ pub struct Finished {
     #[prost(message, optional, tag = "1")]
     pub ending: ::core::option::Option<Ending>,
     /// As a shell would say it: the exit code; 128+n for a signal; 124 for a time limit; 126 and 127 for a command that could not be
-    /// executed or found; 137 out of memory or cancelled; 125 for every failure of Fumehood or its policy.
+    /// executed or found; 137 out of memory, over its output or disk limit, or cancelled; 125 for every failure of Fumehood or its policy.
     #[prost(int32, tag = "2")]
     pub shell_code: i32,
     /// What it consumed.
