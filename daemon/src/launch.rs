@@ -10,7 +10,7 @@ use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
     Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
 };
-use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter, selftest};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -94,23 +94,23 @@ impl Launching {
         lock(&self.shared.self_test).clone()
     }
 
-    /// The first of `required` that the self-test found without effect, with what got through.
-    pub fn missing(&self, required: &[Protection]) -> Option<(Protection, String)> {
+    /// The first protection that a sandbox requires and the self-test found without effect, with what got through.
+    pub fn missing(&self, spec: &SandboxSpec) -> Option<(Protection, String)> {
         lock(&self.shared.self_test)
             .findings
             .iter()
-            .find(|finding| !finding.held && required.contains(&finding.protection))
+            .find(|finding| !finding.held && spec.required.contains(&finding.protection) && concerns(finding, spec))
             .map(|finding| (finding.protection, format!("{}: {}", finding.name, finding.detail)))
     }
 
     /// A sandbox's own report, corrected by what the self-test found: what was let through is not active.
-    pub fn judge(&self, enforcement: Vec<Enforced>, required: &[Protection]) -> Vec<Enforcement> {
+    pub fn judge(&self, enforcement: Vec<Enforced>, spec: &SandboxSpec) -> Vec<Enforcement> {
         let test = lock(&self.shared.self_test);
         let judged = |entry: Enforced| {
             let broken = test
                 .findings
                 .iter()
-                .find(|finding| !finding.held && finding.protection == entry.protection);
+                .find(|finding| !finding.held && finding.protection == entry.protection && concerns(finding, spec));
             let state = match (entry.state, broken) {
                 (State::Active(text), Some(finding)) => State::Degraded(format!(
                     "{text}; but the self-test got through: {}: {}",
@@ -121,7 +121,7 @@ impl Launching {
             Enforcement {
                 protection: entry.protection,
                 state,
-                required: required.contains(&entry.protection),
+                required: spec.required.contains(&entry.protection),
             }
         };
         enforcement.into_iter().map(judged).collect()
@@ -254,6 +254,11 @@ impl Watched {
     }
 }
 
+/// Whether a finding says something about a sandbox: where nothing is writable, nothing needs to be guarded.
+fn concerns(finding: &Finding, spec: &SandboxSpec) -> bool {
+    finding.protection != Protection::ProtectedPaths || spec.is_guarded()
+}
+
 /// Watches a socket for the runtime. Its type there is a stream's, of which only the readiness is used; tokio knows no `SOCK_SEQPACKET`.
 fn watch(socket: BorrowedFd<'_>) -> io::Result<UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(socket.try_clone_to_owned()?);
@@ -282,6 +287,12 @@ fn test_spec() -> SandboxSpec {
             mode: 0o1777,
             writable: true,
         },
+        ViewEntry::Scratch {
+            target: selftest::GUARDED.into(),
+            scratch: "guarded".into(),
+            mode: 0o700,
+            guarded: true,
+        },
     ];
     SandboxSpec {
         name: "self-test".to_owned(),
@@ -292,7 +303,10 @@ fn test_spec() -> SandboxSpec {
             inside_gid: inside(gid),
         },
         view: View { entries },
-        guard: Guard::default(),
+        guard: Guard {
+            protected: vec![selftest::PROTECTED.into()],
+            git: true,
+        },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
         syscalls: Syscalls::Default,

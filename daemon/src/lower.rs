@@ -140,6 +140,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 target: target.into(),
                 scratch: scratch.into(),
                 mode: 0o1777,
+                guarded: false,
             });
         }
     }
@@ -159,6 +160,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
             target: host.home.clone(),
             scratch: "home".into(),
             mode: 0o700,
+            guarded: false,
         },
     });
 

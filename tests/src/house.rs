@@ -42,6 +42,7 @@ pub struct Builder {
     config: String,
     arguments: Vec<String>,
     started: bool,
+    without: String,
 }
 
 impl Builder {
@@ -64,6 +65,13 @@ impl Builder {
     #[must_use]
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Takes a feature of the kernel away from the daemon and everything it starts; see `fumehood-under-test` for the names.
+    #[must_use]
+    pub fn without(mut self, feature: &str) -> Self {
+        self.without = feature.to_owned();
         self
     }
 
@@ -91,6 +99,7 @@ impl Builder {
             program: self.program.clone(),
             uid,
             arguments: self.arguments,
+            without: self.without,
             child: None,
             instances: Vec::new(),
             checked: false,
@@ -139,6 +148,7 @@ pub struct House {
     program: PathBuf,
     uid: Option<u32>,
     arguments: Vec<String>,
+    without: String,
     child: Option<Child>,
     instances: Vec<String>,
     checked: bool,
@@ -155,6 +165,7 @@ impl House {
             config: String::new(),
             arguments: Vec::new(),
             started: true,
+            without: String::new(),
         }
     }
 
@@ -339,6 +350,7 @@ impl House {
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.home())
             .env("NOTIFY_SOCKET", &notify)
+            .env("FUMEHOOD_TEST_WITHOUT", &self.without)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -16,11 +16,13 @@
 //! rules.rs      what may change there
 //! repository.rs configuration of git repositories: read, judged, written anew
 //! gitconfig.rs  which configuration is harmless
+//! drafts.rs     configuration that a program writes itself
 //! act.rs        the change itself
 //! ```
 
 mod act;
 mod caller;
+mod drafts;
 mod gitconfig;
 mod place;
 mod repository;
@@ -37,6 +39,7 @@ use crate::sys::notify::{self, Answer, Notification};
 pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 use caller::Caller;
+use drafts::Drafts;
 pub(crate) use place::Tree;
 use repository::Started;
 use rules::Rules;
@@ -47,6 +50,8 @@ pub(crate) struct Guard {
     trees: Vec<Tree>,
     rules: Rules,
     started: Started,
+    /// `None` where there can be no watch on files: such files are not opened for writing then.
+    drafts: Option<Drafts>,
 }
 
 /// A change that was refused, for the one whom it is told.
@@ -60,18 +65,31 @@ pub(crate) struct Refusal {
 
 impl Guard {
     /// A guard of trees as they are now: what their repositories' configuration names is looked up here.
-    pub(crate) fn new(spec: &Spec, trees: Vec<Tree>) -> Guard {
+    pub(crate) fn new(spec: &Spec, mut trees: Vec<Tree>) -> Guard {
+        for tree in &mut trees {
+            tree.find_covered();
+            tree.repository = rules::is_repository_root(tree);
+        }
         let programs = (0..trees.len())
-            .map(|tree| match spec.git {
-                true => repository::programs(&trees, tree),
-                false => Vec::new(),
-            })
+            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected))
             .collect();
         Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs),
             started: Started::new(),
+            drafts: Drafts::new().ok(),
             trees,
         }
+    }
+
+    /// Readable when something is to be settled.
+    pub(crate) fn unsettled(&self) -> Option<BorrowedFd<'_>> {
+        self.drafts.as_ref().map(Drafts::as_fd)
+    }
+
+    /// Gives what was written and closed its name, where that is harmless. Returns what was refused.
+    pub(crate) fn settle(&mut self) -> Vec<Refusal> {
+        let closed = self.drafts.as_mut().map(Drafts::closed).unwrap_or_default();
+        closed.into_iter().filter_map(|draft| self.publish(draft)).collect()
     }
 
     /// Answers a waiting call that the profile allows. Returns what was refused.

@@ -50,6 +50,8 @@ pub(crate) struct Birth<'a> {
     pub resources: State,
     /// What it does not.
     pub fallback: Fallback,
+    /// Whether calls can be made to wait for init.
+    pub can_guard: bool,
 }
 
 /// Runs init. Never returns.
@@ -133,10 +135,17 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         .transpose()
         .map_err(fail(Net, "listen on loopback"))?;
 
-    let mut built = view::build(&spec.view, scratch.as_fd())?;
+    let mut built = view::build(&spec.view, scratch.as_fd(), birth.can_guard)?;
     drop(scratch);
     let trees = std::mem::take(&mut built.guarded);
     let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
+    // What truncate(2) makes long is made so by init. The command's own limits are set after the fork, within the hard one.
+    if let (Some(_), Some(bytes)) = (&guard, spec.limits.file_bytes) {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        getrlimit(Resource::RLIMIT_FSIZE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_FSIZE, bytes.min(hard), hard))
+            .map_err(fail(Protection::Resources, "setrlimit"))?;
+    }
 
     wait_for_launcher(&birth.go);
     // Only now, so that the namespace's root is the sandbox's own cgroup.
@@ -160,7 +169,8 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(birth, &built, &rights, guard.is_some());
+    let protected_paths = protected_paths(spec, guard.is_some(), birth.can_guard);
+    let enforcement = report(birth, &built, &rights, protected_paths);
     require(&spec.required, &enforcement)?;
     Ok(Ready {
         enforcement,
@@ -261,7 +271,7 @@ fn listen(port: u16) -> io::Result<OwnedFd> {
 }
 
 /// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
-fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, guarded: bool) -> Vec<Enforced> {
+fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, protected_paths: State) -> Vec<Enforced> {
     let spec = birth.spec;
     let active = |text: &str| State::Active(text.into());
     let view = match built.degraded.as_slice() {
@@ -271,9 +281,7 @@ fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, guarded: bool
     let of = |protection| match protection {
         Protection::FilesystemView => view.clone(),
         Protection::FilesystemRights => rights.state(),
-        Protection::ProtectedPaths if spec.guard.is_empty() => active("nothing is to be protected"),
-        Protection::ProtectedPaths if guarded => active("read-only mount, changes through init"),
-        Protection::ProtectedPaths => active("no tree is writable"),
+        Protection::ProtectedPaths => protected_paths.clone(),
         Protection::Processes => active("own pid namespace"),
         Protection::Network => rights.network(&spec.network),
         Protection::Ipc => rights.ipc(&spec.network),
@@ -307,6 +315,20 @@ fn kept_groups(groups: &[u32]) -> String {
         ", the daemon's supplementary groups kept (only root's daemon can drop them): {}",
         groups.join(" ")
     )
+}
+
+/// What holds of the paths that are to be protected.
+fn protected_paths(spec: &SandboxSpec, guarded: bool, can_guard: bool) -> State {
+    match (spec.guard.is_empty(), guarded) {
+        (true, _) => State::Active("the policy protects none".into()),
+        (false, true) => State::Active("read-only mount, changes through init".into()),
+        (false, false) if spec.is_guarded() && !can_guard => State::Off(
+            "calls cannot be made to wait: the kernel has no seccomp user notification that hands over descriptors, or \
+             another sandbox around this one uses it"
+                .into(),
+        ),
+        (false, false) => State::Active("no tree is writable".into()),
+    }
 }
 
 /// Fails when a required protection is not fully active.
@@ -376,6 +398,8 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 .iter()
                 .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         );
+        let unsettled = waiting.unsettled().filter(|_| listener.is_some());
+        fds.extend(unsettled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, watch.timeout()) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return 1,
@@ -390,13 +414,17 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         if launcher {
             return 1;
         }
+        // Before any call, so that it finds what was closed before it; and after the last process.
+        let mut denials = waiting.settle();
         if calls.contains(PollFlags::POLLIN)
             && let Some(listener) = &listener
         {
-            if let Some(denial) = waiting.serve(listener.as_fd()) {
-                let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
-            }
-        } else if calls.contains(PollFlags::POLLHUP) {
+            denials.extend(waiting.serve(listener.as_fd()));
+        }
+        for denial in denials {
+            let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
+        }
+        if !calls.contains(PollFlags::POLLIN) && calls.contains(PollFlags::POLLHUP) {
             // Nobody under the filter is left.
             listener = None;
         }

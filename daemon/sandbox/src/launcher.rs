@@ -19,7 +19,7 @@ use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
-use crate::{idmap, scratch, starter, wire};
+use crate::{idmap, scratch, starter, waiting, wire};
 
 /// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
 pub(crate) const ARGV0: &str = "fumehood-launcher";
@@ -147,6 +147,8 @@ struct Launcher {
     own_gids: Vec<(u32, u32)>,
     /// Supplementary groups that commands keep: none where they can be dropped.
     kept_groups: Vec<u32>,
+    /// Whether inits can have calls wait for them.
+    can_guard: bool,
 }
 
 impl Launcher {
@@ -187,6 +189,7 @@ impl Launcher {
             own_uids: map("/proc/self/uid_map"),
             own_gids: map("/proc/self/gid_map"),
             kept_groups: kept_groups(),
+            can_guard: waiting::available(),
         };
         Ok((launcher, greeting))
     }
@@ -339,6 +342,7 @@ impl Launcher {
                 kept_groups: &self.kept_groups,
                 resources,
                 fallback,
+                can_guard: self.can_guard,
             })
         };
         drop(go_read);

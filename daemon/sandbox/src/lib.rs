@@ -32,7 +32,7 @@ mod launcher;
 mod rights;
 mod scratch;
 pub mod seccomp;
-mod selftest;
+pub mod selftest;
 mod shed;
 pub mod spec;
 mod starter;

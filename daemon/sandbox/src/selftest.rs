@@ -20,6 +20,11 @@ use crate::sys::{self, Forked};
 use crate::waiting::Waiting;
 use crate::{rights, wire};
 
+/// Where the tree is that must be guarded, in the view that is tested.
+pub const GUARDED: &str = "/guarded";
+/// What is protected in it.
+pub const PROTECTED: &str = ".protected";
+
 /// An address that no test network routes: TEST-NET-1 (RFC 5737). Nothing is sent, because there is no route.
 const NOWHERE: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
 
@@ -104,6 +109,9 @@ fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, 
         cwd: "/".into(),
         umask: 0o022,
     };
+    // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .map_err(|error| format!("become dumpable: {error}"))?;
     command::confine(&command, &[stdin, stdout, stderr], errors, confinement)
         .map_err(|error| format!("{}: {}", error.stage, Errno::from_raw(error.errno)))?;
     Ok(findings())
@@ -113,8 +121,10 @@ fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, 
 type Attempt = Result<String, String>;
 
 fn findings() -> Vec<Finding> {
-    use Protection::{FilesystemRights, FilesystemView, Ipc, Network, Privileges, Processes, SystemCalls};
-    let tests: [(Protection, &str, Attempt); 11] = [
+    use Protection::{
+        FilesystemRights, FilesystemView, Ipc, Network, Privileges, Processes, ProtectedPaths, SystemCalls,
+    };
+    let tests: [(Protection, &str, Attempt); 12] = [
         (
             FilesystemView,
             "write to a system path",
@@ -147,6 +157,7 @@ fn findings() -> Vec<Finding> {
             )),
         ),
         (SystemCalls, "open a kernel key ring", key_ring()),
+        (ProtectedPaths, "make a protected path", protected_path()),
         (
             FilesystemRights,
             "create a file where Landlock gives no right",
@@ -234,6 +245,13 @@ fn no_privileges() -> Attempt {
         return Err("the uid is 0".into());
     }
     Ok("none, and none can be gained".into())
+}
+
+/// What is not protected must work, or the tree would only be read-only.
+fn protected_path() -> Attempt {
+    let tree = Path::new(GUARDED);
+    std::fs::write(tree.join("plain"), "").map_err(|error| format!("what is not protected fails: {error}"))?;
+    refused(std::fs::create_dir(tree.join(PROTECTED)))
 }
 
 fn key_ring() -> Attempt {

@@ -114,6 +114,18 @@ pub struct SandboxSpec {
     pub required: Vec<Protection>,
 }
 
+impl SandboxSpec {
+    /// Whether there is a tree that is to be guarded.
+    pub fn is_guarded(&self) -> bool {
+        !self.guard.is_empty()
+            && self.view.entries.iter().any(|entry| match entry {
+                ViewEntry::Bind { access, .. } => *access == Access::Guarded,
+                ViewEntry::Scratch { guarded, .. } => *guarded,
+                _ => false,
+            })
+    }
+}
+
 /// As whom the command runs.
 ///
 /// The user namespace maps ids so that `inside_*` is never 0 and files come out owned by `outside_*`.
@@ -179,6 +191,8 @@ pub enum ViewEntry {
         scratch: String,
         /// Permission bits, `0o1777`.
         mode: u32,
+        /// Whether [`Guard`] holds in it.
+        guarded: bool,
     },
     /// A file system in memory.
     Tmpfs {

@@ -62,11 +62,13 @@ pub(crate) struct Built {
 }
 
 /// Builds the view and makes it the root of this process. `scratch` is the sandbox's directory on disk.
-pub(crate) fn build(view: &View, scratch: BorrowedFd<'_>) -> Result<Built, Failure> {
+///
+/// Trees are only guarded where calls can be made to wait (`can_guard`); else they are plainly writable, which the report says.
+pub(crate) fn build(view: &View, scratch: BorrowedFd<'_>, can_guard: bool) -> Result<Built, Failure> {
     // Nothing mounted here may show outside, nothing mounted outside may appear here.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(fail("stop mount propagation", "/"))?;
-    let mut builder = Builder::prepare(scratch)?;
+    let mut builder = Builder::prepare(scratch, can_guard)?;
     for entry in &view.entries {
         builder.add(entry)?;
     }
@@ -86,6 +88,7 @@ fn fail<E: Into<io::Error>>(stage: &str, path: impl AsRef<Path>) -> impl FnOnce(
 
 struct Builder<'a> {
     scratch: BorrowedFd<'a>,
+    can_guard: bool,
     /// The machine's root.
     old: OwnedFd,
     /// The root to be.
@@ -99,7 +102,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn prepare(scratch: BorrowedFd<'a>) -> Result<Self, Failure> {
+    fn prepare(scratch: BorrowedFd<'a>, can_guard: bool) -> Result<Self, Failure> {
         let base = tmpfs("16m", "755").map_err(fail("mount the base tmpfs", ""))?;
         for name in ["old", "new"] {
             rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).map_err(fail("make a directory", name))?;
@@ -116,6 +119,7 @@ impl<'a> Builder<'a> {
         let new = open_directory(CWD, "/new").map_err(fail("open", "/new"))?;
         Ok(Builder {
             scratch,
+            can_guard,
             old,
             new,
             base,
@@ -139,7 +143,12 @@ impl<'a> Builder<'a> {
                 scratch,
                 hide,
             } => self.overlay(lower, target, scratch, hide),
-            ViewEntry::Scratch { target, scratch, mode } => self.scratch(target, scratch, *mode),
+            ViewEntry::Scratch {
+                target,
+                scratch,
+                mode,
+                guarded,
+            } => self.scratch(target, scratch, *mode, *guarded),
             ViewEntry::Tmpfs {
                 target,
                 size_bytes,
@@ -195,7 +204,7 @@ impl<'a> Builder<'a> {
             let root = tree.try_clone().map_err(fail("copy a descriptor of", target))?;
             self.built.places.disk.push(root);
         }
-        if access == Access::Guarded && kind == FileType::Directory {
+        if access == Access::Guarded && kind == FileType::Directory && self.can_guard {
             self.cover(tree, target)?;
         }
         let right = match access {
@@ -213,19 +222,19 @@ impl<'a> Builder<'a> {
         let cover = clone_tree(tree.as_fd(), true).map_err(fail("open_tree", target))?;
         sys::mount_set_attributes(cover.as_fd(), BASE | READ_ONLY, true).map_err(fail("mount_setattr", target))?;
         attach(&cover, tree.as_fd()).map_err(fail("mount", target))?;
-        self.built.guarded.push(Tree {
-            path: target.to_owned(),
-            root: tree,
-        });
+        self.built.guarded.push(Tree::new(target.to_owned(), tree));
         Ok(())
     }
 
-    fn scratch(&mut self, target: &Path, name: &str, mode: u32) -> Result<(), Failure> {
+    fn scratch(&mut self, target: &Path, name: &str, mode: u32, guarded: bool) -> Result<(), Failure> {
         let directory = self.scratch_directory(name, mode)?;
         let tree = clone_tree(directory.as_fd(), false).map_err(fail("open_tree", name))?;
         sys::mount_set_attributes(tree.as_fd(), BASE, false).map_err(fail("mount_setattr", name))?;
         let point = self.directory(target, 0o755)?;
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
+        if guarded && self.can_guard {
+            self.cover(tree, target)?;
+        }
         self.built.rules.push((target.to_owned(), Right::Write));
         self.built.places.disk.push(directory);
         Ok(())

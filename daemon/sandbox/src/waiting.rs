@@ -5,20 +5,30 @@
 //! notifies nothing but refusals and what the guard asked for.
 
 use std::collections::HashSet;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::WaitStatus;
+
+use crate::command::Report;
 use crate::event::{Denial, Subject};
-use crate::guard::Guard;
-use crate::seccomp;
+use crate::guard::{Guard, Refusal};
+use crate::seccomp::{self, Call, Notify};
 use crate::spec::Syscalls;
 use crate::sys::notify::{self, Answer, Notification};
+use crate::sys::{self, Forked};
+use crate::wire;
 
 /// Refusals that are told, at most: the first ones say what is wrong, and a loop must not flood the daemon.
 const MAX_TOLD: usize = 32;
 
 /// Longest path that is told, in bytes (`PATH_MAX` of linux/limits.h).
 const MAX_PATH_BYTES: usize = 4096;
+
+/// How long the child that tries has until its call waits, in milliseconds.
+const TRIAL_MS: u16 = 2000;
 
 /// Longest rule that is told, in characters: names of settings stand in some, and the command chose those.
 const MAX_RULE_CHARS: usize = 512;
@@ -58,16 +68,7 @@ impl Waiting {
                 denial
             }
             None => match &mut self.guard {
-                Some(guard) => {
-                    let refusal = guard.serve(listener, call)?;
-                    let mut path = refusal.path.into_os_string().into_vec();
-                    path.truncate(MAX_PATH_BYTES);
-                    let rule = refusal.rule.chars().take(MAX_RULE_CHARS).collect();
-                    Denial {
-                        subject: Subject::Path(path),
-                        rule,
-                    }
-                }
+                Some(guard) => of_path(guard.serve(listener, call)?),
                 None => {
                     let _ = notify::answer(listener, call.id, Answer::Continue);
                     return None;
@@ -78,8 +79,82 @@ impl Waiting {
         Some(denial).filter(|denial| self.is_news(denial))
     }
 
+    /// Readable when the guard has something to settle.
+    pub(crate) fn unsettled(&self) -> Option<BorrowedFd<'_>> {
+        self.guard.as_ref().and_then(Guard::unsettled)
+    }
+
+    /// Lets the guard settle what was written meanwhile. Returns what was refused, once each.
+    pub(crate) fn settle(&mut self) -> Vec<Denial> {
+        let refused = self.guard.as_mut().map(Guard::settle).unwrap_or_default();
+        self.refusals += refused.len() as u64;
+        let denials: Vec<_> = refused.into_iter().map(of_path).collect();
+        denials.into_iter().filter(|denial| self.is_news(denial)).collect()
+    }
+
     fn is_news(&mut self, denial: &Denial) -> bool {
         self.told.len() < MAX_TOLD && self.told.insert(denial.clone())
+    }
+}
+
+/// Whether calls can be made to wait and be answered with a descriptor: tried in a child, once per launcher. Another sandbox around this one
+/// may use up what the kernel has of it (one listener per process).
+pub(crate) fn available() -> bool {
+    /// A call that the child makes, and nothing on the way to it.
+    const TRIED: &[Notify] = &[Notify {
+        call: Call::getpgid,
+        when: &[],
+    }];
+    let (Ok((ours, theirs)), Ok(filters)) = (wire::pair(), seccomp::compile(Syscalls::Default, TRIED)) else {
+        return false;
+    };
+    match sys::fork() {
+        Err(_) => false,
+        Ok(Forked::Child) => {
+            drop(ours);
+            let told = match filters.install() {
+                Ok(Some(listener)) => wire::send(theirs.as_fd(), &Report::Listener, &[listener.as_fd()]),
+                _ => Err(std::io::ErrorKind::Unsupported.into()),
+            };
+            // The answer is a descriptor's number and not a process group's.
+            let is_null = |number| {
+                std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|to| to == Path::new("/dev/null"))
+            };
+            let opened = told.is_ok() && nix::unistd::getpgid(None).is_ok_and(is_null);
+            std::process::exit(i32::from(!opened))
+        }
+        Ok(Forked::Parent(child)) => {
+            drop(theirs);
+            let _ = hand_over_null(&ours);
+            nix::sys::wait::waitpid(child, None).is_ok_and(|status| matches!(status, WaitStatus::Exited(_, 0)))
+        }
+    }
+}
+
+/// Answers the one call of the child that tries.
+fn hand_over_null(socket: &OwnedFd) -> std::io::Result<()> {
+    let Some((Report::Listener, mut fds)) = wire::receive::<Report>(socket.as_fd())? else {
+        return Ok(());
+    };
+    let Some(listener) = fds.pop() else { return Ok(()) };
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut waiting, PollTimeout::from(TRIAL_MS))? == 1 {
+        let call = notify::receive(listener.as_fd())?;
+        let null = std::fs::File::open("/dev/null")?;
+        if notify::answer_with_descriptor(listener.as_fd(), call.id, null.as_fd(), true).is_err() {
+            notify::answer(listener.as_fd(), call.id, Answer::Error(libc::ENOSYS))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is told of a change that the guard refused.
+fn of_path(refusal: Refusal) -> Denial {
+    let mut path = refusal.path.into_os_string().into_vec();
+    path.truncate(MAX_PATH_BYTES);
+    Denial {
+        subject: Subject::Path(path),
+        rule: refusal.rule.chars().take(MAX_RULE_CHARS).collect(),
     }
 }
 

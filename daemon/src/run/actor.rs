@@ -201,11 +201,15 @@ impl Actor {
     /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
     async fn with_sandbox(&mut self, grants: &Grants, starting: Instant) -> Outcome {
         let spec = lower::sandbox(&format!("run-{}", self.number), grants, &self.request.host);
-        let missing = self.surroundings.launching.missing(&spec.required);
+        let missing = self.surroundings.launching.missing(&spec);
         if let Some((protection, why)) = missing {
-            let hint = "the self-test found that it has no effect on this machine; see `fumehood doctor`";
+            let hint = format!(
+                "the policy requires `{}`, which the self-test found without effect on this machine; {}",
+                protection.name(),
+                advice(remedy::of(protection), "see `fumehood doctor`")
+            );
             let _ = self.write_intent(allowed()).await;
-            return Outcome::ended(failed(Some(protection), &why, 0, hint.to_owned()));
+            return Outcome::ended(failed(Some(protection), &why, 0, hint));
         }
         let mut sandbox = match self.create_sandbox(&spec).await {
             Ok(sandbox) => sandbox,
@@ -246,7 +250,7 @@ impl Actor {
         }
         let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
         let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
-        let enforcement = self.surroundings.launching.judge(enforcement, &spec.required);
+        let enforcement = self.surroundings.launching.judge(enforcement, &spec);
         let command = lower::command(
             &self.request.argv,
             self.request.umask,

@@ -10,6 +10,7 @@
 //! | `FUMEHOOD_TEST_WITHOUT_PYTHON=1` | there is no Python with grpcio, and none can be had |
 //! | `FUMEHOOD_TEST_PYTHON=/path/to/python` | a Python with grpcio, grpcio-reflection and protobuf |
 
+mod absence;
 mod admission;
 mod audit;
 mod autostart;
@@ -19,6 +20,7 @@ mod crash;
 mod denials;
 mod endings;
 mod floods;
+mod guard;
 mod idempotency;
 mod identity;
 mod isolation;

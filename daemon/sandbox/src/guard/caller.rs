@@ -29,6 +29,18 @@ pub(super) struct Caller<'l> {
 pub(super) struct At {
     pub directory: i32,
     pub address: u64,
+    pub means: Means,
+}
+
+/// What a descriptor and an address mean together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Means {
+    /// A path.
+    Path,
+    /// A path, or with an empty one the descriptor's own file (`AT_EMPTY_PATH`).
+    PathIfAny,
+    /// The descriptor's own file.
+    File,
 }
 
 impl Caller<'_> {

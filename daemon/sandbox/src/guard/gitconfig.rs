@@ -9,7 +9,7 @@
 //!   resets a list), and there may be no more of them.
 //! * What a section is about may go or be renamed as a whole: a remote, a branch, a submodule. `git remote rename`
 //!   carries along what only the user may have set there.
-//! * A remote that has an address keeps it, and a branch that is connected to a remote stays with remotes of before.
+//! * A remote that was there before the run stays, under its name; one that has an address keeps it, and a branch that is connected to a remote stays with remotes of before.
 //!
 //! One comparison cannot see what two changes do together: to remove a remote and to add another of the same name is
 //! harmless twice and a hijack in sum. So each new content is also compared with the one at the start of the run, by
@@ -96,6 +96,7 @@ fn compare(old: Option<&[u8]>, new: &[u8], place: &Place<'_>, span: Span) -> Res
     };
     change.kept_are_kept(&old, &new)?;
     change.free_are_harmless(&old, &new)?;
+    change.remotes_stay(&old)?;
     change.no_remote_is_left_dangling(&new)
 }
 
@@ -324,6 +325,24 @@ impl Change<'_, '_> {
             refuse(
                 entry,
                 "it says where the working tree is, and that place is not this run's",
+            )
+        })
+    }
+
+    /// What a remote of the run's start is called can be given to another one by nobody: not by this run, which the comparison sees, and not by
+    /// the next one, which would find the name free.
+    fn remotes_stay(&self, old: &[Entry]) -> Result<(), Refused> {
+        if self.span != Span::Run {
+            return Ok(());
+        }
+        let gone = old.iter().find(|entry| match entry.parts() {
+            (b"remote", Some(remote), b"url" | b"pushurl") => self.old.is_remote(remote) && !self.new.is_remote(remote),
+            _ => false,
+        });
+        gone.map_or(Ok(()), |entry| {
+            refuse(
+                entry,
+                "a sandboxed command may neither remove nor rename a remote that was there before it",
             )
         })
     }

@@ -28,6 +28,68 @@ pub(crate) struct Tree {
     pub path: PathBuf,
     /// The root of its writable mount.
     pub root: OwnedFd,
+    /// Whether its root is a repository itself and stays one, whatever is taken out of it: the one that a linked worktree shares.
+    pub repository: bool,
+    /// Places in it, relative to its root, that the view mounted something else over. What is there is not the tree's, and the kernel's to handle.
+    pub covered: Vec<PathBuf>,
+}
+
+impl Tree {
+    /// A tree in the view of which nothing more is known.
+    pub fn new(path: PathBuf, root: OwnedFd) -> Tree {
+        Tree {
+            path,
+            root,
+            repository: false,
+            covered: Vec::new(),
+        }
+    }
+
+    /// Looks up which mounts lie over parts of the tree. Those that its writable mount has as well belong to it.
+    pub fn find_covered(&mut self) {
+        let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else {
+            return;
+        };
+        for line in mounts.split(|byte| *byte == b'\n') {
+            let Some(point) = line.split(|byte| *byte == b' ').nth(4) else {
+                continue;
+            };
+            let point = PathBuf::from(OsString::from_vec(unescape(point)));
+            let Ok(inside) = point.strip_prefix(&self.path) else {
+                continue;
+            };
+            if inside.as_os_str().is_empty() || self.covered.iter().any(|known| known == inside) {
+                continue;
+            }
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let seen = rustix::fs::statat(CWD, &point, flags).map(|stat| (stat.st_dev, stat.st_ino));
+            let own = rustix::fs::statat(&self.root, inside, flags).map(|stat| (stat.st_dev, stat.st_ino));
+            if seen.is_err() || seen != own {
+                self.covered.push(inside.to_owned());
+            }
+        }
+    }
+}
+
+/// A path as mountinfo writes it, without the octal codes that stand for blanks, line breaks and backslashes.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                bytes.push(code);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
 }
 
 /// A name in a directory of a guarded tree.
@@ -95,6 +157,9 @@ pub(super) fn find_path(
     let mut from = directory;
     let mut path = of_caller(caller, path);
     for _ in 0..MAX_LINKS {
+        if links == Links::Follow && names_descriptor(&path) {
+            return by_descriptor(trees, Path::new(&path));
+        }
         let Some(place) = locate(trees, caller, from, &path)? else {
             return Ok(None);
         };
@@ -119,9 +184,14 @@ pub(super) fn find_path(
 fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result<Option<Place>, Errno> {
     let trimmed = trim(path.as_bytes());
     let must_be_directory = trimmed.len() < path.len();
+    let mut begins_nowhere = false;
     let whole = match Path::new(path).is_absolute() {
         true => PathBuf::from(OsStr::from_bytes(trimmed)),
-        false => caller.base(from)?.join(OsStr::from_bytes(trimmed)),
+        false => {
+            let base = caller.base(from)?;
+            begins_nowhere = base.as_os_str().as_bytes().ends_with(b" (deleted)");
+            base.join(OsStr::from_bytes(trimmed))
+        }
     };
     let finish = |place: Option<Place>| match place {
         // What was read belongs to the caller only if it still waits.
@@ -132,8 +202,15 @@ fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result
             ..place
         })),
     };
-    if let Some(place) = walk_names(trees, &whole) {
-        return finish(place?);
+    // What ends in dots is no entry that could be made: only the kernel's walk finds that it is there.
+    if !ends_in_dots(trimmed)
+        && let Some(place) = walk_names(trees, &whole)
+    {
+        return match place? {
+            // The kernel would say that the mount is read-only: it need not look for a directory that it has.
+            None if begins_nowhere && containing(trees, &whole).is_some() => Err(Errno::NOENT),
+            place => finish(place),
+        };
     }
     finish(walk_links(trees, caller, from, trimmed)?)
 }
@@ -228,13 +305,63 @@ fn walk_links(trees: &[Tree], caller: Caller<'_>, from: i32, path: &[u8]) -> Res
     Err(Errno::NOENT)
 }
 
-/// The innermost tree that holds a path, and the path in it.
+/// The innermost tree that holds a path, and the path in it. `None` where something else is mounted over that part of the tree.
 pub(super) fn containing<'p>(trees: &[Tree], path: &'p Path) -> Option<(usize, &'p Path)> {
     trees
         .iter()
         .enumerate()
         .filter_map(|(index, tree)| Some((index, path.strip_prefix(&tree.path).ok()?)))
         .min_by_key(|(_, rest)| rest.as_os_str().len())
+        .filter(|(index, rest)| !trees[*index].covered.iter().any(|covered| rest.starts_with(covered)))
+}
+
+/// Whether a path is `/proc/PID/fd/NUMBER`: a link that leads to an open file, whatever its text says.
+fn names_descriptor(path: &OsStr) -> bool {
+    let mut parts = path.as_bytes().split(|byte| *byte == b'/');
+    let number = |part: Option<&[u8]>| part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit));
+    parts.next() == Some(b"")
+        && parts.next() == Some(b"proc")
+        && number(parts.next())
+        && parts.next() == Some(b"fd")
+        && number(parts.next())
+        && parts.next().is_none()
+}
+
+/// The place of the open file that a link in `/proc` leads to, if it was opened on a tree's read-only mount. The kernel lets through what
+/// is on a writable one.
+pub(super) fn by_descriptor(trees: &[Tree], link: &Path) -> Result<Option<Place>, Errno> {
+    let Ok(file) = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
+        return Ok(None);
+    };
+    let mount = rustix::fs::fstatvfs(&file)?;
+    if !mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Ok(None);
+    }
+    let real = path_of(&file)?;
+    let Some((tree, inside)) = containing(trees, &real) else {
+        return Ok(None);
+    };
+    let (directory, name) = match (inside.parent(), inside.file_name()) {
+        (Some(directory), Some(name)) => (directory, name),
+        _ => (Path::new(""), OsStr::new(".")),
+    };
+    // Renamed or removed since: no path leads to it any more.
+    let Ok(parent) = open_beneath(&trees[tree], directory) else {
+        return Ok(None);
+    };
+    let (open, named) = (
+        rustix::fs::fstat(&file)?,
+        rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW),
+    );
+    let is_the_same = named.is_ok_and(|named| (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino));
+    Ok(is_the_same.then(|| Place {
+        tree,
+        parent,
+        directory: directory.to_owned(),
+        name: name.to_owned(),
+        must_be_directory: false,
+        dots: false,
+    }))
 }
 
 /// A directory of a tree, on its writable mount, reached without symbolic links.

@@ -20,10 +20,19 @@ use super::gitconfig;
 use super::place::{Place, Tree, containing, open_beneath};
 
 /// Longest configuration that is read, in bytes; real ones have a few KiB.
-const MAX_BYTES: u64 = 1 << 20;
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
+/// Why a longer one is refused.
+pub(super) const TOO_LONG: &str = "git: a configuration or list of more than 1 MiB";
 
 /// Longest file that names a repository, in bytes: a path and a few words.
 const MAX_POINTER_BYTES: u64 = 8192;
+
+/// Files of the project that its repository's configuration names, at most: each is compared with the path of every change.
+const MAX_PROGRAMS: usize = 256;
+
+/// How deep configurations include others: git's own bound (`MAX_INCLUDE_DEPTH` of git's config.c).
+const MAX_INCLUDES: u32 = 10;
 
 /// Where what a remote calls a local path may not be: everybody writes there.
 const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
@@ -34,26 +43,76 @@ pub(super) type Started = HashMap<(usize, PathBuf), Option<Vec<u8>>>;
 /// A judgement that can fail for reasons of the file system: `Ok(Err(rule))` refuses.
 type Ruling = Result<Result<(), String>, Errno>;
 
-/// Carries out the renaming of `from` to a repository's configuration `to`.
-pub(super) fn replace_configuration(trees: &[Tree], started: &mut Started, from: &Place, to: &Place) -> Ruling {
-    let tree = &trees[to.tree];
+/// A file whose contents are read before they get their name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// A repository's configuration.
+    Configuration {
+        /// Whether its repository was made in this sandbox.
+        made_here: bool,
+    },
+    /// What a rebase still has to do.
+    Todo,
+}
+
+/// Carries out the renaming of `from` to a judged file `to`.
+pub(super) fn replace(trees: &[Tree], started: &mut Started, what: Judged, from: &Place, to: &Place) -> Ruling {
     let (new, mode) = match read(&from.parent, &from.name, MAX_BYTES) {
         Ok(file) => file,
-        Err(Errno::TOOBIG) => return Ok(Err("git: a configuration of more than 1 MiB".to_owned())),
+        Err(Errno::TOOBIG) => return Ok(Err(TOO_LONG.to_owned())),
         Err(error) => return Err(error),
     };
-    let old = match read(&to.parent, &to.name, MAX_BYTES) {
-        Ok((old, _)) => Some(old),
-        Err(Errno::NOENT) => None,
-        Err(error) => return Err(error),
+    let published = publish(trees, started, what, to, &new, mode)?;
+    if published.is_ok() {
+        rustix::fs::unlinkat(&from.parent, &from.name, AtFlags::empty())?;
+    }
+    Ok(published)
+}
+
+/// Gives a judged file new contents if they are harmless.
+pub(super) fn publish(
+    trees: &[Tree],
+    started: &mut Started,
+    what: Judged,
+    to: &Place,
+    new: &[u8],
+    mode: u32,
+) -> Ruling {
+    let ruling = match what {
+        Judged::Todo => todo(new),
+        Judged::Configuration { made_here } => {
+            let old = match read(&to.parent, &to.name, MAX_BYTES) {
+                Ok((old, _)) => Some(old),
+                Err(Errno::NOENT) => None,
+                Err(error) => return Err(error),
+            };
+            let start = match made_here {
+                true => &None,
+                false => started.entry((to.tree, to.relative())).or_insert_with(|| old.clone()),
+            };
+            judge(&trees[to.tree], &to.directory, start.as_deref(), old.as_deref(), new)
+        }
     };
-    let start = started.entry((to.tree, to.relative())).or_insert_with(|| old.clone());
-    if let Err(rule) = judge(tree, &to.directory, start.as_deref(), old.as_deref(), &new) {
+    if let Err(rule) = ruling {
         return Ok(Err(rule));
     }
-    write(&to.parent, &to.name, &new, mode)?;
-    rustix::fs::unlinkat(&from.parent, &from.name, AtFlags::empty())?;
+    write(&to.parent, &to.name, new, mode)?;
     Ok(Ok(()))
+}
+
+/// Whether the list of a rebase makes `git rebase --continue` outside run nothing: it has no line that says `exec`.
+fn todo(list: &[u8]) -> Result<(), String> {
+    let executes = |line: &[u8]| {
+        let first = line
+            .trim_ascii_start()
+            .split(|byte| !byte.is_ascii_alphanumeric())
+            .next();
+        matches!(first, Some(b"x" | b"exec"))
+    };
+    match list.split(|byte| *byte == b'\n').any(executes) {
+        true => Err("git: `exec` in the list of a rebase would run when the rebase is continued outside".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Looks at the configuration of a directory that is about to become a repository, and makes it nobody's but init's.
@@ -123,48 +182,133 @@ pub(super) fn worktree_configuration(tree: &Tree, place: &Place) -> Result<Owned
     rustix::fs::memfd_create("config.worktree", rustix::fs::MemfdFlags::CLOEXEC)
 }
 
-/// What the configuration of a tree's own repository names, with why; so that it is not changed.
-pub(super) fn programs(trees: &[Tree], tree: usize) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let worktree = &trees[tree].path;
-    let mut add = |path: Option<PathBuf>, why: String| {
-        let Some(path) = path else { return };
-        let Ok(relative) = path.strip_prefix(worktree) else {
+/// What the configuration of a tree's own repository names, with why; so that it is not changed. Where a name of `protected` is a link to
+/// another place in the tree, that place is protected too.
+pub(super) fn programs(trees: &[Tree], tree: usize, git: bool, protected: &[PathBuf]) -> Vec<(PathBuf, String)> {
+    let mut found = Found {
+        tree: &trees[tree],
+        paths: Vec::new(),
+    };
+    for name in protected {
+        let why = format!("filesystem.protect: {} leads here", name.display());
+        found.add_targets(&found.tree.path.join(name), &why);
+    }
+    if !git {
+        return found.paths;
+    }
+    for repository in repositories(trees, tree) {
+        found.add_hooks(trees, &repository.join("hooks"), "git: its hooks are kept here", false);
+        for name in ["config", "config.worktree"] {
+            found.add_configuration(trees, &repository.join(name), MAX_INCLUDES);
+        }
+    }
+    found.paths
+}
+
+/// What must not change in a tree because something outside runs or reads it.
+struct Found<'t> {
+    tree: &'t Tree,
+    paths: Vec<(PathBuf, String)>,
+}
+
+impl Found<'_> {
+    /// Adds a path as seen inside, if it lies in the tree, with everything it leads to. What does not exist counts only if `missing`.
+    fn add(&mut self, path: &Path, why: &str, missing: bool) {
+        let Ok(relative) = path.strip_prefix(&self.tree.path) else {
             return;
         };
-        let there = rustix::fs::statat(&trees[tree].root, relative, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        if !relative.as_os_str().is_empty() && there {
-            found.push((relative.to_owned(), why));
+        let there = rustix::fs::statat(&self.tree.root, relative, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let known = self.paths.iter().any(|(path, _)| path == relative);
+        if relative.as_os_str().is_empty() || !there && !missing || known || self.paths.len() >= MAX_PROGRAMS {
+            return;
         }
-    };
-    for repository in repositories(trees, tree) {
-        let open = containing(trees, &repository).map(|(index, directory)| open_beneath(&trees[index], directory));
-        let Some(Ok(directory)) = open else { continue };
-        if let Ok(target) = rustix::fs::readlinkat(&directory, "hooks", Vec::new()) {
-            add(
-                join(&repository, target.as_bytes()),
-                "git: its hooks are kept here".to_owned(),
-            );
+        self.paths.push((relative.to_owned(), why.to_owned()));
+        self.add_targets(path, why);
+    }
+
+    /// Adds what a path leads to when it, or a directory on its way, is a symbolic link.
+    fn add_targets(&mut self, path: &Path, why: &str) {
+        if let Ok(target) = std::fs::read_link(path)
+            && let Some(target) = path
+                .parent()
+                .and_then(|above| join(above, target.as_os_str().as_bytes()))
+        {
+            self.add(&target, why, true);
         }
-        for name in ["config", "config.worktree"] {
-            let Ok((bytes, _)) = read(&directory, OsStr::new(name), MAX_BYTES) else {
+        if let Ok(real) = std::fs::canonicalize(path)
+            && real != path
+        {
+            self.add(&real, why, true);
+        }
+    }
+
+    /// Adds a directory of hooks, where it lies in the tree, and what hooks in it lead to.
+    fn add_hooks(&mut self, trees: &[Tree], directory: &Path, why: &str, itself: bool) {
+        match itself {
+            true => self.add(directory, why, true),
+            false => self.add_targets(directory, why),
+        }
+        // The hooks that husky makes run the files of the same names one directory above.
+        if itself
+            && directory.file_name().is_some_and(|name| name == "_")
+            && let Some(above) = directory.parent()
+        {
+            self.add(above, why, true);
+        }
+        if containing(trees, directory).is_none() {
+            return;
+        }
+        for entry in std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MAX_PROGRAMS)
+        {
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                self.add_targets(&entry.path(), "git: a hook leads here");
+            }
+        }
+    }
+
+    /// Adds what a configuration names, and what those name that it includes.
+    fn add_configuration(&mut self, trees: &[Tree], path: &Path, includes: u32) {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return;
+        };
+        let open = containing(trees, directory).map(|(index, inside)| open_beneath(&trees[index], inside));
+        let Some(Ok(opened)) = open else { return };
+        let Ok((bytes, _)) = read(&opened, name, MAX_BYTES) else {
+            return;
+        };
+        let worktree = self.tree.path.clone();
+        for (key, value) in gitconfig::programs(&bytes) {
+            if key.starts_with("include") {
+                let Some(included) = join(directory, &value).filter(|_| includes > 0) else {
+                    continue;
+                };
+                self.add(&included, "git: its configuration includes it", true);
+                self.add_configuration(trees, &included, includes - 1);
                 continue;
-            };
-            for (key, value) in gitconfig::programs(&bytes) {
-                for word in value.split(|byte| byte.is_ascii_whitespace()) {
-                    let word: Vec<u8> = word
-                        .iter()
-                        .copied()
-                        .filter(|byte| !b"'\"!;&|()".contains(byte))
-                        .collect();
-                    if !word.is_empty() {
-                        add(join(worktree, &word), format!("git: {key} runs it"));
-                    }
+            }
+            let why = format!("git: {key} runs it");
+            if key == "core.hookspath" {
+                if let Some(hooks) = join(&worktree, &value) {
+                    self.add_hooks(trees, &hooks, &why, true);
+                }
+                continue;
+            }
+            for word in value.split(|byte| byte.is_ascii_whitespace()) {
+                let word: Vec<u8> = word
+                    .iter()
+                    .copied()
+                    .filter(|byte| !b"'\"!;&|()".contains(byte))
+                    .collect();
+                if let Some(path) = join(&worktree, &word) {
+                    self.add(&path, &why, false);
                 }
             }
         }
     }
-    found
 }
 
 /// The directories of the repository that a tree is checked out from, as seen inside: its own, and the one it shares.
@@ -219,7 +363,7 @@ fn join(directory: &Path, value: &[u8]) -> Option<PathBuf> {
 }
 
 /// A regular file's contents and permission bits. TOOBIG, and LOOP for a symbolic link.
-fn read(directory: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Vec<u8>, u32), Errno> {
+pub(super) fn read(directory: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Vec<u8>, u32), Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&file)?;

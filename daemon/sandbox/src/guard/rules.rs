@@ -9,7 +9,7 @@
 //! can move a directory in between. Who outside does so is not whom this guards against.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ pub(super) enum Verdict {
     Allow,
     /// It is refused, because of this.
     Refuse(String),
-    /// The name is a repository's configuration: what it is replaced by must be read first.
+    /// The name is a repository's configuration: its new contents must be read first.
     Configuration,
     /// A directory becomes a repository by the change: its configuration must be read first.
     Adopt,
@@ -60,10 +60,27 @@ pub(super) enum Verdict {
     WorktreeConfiguration,
     /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
     CommonDirectory,
+    /// The name is the list of what a rebase still has to do: its new contents must be read first.
+    Todo,
 }
 
-/// The names that make a directory a repository: git asks for these three (`is_git_directory` of git's setup.c).
-const SHAPE: [&str; 3] = ["HEAD", "objects", "refs"];
+/// The names that make a directory a repository: git asks for the first two and `HEAD` (`is_git_directory` of git's setup.c), which may be that
+/// of a linked worktree instead.
+const SHAPE: [&str; 4] = ["objects", "refs", "HEAD", "worktrees"];
+
+/// Directories of a repository in which git writes to files that it did not make anew.
+const WRITTEN: [&str; 7] = [
+    "logs",
+    "refs",
+    "info",
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "worktrees",
+];
+
+/// Entries that a directory may have which becomes a repository; one with more is not looked through.
+const MAX_ENTRIES: usize = 10_000;
 
 /// Names of a repository that rules exist for.
 const SENSITIVE: [&str; 8] = [
@@ -161,6 +178,18 @@ impl Rules {
                 }
             }
         }
+        // Git outside writes through a link in its own files: what is to be its log or a message would become somebody's `.bashrc`.
+        if matches!(change, Change::Create(Kind::Link) | Change::Replace(Kind::Link)) && view.holder(path).is_some() {
+            return refuse("git: a link among its own files is written through when git is used outside");
+        }
+        // Whatever the directory is called now, it can be moved to where git looks for its list.
+        if same_name(name, "git-rebase-todo") {
+            return match change {
+                Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Todo,
+                Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
+                _ => refuse("git: the list of a rebase can make it run programs"),
+            };
+        }
         // These mean something also where no repository is yet, or is not seen to be one.
         if same_name(name, "config.worktree") {
             return match change {
@@ -257,11 +286,43 @@ impl Rules {
         Verdict::Allow
     }
 
+    /// Whether a directory may be moved, apart from what both names are. One that holds a link would bring that along into a repository;
+    /// and `commondir` of a linked worktree leads two directories up, wherever that then is.
+    pub fn may_move(&self, trees: &[Tree], tree: usize, from: &Path, to: &Path) -> Result<(), String> {
+        let view = Look { trees, tree };
+        if !self.git {
+            return Ok(());
+        }
+        let linked = |path: &Path| view.exists(&path.join("commondir"));
+        let holds_linked = || {
+            let named = from.file_name().is_some_and(|name| same_name(name, "worktrees"));
+            named
+                && view
+                    .entries(from)
+                    .is_none_or(|entries| entries.iter().any(|(name, _)| linked(&from.join(name))))
+        };
+        if from.parent() != to.parent() && linked(from) || holds_linked() {
+            return Err("git: a linked worktree's files stay where they find their repository".to_owned());
+        }
+        let enters = view.holder(to).is_some_and(|holder| !from.starts_with(holder));
+        if enters && view.holds_links(vec![from.to_owned()]) {
+            return Err(
+                "git: what is moved among its own files may hold no link, and no more than 10,000 entries".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
     /// Remembers a repository that was made just now: its `.git`.
     pub fn remember(&mut self, trees: &[Tree], tree: usize, path: &Path) {
         if let Some(identity) = (Look { trees, tree }).identity(path) {
             self.born.insert(identity);
         }
+    }
+
+    /// Whether the repository in a directory was made in this sandbox.
+    pub fn made_here(&self, trees: &[Tree], tree: usize, repository: &Path) -> bool {
+        self.is_born(Look { trees, tree }, repository)
     }
 
     fn is_born(&self, view: Look<'_>, path: &Path) -> bool {
@@ -270,17 +331,24 @@ impl Rules {
     }
 }
 
+/// Whether a tree's root is what git takes for a repository.
+pub(super) fn is_repository_root(tree: &Tree) -> bool {
+    let view = Look {
+        trees: std::slice::from_ref(tree),
+        tree: 0,
+    };
+    tree.path.file_name().is_some_and(|name| same_name(name, ".git")) || view.is_repository(Path::new(""))
+}
+
 fn refuse(rule: &str) -> Verdict {
     Verdict::Refuse(rule.to_owned())
 }
 
 fn configuration(change: Change) -> Verdict {
     match change {
-        Change::Replace(Kind::File) => Verdict::Configuration,
+        Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Configuration,
         Change::Attributes => Verdict::Allow,
-        _ => {
-            refuse("git: a repository's configuration is replaced as a whole, as git does it, when it names no program")
-        }
+        _ => refuse("git: a repository's configuration can only be a file, and one that names no program"),
     }
 }
 
@@ -340,9 +408,10 @@ impl Look<'_> {
     /// Whether git would take a directory for a repository.
     pub fn is_repository(self, path: &Path) -> bool {
         let named = path.file_name().is_some_and(|name| same_name(name, ".git"));
-        named && self.is_directory(path)
+        path.as_os_str().is_empty() && self.trees[self.tree].repository
+            || named && self.is_directory(path)
             || self.is_linked_worktree(path)
-            || SHAPE.iter().all(|name| self.exists(&path.join(name)))
+            || self.has_shape(path, None)
     }
 
     /// Whether a directory is that of a linked worktree in its repository: `REPOSITORY/worktrees/NAME`.
@@ -355,11 +424,63 @@ impl Look<'_> {
                 .is_some_and(|repository| self.is_repository(repository))
     }
 
+    /// The repository that a path lies in, not counting the path itself.
+    pub fn holder(self, path: &Path) -> Option<&Path> {
+        path.ancestors().skip(1).find(|above| self.is_repository(above))
+    }
+
+    /// Whether directories hold a symbolic link anywhere, or too much to tell.
+    fn holds_links(self, mut waiting: Vec<PathBuf>) -> bool {
+        let mut seen = 0;
+        while let Some(path) = waiting.pop() {
+            let Some(entries) = self.entries(&path) else {
+                return true;
+            };
+            for (name, kind) in entries {
+                seen += 1;
+                if kind == FileType::Symlink || seen > MAX_ENTRIES {
+                    return true;
+                }
+                if kind == FileType::Directory {
+                    waiting.push(path.join(name));
+                }
+            }
+        }
+        false
+    }
+
+    /// What a directory holds; `None` when it cannot be read.
+    fn entries(self, path: &Path) -> Option<Vec<(OsString, FileType)>> {
+        let directory = open_beneath(&self.trees[self.tree], path).ok()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty()).ok()?;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::new(directory).ok()?.take(MAX_ENTRIES + 3) {
+            let entry = entry.ok()?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Not every file system says it here.
+                FileType::Unknown => FileType::from_raw_mode(self.stat(&path.join(name))?.st_mode),
+                kind => kind,
+            };
+            found.push((name.to_owned(), kind));
+        }
+        Some(found)
+    }
+
     /// Whether `name` is all that a directory lacks to be a repository.
     fn would_be_repository(self, path: &Path, name: &OsStr) -> bool {
-        SHAPE
-            .iter()
-            .all(|shape| same_name(name, shape) || self.exists(&path.join(shape)))
+        self.has_shape(path, Some(name))
+    }
+
+    /// Whether a directory holds what makes a repository, if it also held `more`.
+    fn has_shape(self, path: &Path, more: Option<&OsStr>) -> bool {
+        let [objects, refs, head, worktrees] = SHAPE
+            .map(|shape| move || more.is_some_and(|more| same_name(more, shape)) || self.exists(&path.join(shape)));
+        objects() && refs() && (head() || worktrees())
     }
 
     /// Whether a directory may become a repository: it must hold no hook and nothing that leads elsewhere. Its configuration is left to
@@ -372,25 +493,19 @@ impl Look<'_> {
         if self.exists(&hooks) && !self.only_samples(&hooks) {
             return refuse("git: what would become a repository here has hooks");
         }
+        let links = |entries: Vec<(OsString, FileType)>| entries.iter().any(|(_, kind)| *kind == FileType::Symlink);
+        let written = WRITTEN.map(|name| path.join(name)).into_iter();
+        if self.entries(path).is_none_or(links) || self.holds_links(written.filter(|path| self.exists(path)).collect())
+        {
+            return refuse(
+                "git: what would become a repository here holds links, through which git outside would write",
+            );
+        }
         Verdict::Adopt
     }
 
     fn only_samples(self, hooks: &Path) -> bool {
-        let Ok(directory) = open_beneath(&self.trees[self.tree], hooks) else {
-            return false;
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(directory) = rustix::fs::openat(&directory, ".", flags, Mode::empty()) else {
-            return false;
-        };
-        let Ok(mut entries) = rustix::fs::Dir::new(directory) else {
-            return false;
-        };
-        entries.all(|entry| {
-            entry.is_ok_and(|entry| {
-                let name = entry.file_name().to_bytes();
-                name == b"." || name == b".." || name.ends_with(b".sample")
-            })
-        })
+        self.entries(hooks)
+            .is_some_and(|entries| entries.iter().all(|(name, _)| name.as_bytes().ends_with(b".sample")))
     }
 }

@@ -1,1 +1,211 @@
 //! Tests of the rules on real directories.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::place::{Tree, containing};
+use super::repository;
+use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
+
+use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
+
+/// A tree with a repository of its own, a nested one, a bare one and a linked worktree.
+struct Example {
+    directory: tempfile::TempDir,
+    trees: Vec<Tree>,
+}
+
+fn open(path: &Path) -> Tree {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Tree::new(path.to_owned(), rustix::fs::open(path, flags, Mode::empty()).unwrap())
+}
+
+impl Example {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        for repository in [".git", "nested/.git", "bare"] {
+            for part in ["objects/info", "refs", "hooks", "info"] {
+                fs::create_dir_all(root.join(repository).join(part)).unwrap();
+            }
+            fs::write(root.join(repository).join("HEAD"), "ref: refs/heads/main\n").unwrap();
+            fs::write(root.join(repository).join("config"), "").unwrap();
+        }
+        fs::create_dir_all(root.join(".git/worktrees/w")).unwrap();
+        fs::write(root.join(".git/worktrees/w/commondir"), "../..\n").unwrap();
+        fs::create_dir_all(root.join("plain/objects")).unwrap();
+        Example {
+            trees: vec![open(&root)],
+            directory,
+        }
+    }
+
+    fn make(&self, name: &str, contents: &str) {
+        let path = self.trees[0].path.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    fn rules(&self) -> Rules {
+        let protected = vec![PathBuf::from(".vscode"), PathBuf::from(".github/hooks")];
+        let programs = repository::programs(&self.trees, 0, true, &protected);
+        Rules::new(protected, true, vec![programs])
+    }
+
+    fn judge(&self, path: &str, change: Change) -> Verdict {
+        self.rules().judge(&self.trees, 0, Path::new(path), change)
+    }
+
+    fn refuses(&self, path: &str, change: Change) {
+        let verdict = self.judge(path, change);
+        assert!(matches!(verdict, Verdict::Refuse(_)), "{path} {change:?}: {verdict:?}");
+    }
+}
+
+#[test]
+fn names_have_these_verdicts() {
+    let example = Example::new();
+    let file = Create(Kind::File);
+    #[rustfmt::skip]
+    let table: &[(&str, Change, Verdict)] = &[
+        ("src/main.rs", file, Verdict::Allow), ("hooks/pre-commit", file, Verdict::Allow), ("config", file, Verdict::Allow),
+        (".git/config", Write, Verdict::Configuration), (".git/CONFIG", Write, Verdict::Configuration),
+        (".git/config", Replace(Kind::File), Verdict::Configuration), (".git/config", Attributes, Verdict::Allow),
+        (".git/config.worktree", Replace(Kind::File), Verdict::Configuration),
+        ("anywhere/config.worktree", file, Verdict::Configuration),
+        (".git/worktrees/w/config.worktree", file, Verdict::WorktreeConfiguration),
+        (".git/worktrees/w/commondir", Write, Verdict::CommonDirectory),
+        (".git/hooks/x.sample", file, Verdict::Allow), (".git/HEAD.lock", file, Verdict::Allow),
+        (".git/index", Replace(Kind::File), Verdict::Allow), (".git/refs/heads/x", Remove, Verdict::Allow),
+        (".git/rebase-merge/git-rebase-todo", Replace(Kind::File), Verdict::Todo),
+        ("elsewhere/git-rebase-todo", file, Verdict::Todo), (".git/rebase-merge/git-rebase-todo", Remove, Verdict::Allow),
+        ("nested/.git/config", Remove, Verdict::Allow), ("nested/.git/hooks/x", Remove, Verdict::Allow),
+        ("new/.git", Create(Kind::Directory), Verdict::Allow), ("link", Create(Kind::Link), Verdict::Allow),
+        ("plain/refs", Create(Kind::Directory), Verdict::Allow), ("sub/.vscode/x", file, Verdict::Allow),
+    ];
+    for (path, change, verdict) in table {
+        assert_eq!(example.judge(path, *change), *verdict, "{path} {change:?}");
+    }
+}
+
+#[test]
+fn what_makes_a_program_run_outside_is_refused() {
+    let example = Example::new();
+    example.make(".vscode/tasks.json", "");
+    let file = Create(Kind::File);
+    #[rustfmt::skip]
+    let table: &[(&str, Change)] = &[
+        (".git/hooks/pre-commit", file), (".git/HOOKS/pre-commit", file), ("nested/.git/hooks/x", Replace(Kind::File)),
+        ("bare/hooks/x", file), (".git/hooks", MoveAway), (".git/hooks", Replace(Kind::Directory)), (".git/hooks/x", Attributes),
+        (".git/hooks/x.sample", Create(Kind::Link)), (".git", MoveAway), (".git", Remove), (".git", Replace(Kind::Directory)),
+        ("sub/.git", Create(Kind::Link)), ("nested/.git", MoveAway), (".git/config", Create(Kind::Link)), (".git/config", Remove),
+        (".git/config", Create(Kind::Node)), (".git/commondir", file), ("anywhere/commondir", file),
+        (".git/worktrees/w/commondir", Replace(Kind::File)), (".git/info/attributes", file), (".git/remotes/x", file),
+        (".git/objects/info/alternates", file), (".git/objects", Replace(Kind::Directory)),
+        (".git/logs", Create(Kind::Link)), (".git/COMMIT_EDITMSG", Replace(Kind::Link)), ("bare/logs/HEAD", Create(Kind::Link)),
+        ("x/git-rebase-todo", Create(Kind::Link)),
+        (".vscode/tasks.json", Write), (".VSCode/tasks.json", Write), (".vscode", Remove), (".vscode", MoveAway),
+        (".github/hooks", Create(Kind::Directory)), ("nested/.vscode", Create(Kind::Directory)),
+    ];
+    for (path, change) in table {
+        example.refuses(path, *change);
+    }
+}
+
+#[test]
+fn a_directory_that_becomes_a_repository_is_looked_through() {
+    let example = Example::new();
+    example.make("plain/HEAD", "");
+    let refs = Create(Kind::Directory);
+    assert_eq!(example.judge("plain/refs", refs), Verdict::Adopt);
+    example.make("plain/hooks/x.sample", "");
+    assert_eq!(example.judge("plain/refs", refs), Verdict::Adopt);
+    example.make("plain/hooks/x", "");
+    example.refuses("plain/refs", refs);
+    // What a linked worktree shares needs no HEAD of its own.
+    fs::remove_file(example.trees[0].path.join("plain/HEAD")).unwrap();
+    fs::create_dir(example.trees[0].path.join("plain/worktrees")).unwrap();
+    example.refuses("plain/refs", refs);
+    fs::remove_dir_all(example.trees[0].path.join("plain/hooks")).unwrap();
+    assert_eq!(example.judge("plain/refs", refs), Verdict::Adopt);
+    fs::create_dir(example.trees[0].path.join("plain/logs")).unwrap();
+    symlink("/x", example.trees[0].path.join("plain/logs/HEAD")).unwrap();
+    example.refuses("plain/refs", refs);
+}
+
+#[test]
+fn directories_keep_links_out_and_linked_worktrees_in() {
+    let example = Example::new();
+    fs::create_dir_all(example.trees[0].path.join("moved/deep")).unwrap();
+    let may_move = |from: &str, to: &str| {
+        let rules = example.rules();
+        rules
+            .may_move(&example.trees, 0, Path::new(from), Path::new(to))
+            .is_ok()
+    };
+    assert!(may_move("moved", ".git/logs") && may_move("moved", "other"));
+    symlink("/x", example.trees[0].path.join("moved/deep/link")).unwrap();
+    assert!(!may_move("moved", ".git/logs") && may_move("moved", "other"));
+    assert!(!may_move(".git/worktrees/w", "w") && may_move(".git/worktrees/w", ".git/worktrees/v"));
+    assert!(!may_move(".git/worktrees", "a"));
+}
+
+#[test]
+fn a_root_that_is_a_repository_stays_one() {
+    let example = Example::new();
+    let mut tree = open(&example.trees[0].path.join("bare"));
+    tree.repository = is_repository_root(&tree);
+    assert!(tree.repository && !is_repository_root(&example.trees[0]));
+    let trees = [tree];
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()]);
+    fs::remove_dir(trees[0].path.join("refs")).unwrap();
+    let verdict = rules.judge(&trees, 0, Path::new("hooks/x"), Create(Kind::File));
+    assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn programs_are_found_through_links_includes_and_hooks() {
+    let example = Example::new();
+    let root = example.directory.path();
+    example.make(
+        ".git/config",
+        "[include]\n\tpath = ../shared\n[core]\n\tfsmonitor = ./fsm\n\teditor = vim -f\n",
+    );
+    example.make("shared", "[core]\n\thooksPath = .husky/_\n");
+    for name in ["tools/real", "scripts/hook", "editor/tasks.json"] {
+        example.make(name, "");
+    }
+    symlink("tools/real", root.join("fsm")).unwrap();
+    symlink("editor", root.join(".vscode")).unwrap();
+    symlink("../../scripts/hook", root.join(".git/hooks/post-merge")).unwrap();
+    for protected in [
+        "shared",
+        "fsm",
+        "tools/real",
+        "scripts/hook",
+        "editor/tasks.json",
+        ".husky/_/x",
+        ".husky/x",
+    ] {
+        let change = if root.join(protected).exists() {
+            Write
+        } else {
+            Create(Kind::File)
+        };
+        example.refuses(protected, change);
+    }
+    assert_eq!(example.judge("tools/other", Create(Kind::File)), Verdict::Allow);
+    assert_eq!(example.judge("vim", Create(Kind::File)), Verdict::Allow);
+}
+
+#[test]
+fn what_is_mounted_over_is_not_the_trees() {
+    let mut example = Example::new();
+    example.trees[0].covered.push(PathBuf::from("secret"));
+    let root = example.trees[0].path.clone();
+    assert!(containing(&example.trees, &root.join("secret/x")).is_none());
+    assert!(containing(&example.trees, &root.join("secrets")).is_some());
+}

@@ -98,6 +98,9 @@ pub(super) const BOTH: &[Condition] = &[
     refuse(mknodat, &[Masked(2, TYPE, CHARACTER)], EPERM, DEVICE),
     refuse(mknodat, &[Masked(2, TYPE, BLOCK)], EPERM, DEVICE),
 
+    // A lease makes whoever opens the file wait for its holder, up to 45 seconds: the sandbox's init, and after it programs outside.
+    refuse(fcntl, &[Is(1, libc::F_SETLEASE as u32)], EPERM, "taking a lease on a file"),
+
     // A terminal shared with the caller: push input into it (CVE-2017-5226), paste into a console, switch the line discipline to a
     // driver nobody looked at for years.
     refuse(ioctl, &[Is(1, TIOCSTI)], EPERM, TERMINAL),

@@ -308,6 +308,20 @@ fn changes_that_are_harmless_one_by_one_are_judged_in_sum() {
     accepted(start, &other);
     accepted(&other, &hijack);
     assert_eq!(run(start, &hijack), Err("branch.main.remote".to_owned()));
+    // A name that is free again is anybody's in the next run.
+    let fork = "[remote \"fork\"]\nurl = https://h/y\n";
+    let both = format!("{start}{fork}");
+    accepted(&both, start);
+    assert_eq!(run(&both, start), Err("remote.fork.url".to_owned()));
+    assert_eq!(
+        run(&both, &format!("{start}{}", fork.replace("fork", "mine"))),
+        Err("remote.fork.url".to_owned())
+    );
+    assert_eq!(run(start, &both), Ok(()));
+    assert_eq!(
+        run("[remote \"x\"]\nfetch = +refs/heads/*:refs/remotes/x/*\n", ""),
+        Ok(())
+    );
     // git remote rename of what the run itself added, between its first and its second change.
     let added = "[remote \"a\"]\nurl = https://h/x\n[branch \"main\"]\nremote = a\n";
     let half = added.replace("\"a\"", "\"b\"");

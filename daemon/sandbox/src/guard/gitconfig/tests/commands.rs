@@ -160,16 +160,14 @@ fn remotes_are_added_renamed_and_removed() {
             "remote set-branches --add more topic",
         ],
     );
-    playground.all_accepted("a", &["remote rename origin up"]);
-    playground.git("a", "config remote.up.pushurl ../server.git");
-    playground.git("a", "config remote.up.proxy http://localhost:1");
+    // What a run added it may also rename and remove.
     playground.all_accepted(
         "a",
         &[
-            "remote rename up origin",
-            "remote rename origin up",
-            "remote remove up",
-            "remote remove b",
+            "remote add c https://h/y",
+            "remote rename c up",
+            "remote rename up c",
+            "remote remove c",
         ],
     );
     playground.all_accepted(
