@@ -317,6 +317,8 @@ fn test_spec() -> SandboxSpec {
             open_files_soft: 64,
             open_files_hard: 64,
             file_bytes: Some(1 << 20),
+            disk_bytes: None,
+            files: None,
         },
         required: Vec::new(),
     }

@@ -335,6 +335,8 @@ fn limits(limits: &policies::Limits) -> Limits {
         open_files_soft: limits.open_files_soft,
         open_files_hard: limits.open_files_hard,
         file_bytes: limits.file_bytes,
+        disk_bytes: limits.disk_bytes,
+        files: limits.files,
     }
 }
 

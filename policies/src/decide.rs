@@ -44,6 +44,10 @@ pub struct RequestedLimits {
     pub processes: Option<u32>,
     /// Bytes of output.
     pub output_bytes: Option<u64>,
+    /// Growth of the disk space in use, in bytes.
+    pub disk_bytes: Option<u64>,
+    /// Growth in files.
+    pub files: Option<u64>,
 }
 
 /// The answer.
@@ -120,6 +124,8 @@ impl Policy {
             memory_bytes,
             processes,
             output_bytes,
+            disk_bytes,
+            files,
         } = *asked;
         let own = self.limits;
         let mut looser = Looser {
@@ -135,6 +141,8 @@ impl Policy {
                 .unwrap_or(own.grace),
             memory_bytes: looser.check("limits.memory", own.memory_bytes, memory_bytes, size),
             processes: looser.check("limits.processes", own.processes, processes, |count| count.to_string()),
+            disk_bytes: looser.check("limits.disk", own.disk_bytes, disk_bytes, size),
+            files: looser.check("limits.files", own.files, files, |count| count.to_string()),
             output_bytes: looser.check("limits.output", own.output_bytes, output_bytes, size),
             ..own
         };
@@ -220,6 +228,8 @@ mod tests {
         output = "1MiB"
         cpus = 1.5
         file-size = "2MiB"
+        disk = "2GiB"
+        files = 5000
     "#;
 
     fn policy(text: &str) -> Policy {
@@ -271,6 +281,8 @@ mod tests {
             memory_bytes: None,
             processes: None,
             output_bytes: None,
+            disk_bytes: None,
+            files: None,
         };
         // rule, as tight as the policy, tighter, looser by the smallest step
         let table = [
@@ -322,6 +334,19 @@ mod tests {
         assert_eq!(allowed(&policy, output(1 << 20)), policy.limits);
         assert_eq!(allowed(&policy, output(7)).output_bytes, Some(7));
         assert_eq!(denied(&policy, output((1 << 20) + 1)).rule, "limits.output");
+
+        let disk = |v| RequestedLimits {
+            disk_bytes: Some(v),
+            ..NONE
+        };
+        assert_eq!(allowed(&policy, disk(1 << 31)), policy.limits);
+        assert_eq!(allowed(&policy, disk(7)).disk_bytes, Some(7));
+        assert_eq!(denied(&policy, disk((1 << 31) + 1)).rule, "limits.disk");
+
+        let files = |v| RequestedLimits { files: Some(v), ..NONE };
+        assert_eq!(allowed(&policy, files(5000)), policy.limits);
+        assert_eq!(allowed(&policy, files(7)).files, Some(7));
+        assert_eq!(denied(&policy, files(5001)).rule, "limits.files");
     }
 
     #[test]

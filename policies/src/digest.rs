@@ -161,6 +161,8 @@ impl Canonical {
             open_files_soft,
             open_files_hard,
             file_bytes,
+            disk_bytes,
+            files,
             output_bytes,
         } = *limits;
         self.optional(wall, Self::duration);
@@ -173,6 +175,8 @@ impl Canonical {
         self.number(open_files_soft);
         self.number(open_files_hard);
         self.optional(file_bytes, Self::number);
+        self.optional(disk_bytes, Self::number);
+        self.optional(files, Self::number);
         self.optional(output_bytes, Self::number);
     }
 

@@ -173,6 +173,10 @@ pub struct Limits {
     pub open_files_hard: u64,
     /// Largest file, in bytes.
     pub file_bytes: Option<u64>,
+    /// Bytes by which the disk space in use may grow: workspace, other writable paths, `/tmp` and the copy of the home together.
+    pub disk_bytes: Option<u64>,
+    /// Files (of every kind) by which the same may grow.
+    pub files: Option<u64>,
     /// Bytes of both output streams together; past it the run is ended.
     pub output_bytes: Option<u64>,
 }

@@ -77,6 +77,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "cpus",
             "open-files",
             "file-size",
+            "disk",
+            "files",
             "output",
         ],
     ),
@@ -414,6 +416,18 @@ impl Walker<'_> {
                 "file-size",
                 Absent::OfDefault(|default| default.limits.file_bytes),
                 size,
+            ),
+            disk_bytes: self.value(
+                section,
+                "disk",
+                Absent::OfDefault(|default| default.limits.disk_bytes),
+                size,
+            ),
+            files: self.value(
+                section,
+                "files",
+                Absent::OfDefault(|default| default.limits.files),
+                value::files,
             ),
             output_bytes: self.value(
                 section,

@@ -162,6 +162,7 @@ fn locked_gives_less_than_the_default_everywhere() {
     assert!(tighter(locked.limits.cpu_time, default.limits.cpu_time));
     assert!(locked.limits.memory_bytes < default.limits.memory_bytes);
     assert!(locked.limits.processes < default.limits.processes);
+    assert!(locked.limits.disk_bytes < default.limits.disk_bytes && locked.limits.files < default.limits.files);
     assert!(locked.limits.output_bytes.is_some() && locked.limits.file_bytes.is_some());
 }
 
@@ -224,6 +225,8 @@ fn every_difference_of_meaning_has_its_own_digest() {
         "[limits]\nopen-files = { soft = 1, hard = 2 }",
         "[limits]\nopen-files = { soft = 2, hard = 2 }",
         "[limits]\nfile-size = \"1B\"",
+        "[limits]\ndisk = \"1B\"",
+        "[limits]\nfiles = 1",
         "[limits]\noutput = \"1B\"",
         "[environment]\npass = [\"A\"]",
         "[environment]\nnever = [\"A\"]",
@@ -255,11 +258,11 @@ fn the_canonical_form_is_fixed() {
     let text = concat!(
         "version = 1\nname = \"fixed\"\n[filesystem]\nread = [\"/usr\"]\nhide = []\nhide-in-home = []\nprotect = []\ngit = \"open\"\nshm = \"1MiB\"\n",
         "[limits]\nwall = \"1m\"\nidle = \"unlimited\"\ncpu-time = \"unlimited\"\ngrace = \"1s\"\nmemory = \"1GiB\"\n",
-        "processes = 10\ncpus = 1\nopen-files = { soft = 1, hard = 2 }\nfile-size = \"unlimited\"\noutput = \"unlimited\"\n",
+        "processes = 10\ncpus = 1\nopen-files = { soft = 1, hard = 2 }\nfile-size = \"unlimited\"\ndisk = \"unlimited\"\nfiles = \"unlimited\"\noutput = \"unlimited\"\n",
         "[environment]\nnever = []\n[environment.set]\nA = \"b\"\n[protections]\nrequired = [\"network\"]\n",
     );
     assert_eq!(
         digest(text),
-        "1a6e529fa54c8886168715212c8193db7d0627d5a9ed8f27bd8405cbdac89981"
+        "55446d673e577b63219a699ba7550db74377e10b66a5c91a873edbdea8f94c00"
     );
 }

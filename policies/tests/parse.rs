@@ -72,6 +72,8 @@ fn every_key_is_read() {
         cpus = 7.5
         open-files = { soft = 8, hard = 9 }
         file-size = "10KiB"
+        disk = "12KiB"
+        files = 13
         output = "11B"
         [environment]
         pass = ["LC_*", "A"]
@@ -102,6 +104,7 @@ fn every_key_is_read() {
     );
     assert_eq!((limits.open_files_soft, limits.open_files_hard), (8, 9));
     assert_eq!((limits.file_bytes, limits.output_bytes), (Some(10240), Some(11)));
+    assert_eq!((limits.disk_bytes, limits.files), (Some(12288), Some(13)));
     assert_eq!(policy.environment.pass, ["A", "LC_*"]);
     assert_eq!(policy.environment.never, ["*_TOKEN"]);
     assert_eq!(policy.environment.set["B"], "b");

@@ -24,9 +24,15 @@ fn check_policy(policy: &Policy) {
     for bound in [limits.wall, limits.idle, limits.cpu_time].into_iter().flatten() {
         assert!(!bound.is_zero() && bound <= Duration::from_secs(365 * 86_400));
     }
-    for bound in [limits.memory_bytes, limits.file_bytes, limits.output_bytes]
-        .into_iter()
-        .flatten()
+    for bound in [
+        limits.memory_bytes,
+        limits.file_bytes,
+        limits.disk_bytes,
+        limits.files,
+        limits.output_bytes,
+    ]
+    .into_iter()
+    .flatten()
     {
         assert!((1..=i64::MAX as u64).contains(&bound));
     }
@@ -64,16 +70,21 @@ fn limits() -> impl Strategy<Value = RequestedLimits> {
         size(),
         proptest::option::of(0..5000u32),
         size(),
+        (size(), size()),
     )
         .prop_map(
-            |(wall, idle, cpu_time, grace, memory_bytes, processes, output_bytes)| RequestedLimits {
-                wall,
-                idle,
-                cpu_time,
-                grace,
-                memory_bytes,
-                processes,
-                output_bytes,
+            |(wall, idle, cpu_time, grace, memory_bytes, processes, output_bytes, (disk_bytes, files))| {
+                RequestedLimits {
+                    wall,
+                    idle,
+                    cpu_time,
+                    grace,
+                    memory_bytes,
+                    processes,
+                    output_bytes,
+                    disk_bytes,
+                    files,
+                }
             },
         )
 }
@@ -101,6 +112,8 @@ fn check_decide(policy: &Policy, limits: RequestedLimits) {
         ("limits.grace", is_looser(Some(own.grace), limits.grace)),
         ("limits.memory", is_looser(own.memory_bytes, limits.memory_bytes)),
         ("limits.processes", is_looser(own.processes, limits.processes)),
+        ("limits.disk", is_looser(own.disk_bytes, limits.disk_bytes)),
+        ("limits.files", is_looser(own.files, limits.files)),
         ("limits.output", is_looser(own.output_bytes, limits.output_bytes)),
     ];
     let first = looser.into_iter().find(|(_, looser)| *looser).map(|(rule, _)| rule);
@@ -117,6 +130,8 @@ fn check_decide(policy: &Policy, limits: RequestedLimits) {
             is_tightest(Some(own.grace), limits.grace, Some(grants.limits.grace));
             is_tightest(own.memory_bytes, limits.memory_bytes, grants.limits.memory_bytes);
             is_tightest(own.processes, limits.processes, grants.limits.processes);
+            is_tightest(own.disk_bytes, limits.disk_bytes, grants.limits.disk_bytes);
+            is_tightest(own.files, limits.files, grants.limits.files);
             is_tightest(own.output_bytes, limits.output_bytes, grants.limits.output_bytes);
             assert_eq!(grants.filesystem, policy.filesystem);
         }
@@ -134,6 +149,8 @@ fn line() -> impl Strategy<Value = String> {
         Just("grace"),
         Just("output"),
         Just("file-size"),
+        Just("disk"),
+        Just("files"),
         Just("open-files"),
         Just("read"),
         Just("write"),

@@ -11,6 +11,8 @@ mod bare;
 mod client;
 #[path = "figures/measure.rs"]
 mod measure;
+#[path = "figures/neighbours.rs"]
+mod neighbours;
 #[path = "figures/options.rs"]
 mod options;
 #[path = "figures/report.rs"]
@@ -105,6 +107,7 @@ fn figures(options: &Options) -> Result<()> {
             Section::Process => process(&mut report, &mut random, &daemon, options)?,
             Section::Start => start(&mut report, options)?,
             Section::Memory => memory(&mut report)?,
+            Section::Neighbours => neighbours::neighbours(&mut report, &daemon, &connection, options.gap_runs)?,
         }
     }
     drop(connection);

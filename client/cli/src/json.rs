@@ -158,6 +158,9 @@ fn effective_limits(limits: &EffectiveLimits) -> Value {
         cpu_millis,
         output_bytes,
         grace,
+        disk_bytes,
+        files,
+        file_bytes,
     } = limits;
     json!({
         "wall": seconds(wall.as_ref()),
@@ -168,6 +171,9 @@ fn effective_limits(limits: &EffectiveLimits) -> Value {
         "cpu_millis": cpu_millis,
         "output_bytes": output_bytes,
         "grace": seconds(grace.as_ref()),
+        "disk_bytes": disk_bytes,
+        "files": files,
+        "file_bytes": file_bytes,
     })
 }
 
@@ -265,6 +271,12 @@ fn ending(ending: &Ending) -> Value {
         Kind::OutputLimit(OutputLimit { stream, limit_bytes }) => {
             json!({ "kind": "output_limit", "stream": stream_name(*stream), "limit_bytes": limit_bytes })
         }
+        Kind::DiskLimit(wire::DiskLimit { resource, limit, used }) => json!({
+            "kind": "disk_limit",
+            "resource": wire::DiskResource::try_from(*resource).map_or("UNSPECIFIED", |resource| short(resource.as_str_name(), "DISK_RESOURCE_")).to_lowercase(),
+            "limit": limit,
+            "used": used,
+        }),
         Kind::Denied(wire::Denied { rule, explanation }) => {
             json!({ "kind": "denied", "rule": rule, "explanation": explanation })
         }
@@ -313,6 +325,8 @@ fn usage(usage: &Usage) -> Value {
         queued,
         setup,
         oom_kills,
+        fork_failures,
+        throttled,
     } = usage;
     json!({
         "wall": seconds(wall.as_ref()),
@@ -325,6 +339,8 @@ fn usage(usage: &Usage) -> Value {
         "queued": seconds(queued.as_ref()),
         "setup": seconds(setup.as_ref()),
         "oom_kills": oom_kills,
+        "fork_failures": fork_failures,
+        "throttled": seconds(throttled.as_ref()),
     })
 }
 
@@ -484,6 +500,25 @@ mod tests {
         }));
         assert_eq!(line["ending"]["protection"], "filesystem_view");
         assert_eq!(line["ending"]["path"], "/p");
+
+        let passed = wire::DiskLimit {
+            resource: wire::DiskResource::Files.into(),
+            limit: 5,
+            used: 6,
+        };
+        let ending = Some(Ending {
+            kind: Some(Kind::DiskLimit(passed)),
+        });
+        let line = parsed(Event::Finished(Finished {
+            ending,
+            shell_code: 137,
+            usage: None,
+            ..Finished::default()
+        }));
+        assert_eq!(
+            line["ending"],
+            json!({ "kind": "disk_limit", "resource": "files", "limit": 5, "used": 6 })
+        );
     }
 
     #[test]

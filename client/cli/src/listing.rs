@@ -87,6 +87,7 @@ fn state(run: &RunInfo) -> String {
         Some(Kind::Cancelled(_)) => "cancelled".to_owned(),
         Some(Kind::OutOfMemory(_)) => "out of memory".to_owned(),
         Some(Kind::OutputLimit(_)) => "output limit".to_owned(),
+        Some(Kind::DiskLimit(_)) => "disk limit".to_owned(),
         Some(Kind::Denied(_)) => "denied".to_owned(),
         Some(Kind::SpawnFailed(_)) => "not executable".to_owned(),
         Some(Kind::SandboxFailed(_)) => "no sandbox".to_owned(),

@@ -68,11 +68,77 @@ pub fn notice(ending: &Ending, program: &[u8]) -> Option<String> {
                 bytes(limit.limit_bytes)
             )
         }
+        Kind::DiskLimit(limit) => match wire::DiskResource::try_from(limit.resource) {
+            Ok(wire::DiskResource::Files) => format!(
+                "ended at its limit of files: {} (limits.files), {} were made",
+                limit.limit, limit.used
+            ),
+            _ => format!(
+                "ended at its disk limit: {} (limits.disk), {} were taken",
+                bytes(limit.limit),
+                bytes(limit.used)
+            ),
+        },
         Kind::Denied(denied) => format!("refused by the policy ({}): {}", denied.rule, denied.explanation),
         Kind::SpawnFailed(failed) => spawn_failed(failed, program),
         Kind::SandboxFailed(failed) => sandbox_failed(failed),
         Kind::Lost(lost) => format!("the run was lost: {}; its processes are gone", lost.why),
     })
+}
+
+/// Which limits a failed command met that its ending does not name; each with the policy's key.
+#[must_use]
+pub fn limits_met(started: Option<&Started>, finished: &Finished) -> Vec<String> {
+    let (Some(limits), Some(usage)) = (
+        started.and_then(|started| started.limits.as_ref()),
+        finished.usage.as_ref(),
+    ) else {
+        return Vec::new();
+    };
+    let kind = finished.ending.as_ref().and_then(|ending| ending.kind.as_ref());
+    let mut met = Vec::new();
+    if usage.oom_kills > 0 {
+        let (count, noun) = counted(usage.oom_kills, "process", "processes");
+        let limit = limits
+            .memory_bytes
+            .map_or_else(String::new, |limit| format!(" of {}", bytes(limit)));
+        met.push(format!(
+            "the kernel killed {count} {noun} at the memory limit{limit} (limits.memory)"
+        ));
+    }
+    if finished.shell_code == 0 {
+        return met;
+    }
+    if let (Some(failures @ 1..), Some(limit)) = (usage.fork_failures, limits.processes) {
+        let (count, noun) = counted(failures, "time", "times");
+        met.push(format!(
+            "the limit of {limit} processes and threads was reached {count} {noun} (limits.processes)"
+        ));
+    }
+    if let (Some(Kind::Signaled(signaled)), Some(limit)) = (kind, limits.file_bytes)
+        && signaled.signal == nix::libc::SIGXFSZ
+    {
+        met.push(format!(
+            "a file would have passed the limit of {} (limits.file-size)",
+            bytes(limit)
+        ));
+    }
+    let throttled = usage
+        .throttled
+        .as_ref()
+        .filter(|held| held.seconds > 0 || held.nanos >= 100_000_000);
+    if let (Some(Kind::TimedOut(_)), Some(held), Some(millis)) = (kind, throttled, limits.cpu_millis) {
+        met.push(format!(
+            "the limit of {} processors held it back for {} (limits.cpus)",
+            f64::from(millis) / 1000.0,
+            duration(Some(held))
+        ));
+    }
+    met
+}
+
+fn counted(count: u64, one: &'static str, many: &'static str) -> (u64, &'static str) {
+    (count, if count == 1 { one } else { many })
 }
 
 fn spawn_failed(failed: &SpawnFailed, program: &[u8]) -> String {
@@ -270,6 +336,7 @@ fn outcome(finished: &Finished) -> String {
         Some(Kind::Cancelled(_)) => "cancelled".to_owned(),
         Some(Kind::OutOfMemory(_)) => "out of memory".to_owned(),
         Some(Kind::OutputLimit(_)) => "over its output limit".to_owned(),
+        Some(Kind::DiskLimit(_)) => "over its disk limit".to_owned(),
         Some(Kind::Denied(_)) => return "not started: denied".to_owned(),
         Some(Kind::SpawnFailed(_)) => return "not started: cannot be executed".to_owned(),
         Some(Kind::SandboxFailed(_)) => return "not started: no sandbox".to_owned(),
@@ -472,6 +539,83 @@ mod tests {
             told(Kind::OutputLimit(limit)).unwrap(),
             "ended at its output limit: 2 KiB (passed on standard error)"
         );
+    }
+
+    #[test]
+    fn the_disk_limit_is_told_with_what_was_taken() {
+        let limit = |resource: wire::DiskResource, limit, used| {
+            let resource = resource.into();
+            told(Kind::DiskLimit(wire::DiskLimit { resource, limit, used })).unwrap()
+        };
+        assert_eq!(
+            limit(wire::DiskResource::Space, 1 << 20, 3 << 20),
+            "ended at its disk limit: 1 MiB (limits.disk), 3 MiB were taken"
+        );
+        assert_eq!(
+            limit(wire::DiskResource::Files, 100, 120),
+            "ended at its limit of files: 100 (limits.files), 120 were made"
+        );
+    }
+
+    #[test]
+    fn a_failed_command_is_told_which_limits_it_met() {
+        let started = Started {
+            limits: Some(wire::EffectiveLimits {
+                memory_bytes: Some(1 << 30),
+                processes: Some(128),
+                cpu_millis: Some(1500),
+                file_bytes: Some(4096),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let met = |kind, shell_code, usage| {
+            let finished = Finished {
+                ending: Some(Ending { kind: Some(kind) }),
+                shell_code,
+                usage: Some(usage),
+                ..Default::default()
+            };
+            limits_met(Some(&started), &finished)
+        };
+        let exited = |code| Kind::Exited(wire::Exited { code });
+        let forks = Usage {
+            fork_failures: Some(37),
+            ..Default::default()
+        };
+        assert_eq!(
+            met(exited(1), 1, forks.clone()),
+            ["the limit of 128 processes and threads was reached 37 times (limits.processes)"]
+        );
+        // Who succeeded has coped, but for processes that are dead.
+        assert!(met(exited(0), 0, forks).is_empty());
+        let killed = Usage {
+            oom_kills: 1,
+            ..Default::default()
+        };
+        assert_eq!(
+            met(exited(0), 0, killed),
+            ["the kernel killed 1 process at the memory limit of 1 GiB (limits.memory)"]
+        );
+        let signal = Kind::Signaled(wire::Signaled {
+            signal: nix::libc::SIGXFSZ,
+            ..Default::default()
+        });
+        assert_eq!(
+            met(signal, 153, Usage::default()),
+            ["a file would have passed the limit of 4 KiB (limits.file-size)"]
+        );
+        let throttled = Usage {
+            throttled: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            ..Default::default()
+        };
+        let timed_out = Kind::TimedOut(wire::TimedOut::default());
+        assert_eq!(
+            met(timed_out, 124, throttled.clone()),
+            ["the limit of 1.5 processors held it back for 2s (limits.cpus)"]
+        );
+        assert!(met(exited(1), 1, throttled).is_empty());
+        assert!(met(exited(1), 1, Usage::default()).is_empty());
     }
 
     #[test]

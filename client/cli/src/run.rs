@@ -284,6 +284,8 @@ impl Follower {
         {
             self.notices.push(notice);
         }
+        self.notices
+            .extend(render::limits_met(self.started.as_ref(), &finished));
         self.notices.extend(render::denials(&finished, self.verbose));
         if self.verbose {
             self.notices.extend(render::summary(self.started.as_ref(), &finished));

@@ -25,6 +25,8 @@ mod proc;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -196,12 +198,12 @@ impl Backend {
     }
 
     /// Removes what daemons left behind that are dead: directories beside our own that have our form of name and our
-    /// owner, and whose owner process is gone. Returns their paths, and what could not be removed.
+    /// owner, and whose owner process is gone, or its pid namespace. Returns their paths, and what could not be removed.
     pub fn sweep(&self) -> (Vec<PathBuf>, Vec<CgroupError>) {
         let (mut removed, mut failed) = (Vec::new(), Vec::new());
         for directory in self.directories() {
             let Some(base) = directory.parent() else { continue };
-            for stale in stale_instances(base) {
+            for stale in stale_cgroups(base) {
                 match clear(&stale) {
                     Ok(()) => removed.push(stale),
                     Err(error) => failed.push(error),
@@ -236,20 +238,69 @@ fn pid_namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
-/// The instance directories below `base` whose owners are dead for sure.
+/// Inode of the initial pid namespace, which sees every process: `PROC_PID_INIT_INO` of linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// The pid namespaces that hold processes. `None` where that cannot be known: below the initial namespace, where processes
+/// elsewhere are not seen, and where one may not be looked at.
+fn populated_pid_namespaces(own: u64) -> Option<HashSet<u64>> {
+    if own != INITIAL_PID_NAMESPACE {
+        return None;
+    }
+    let mut found = HashSet::new();
+    for entry in fs::read_dir("/proc").ok()? {
+        let entry = entry.ok()?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_none_or(|name| name.parse::<u32>().is_err())
+        {
+            continue;
+        }
+        match fs::metadata(entry.path().join("ns/pid")) {
+            Ok(metadata) => _ = found.insert(metadata.ino()),
+            // It has ended meanwhile, or is a zombie.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
+}
+
+/// The instance directories below `base` whose owners are dead for sure: processes of our pid namespace that are gone.
 pub(crate) fn stale_instances(base: &Path) -> Vec<PathBuf> {
+    stale(base, |_, _| false)
+}
+
+/// As [`stale_instances`], and those of pid namespaces in which no process is left. For directories of this kernel only, which cgroups
+/// are: elsewhere another machine may count its namespaces alike.
+fn stale_cgroups(base: &Path) -> Vec<PathBuf> {
+    // Looked at once, when a name needs it, and after the names were read: a daemon is older than its directory.
+    let populated = OnceCell::new();
+    stale(base, |own, home| {
+        let populated = populated.get_or_init(|| populated_pid_namespaces(own));
+        populated.as_ref().is_some_and(|populated| !populated.contains(&home))
+    })
+}
+
+/// `is_gone` says whether another namespace than our own, given first, is.
+fn stale(base: &Path, is_gone: impl Fn(u64, u64) -> bool) -> Vec<PathBuf> {
     let (Ok(entries), Ok(namespace)) = (fs::read_dir(base), pid_namespace()) else {
         return Vec::new();
     };
+    let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     let stale = |path: &PathBuf| {
         let owner = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
         let (pid, rest) = owner.split_once('-')?;
         let (start, home) = rest.split_once('-')?;
         let (pid, start): (u32, u64) = (pid.parse().ok()?, start.parse().ok()?);
         let metadata = fs::symlink_metadata(path).ok()?;
-        let ours = metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw();
-        if !ours || home.parse() != Ok(namespace) {
+        let home: u64 = home.parse().ok()?;
+        if !metadata.is_dir() || metadata.uid() != nix::unistd::geteuid().as_raw() {
             return None;
+        }
+        if home != namespace {
+            return is_gone(namespace, home).then_some(());
         }
         let living = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => proc::start_time(&stat) == Some(start),
@@ -257,10 +308,7 @@ pub(crate) fn stale_instances(base: &Path) -> Vec<PathBuf> {
         };
         (!living).then_some(())
     };
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| stale(path).is_some())
-        .collect()
+    paths.into_iter().filter(|path| stale(path).is_some()).collect()
 }
 
 /// Ends the processes of a cgroup and of those below it, and removes them all.

@@ -56,6 +56,13 @@ pub enum Event {
         /// What it used, in bytes, as far as it was looked at.
         bytes: u64,
     },
+    /// The tree took more of a disk than it may, and was killed; `Exited` follows.
+    DiskExceeded {
+        /// What of it.
+        resource: DiskResource,
+        /// How much it took when it was looked at, in bytes or files.
+        used: u64,
+    },
     /// The answer to [`Request::CpuTime`].
     CpuTime {
         /// CPU time of the tree so far, in microseconds; what a process that was not waited for by its parent used before
@@ -74,6 +81,15 @@ pub enum Event {
         /// What the tree consumed.
         usage: Usage,
     },
+}
+
+/// What a tree takes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskResource {
+    /// Bytes.
+    Space,
+    /// Files, of every kind: inodes.
+    Files,
 }
 
 /// A call that was refused by who decides about it.
@@ -146,6 +162,11 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Processes ended by the out-of-memory killer in this cgroup.
     pub oom_kills: u64,
+    /// How often the limit of processes made a fork fail. `None`: nobody counted.
+    pub fork_failures: Option<u64>,
+    /// How long the CPU limit held back processes that could have run, in microseconds, summed over processors. `None`: nobody
+    /// counted.
+    pub throttled_us: Option<u64>,
     /// Whether the figures are the cgroup's (the whole tree) or those of reaped processes.
     pub from_cgroup: bool,
 }

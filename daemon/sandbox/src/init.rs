@@ -27,10 +27,8 @@ use crate::seccomp::{self, Program};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, notify};
 use crate::waiting::Waiting;
+use crate::watch::Watch;
 use crate::{selftest, view, wire};
-
-/// How often memory is looked at where no cgroup limits it.
-const MEMORY_PERIOD_MS: u16 = 250;
 
 /// Left-over processes named in a report, at most.
 const MAX_LEFTOVERS: usize = 64;
@@ -46,6 +44,8 @@ pub(crate) struct Birth<'a> {
     pub life: BorrowedFd<'a>,
     /// The sandbox's directory on disk.
     pub scratch: &'a Path,
+    /// Supplementary groups that cannot be given up, as the machine numbers them.
+    pub kept_groups: &'a [u32],
     /// What the cgroup enforces.
     pub resources: State,
     /// What it does not.
@@ -91,6 +91,7 @@ struct Ready {
     refusal: Option<OwnedFd>,
     limits: Limits,
     fallback: Fallback,
+    watch: Watch,
 }
 
 fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl FnOnce(E) -> Failure {
@@ -150,7 +151,11 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     // Only now, so that the namespace's root is the sandbox's own cgroup.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
-    drop_privileges(guard.is_some()).map_err(fail(Privileges, "drop capabilities"))?;
+    drop_privileges(guard.is_some() || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
+        .map_err(fail(Privileges, "drop capabilities"))?;
+    if guard.is_some() {
+        limit_own_files(&spec.limits).map_err(fail(Protection::Resources, "setrlimit"))?;
+    }
     let rights = rights::prepare(&built.rules, &spec.network).map_err(|error| Failure {
         protection: Some(Protection::FilesystemRights),
         stage: format!("landlock: {error}"),
@@ -164,13 +169,8 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: 0,
         path: Vec::new(),
     })?;
-    let enforcement = report(
-        spec,
-        &built,
-        &rights,
-        protected_paths(spec, guard.is_some(), birth.can_guard),
-        birth.resources.clone(),
-    );
+    let protected_paths = protected_paths(spec, guard.is_some(), birth.can_guard);
+    let enforcement = report(birth, &built, &rights, protected_paths);
     require(&spec.required, &enforcement)?;
     Ok(Ready {
         enforcement,
@@ -180,6 +180,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,
+        watch: Watch::new(birth.fallback.memory_bytes, &spec.limits, built.places),
     })
 }
 
@@ -212,9 +213,10 @@ fn become_user(spec: &SandboxSpec) -> io::Result<()> {
 }
 
 /// Gives up every capability for good, in every set, and the right to gain any. An init that guards trees keeps one: it reads the arguments of
-/// waiting calls, also those of programs that let nobody of their own user look (ssh-agent, gpg-agent). The command gets none: exec
-/// gives what the bounding set holds, which is nothing.
-fn drop_privileges(guards: bool) -> io::Result<()> {
+/// waiting calls, also those of programs that let nobody of their own user look (ssh-agent, gpg-agent). So does one that holds
+/// limits by looking, lest a program hide what it holds in the same way. The command gets none: exec gives what the bounding
+/// set holds, which is nothing.
+fn drop_privileges(looks: bool) -> io::Result<()> {
     // The numbers end where the kernel says EINVAL; it has never defined more than 64.
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -229,7 +231,7 @@ fn drop_privileges(guards: bool) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }
-    let kept = match guards {
+    let kept = match looks {
         true => CapabilitySet::SYS_PTRACE,
         false => CapabilitySet::empty(),
     };
@@ -250,19 +252,27 @@ fn drop_privileges(guards: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// An init that carries out truncate(2) for the command is bound by the command's limit, and takes an error instead of the signal.
+fn limit_own_files(limits: &Limits) -> Result<(), nix::errno::Errno> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(bytes) = limits.file_bytes else {
+        return Ok(());
+    };
+    let mut ignored = SigSet::empty();
+    ignored.add(Signal::SIGXFSZ);
+    ignored.thread_block()?;
+    let (_, inherited) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    setrlimit(Resource::RLIMIT_FSIZE, bytes.min(inherited), bytes.min(inherited))
+}
+
 /// A listener on 127.0.0.1 of the sandbox, for the daemon to answer on.
 fn listen(port: u16) -> io::Result<OwnedFd> {
     Ok(std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port))?.into())
 }
 
 /// The report of what holds. Landlock and seccomp are prepared; a process that cannot take them on does not become the command.
-fn report(
-    spec: &SandboxSpec,
-    built: &view::Built,
-    rights: &Rights,
-    protected_paths: State,
-    resources: State,
-) -> Vec<Enforced> {
+fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, protected_paths: State) -> Vec<Enforced> {
+    let spec = birth.spec;
     let active = |text: &str| State::Active(text.into());
     let view = match built.degraded.as_slice() {
         [] => active("own mount namespace, pivot_root"),
@@ -277,10 +287,11 @@ fn report(
         Protection::Ipc => rights.ipc(&spec.network),
         Protection::SystemCalls => active("seccomp filter"),
         Protection::Privileges => State::Active(format!(
-            "no_new_privs, no capabilities, uid {} inside",
-            spec.identity.inside_uid
+            "no_new_privs, no capabilities, uid {} inside{}",
+            spec.identity.inside_uid,
+            kept_groups(birth.kept_groups)
         )),
-        Protection::Resources => resources.clone(),
+        Protection::Resources => birth.resources.clone(),
         Protection::Descriptors => active("0, 1 and 2 only"),
         Protection::Environment => active("built from policy and request"),
     };
@@ -291,6 +302,19 @@ fn report(
             state: of(protection),
         })
         .collect()
+}
+
+/// What an unprivileged daemon cannot take from its commands: the kernel lets nobody drop groups in a user namespace of their own, because
+/// being in a group can also mean to be kept out.
+fn kept_groups(groups: &[u32]) -> String {
+    if groups.is_empty() {
+        return String::new();
+    }
+    let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
+    format!(
+        ", the daemon's supplementary groups kept (only root's daemon can drop them): {}",
+        groups.join(" ")
+    )
 }
 
 /// What holds of the paths that are to be protected.
@@ -352,6 +376,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         rights,
         filters,
         mut waiting,
+        mut watch,
         ..
     } = ready;
     let mut listener: Option<OwnedFd> = None;
@@ -375,18 +400,14 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         );
         let unsettled = waiting.unsettled().filter(|_| listener.is_some());
         fds.extend(unsettled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let watch_memory = fallback.memory_bytes.filter(|_| leader.is_some());
-        match poll(
-            &mut fds,
-            watch_memory.map_or(PollTimeout::NONE, |_| MEMORY_PERIOD_MS.into()),
-        ) {
+        match poll(&mut fds, watch.timeout()) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return 1,
             Ok(_) => {}
         }
-        if let Some(bytes) = watch_memory.and_then(memory_above) {
-            let _ = wire::send(socket.as_fd(), &Event::MemoryExceeded { bytes }, &[]);
+        if let Some(passed) = watch.look() {
             sys::kill(-1, libc::SIGKILL);
+            let _ = wire::send(socket.as_fd(), &passed, &[]);
         }
         let calls = fds.get(3).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         let [requests, child, launcher] = [0, 1, 2].map(|index: usize| fds[index].any().unwrap_or(false));
@@ -417,6 +438,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
             match wire::receive::<Request>(socket.as_fd()) {
                 Ok(Some((Request::Exec, fds))) => match confinement.take() {
                     Some(confinement) => {
+                        watch.begin();
                         if let Some(spawned) = start(socket, fds, confinement) {
                             (leader, listener) = (Some(spawned.pid), spawned.listener);
                         }
@@ -567,7 +589,7 @@ fn cpu_time() -> u64 {
 
 /// A constant of this machine, at least 1. By libc: rustix looks into `/proc/self/auxv` before Linux 6.4, which a process that is not
 /// dumpable may not, and panics.
-fn system_constant(name: SysconfVar) -> u64 {
+pub(crate) fn system_constant(name: SysconfVar) -> u64 {
     nix::unistd::sysconf(name)
         .ok()
         .flatten()
@@ -576,69 +598,39 @@ fn system_constant(name: SysconfVar) -> u64 {
         .max(1)
 }
 
-/// Resident memory of every process of the sandbox, in bytes, where that is more than `limit`.
-fn memory_above(limit: u64) -> Option<u64> {
-    let page = system_constant(SysconfVar::PAGE_SIZE);
-    // rss, in pages, is field 24.
-    let resident = |stat: &Stat| {
-        stat.fields
-            .get(21)
-            .and_then(|pages| pages.parse::<u64>().ok())
-            .unwrap_or(0)
-            * page
-    };
-    // Cheap, and too much: pages that several processes share count for each, which for a thousand forks of one interpreter is a
-    // thousand times what they use.
-    if processes().map(|(_, stat)| resident(&stat)).sum::<u64>() <= limit {
-        return None;
-    }
-    let used = processes()
-        .map(|(pid, stat)| proportional(pid).unwrap_or_else(|| resident(&stat)))
-        .sum();
-    (used > limit).then_some(used)
-}
-
-/// Resident memory of a process in bytes, shared pages divided among those that share them. `None` for one that hides it by not being
-/// dumpable.
-fn proportional(pid: i32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let kib = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))?
-        .split_ascii_whitespace()
-        .next()?;
-    Some(kib.parse::<u64>().ok()? * 1024)
-}
-
 /// `/proc/PID/stat` of a process.
-struct Stat {
+pub(crate) struct Stat {
     comm: Vec<u8>,
     /// From the third field on: the state.
-    fields: Vec<String>,
+    pub fields: Vec<String>,
 }
 
-/// Every process of the sandbox.
-fn processes() -> impl Iterator<Item = (i32, Stat)> {
+/// The number of every process of the sandbox, in rising order.
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-            let stat = std::fs::read(entry.path().join("stat")).ok()?;
-            // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
-            let open = stat.iter().position(|byte| *byte == b'(')?;
-            let close = stat.iter().rposition(|byte| *byte == b')')?;
-            let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
-            let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
-            Some((
-                pid,
-                Stat {
-                    comm: stat.get(open + 1..close)?.to_vec(),
-                    fields,
-                },
-            ))
-        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+}
+
+/// Every process of the sandbox.
+pub(crate) fn processes() -> impl Iterator<Item = (i32, Stat)> {
+    pids().filter_map(|pid| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
+        let open = stat.iter().position(|byte| *byte == b'(')?;
+        let close = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
+        let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
+        Some((
+            pid,
+            Stat {
+                comm: stat.get(open + 1..close)?.to_vec(),
+                fields,
+            },
+        ))
+    })
 }
 
 /// Sends a signal. A target that is gone is no error: it may have ended while the request was under way.

@@ -145,6 +145,8 @@ struct Launcher {
     privileged: bool,
     own_uids: Vec<(u32, u32)>,
     own_gids: Vec<(u32, u32)>,
+    /// Supplementary groups that commands keep: none where they can be dropped.
+    kept_groups: Vec<u32>,
     /// Whether inits can have calls wait for them.
     can_guard: bool,
 }
@@ -186,6 +188,7 @@ impl Launcher {
             privileged: rustix::process::geteuid().is_root(),
             own_uids: map("/proc/self/uid_map"),
             own_gids: map("/proc/self/gid_map"),
+            kept_groups: kept_groups(),
             can_guard: waiting::available(),
         };
         Ok((launcher, greeting))
@@ -286,7 +289,7 @@ impl Launcher {
     fn limits(&self, spec: &SandboxSpec) -> (Option<Leaf>, State) {
         let without = |why: &str| {
             State::Degraded(format!(
-                "no cgroup ({why}): processes by rlimit, memory looked at four times a second, CPU not limited"
+                "no cgroup ({why}): processes by rlimit, memory looked at four times a second or oftener, CPU not limited"
             ))
         };
         if !self.backend.is_usable() {
@@ -336,6 +339,7 @@ impl Launcher {
                 go: go_read,
                 life,
                 scratch,
+                kept_groups: &self.kept_groups,
                 resources,
                 fallback,
                 can_guard: self.can_guard,
@@ -469,6 +473,19 @@ fn failure<E: Into<io::Error>>(protection: Option<Protection>, stage: &'static s
     }
 }
 
+fn kept_groups() -> Vec<u32> {
+    if rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    let own = rustix::process::getegid();
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    groups
+        .into_iter()
+        .filter(|group| *group != own)
+        .map(|group| group.as_raw())
+        .collect()
+}
+
 /// What the cgroup does not bound.
 fn fallback(leaf: Option<&Leaf>, limits: &Limits) -> Fallback {
     let held = leaf.map(Leaf::in_force).unwrap_or_default();
@@ -491,6 +508,8 @@ fn usage(leaf: Option<&Leaf>, rusage: Rusage) -> Usage {
         cpu_system_us: rusage.system_us,
         memory_peak_bytes: rusage.max_rss_bytes,
         oom_kills: 0,
+        fork_failures: None,
+        throttled_us: None,
         from_cgroup: false,
     };
     leaf.map_or(reaped, |leaf| leaf.usage().over(reaped))

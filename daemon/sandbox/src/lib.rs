@@ -13,6 +13,7 @@
 //! waiting.rs    calls that wait for init: refused and told, or the guard's
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
+//! watch.rs      limits that init holds by looking
 //! selftest.rs   everything that must not work, tried
 //! starter.rs    starts launchers for a daemon that cannot start anything any more
 //! shed.rs       what the daemon gives up before it serves
@@ -38,6 +39,7 @@ mod starter;
 mod sys;
 mod view;
 mod waiting;
+mod watch;
 mod wire;
 
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};

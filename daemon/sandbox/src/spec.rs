@@ -329,6 +329,10 @@ pub struct Limits {
     pub open_files_hard: u64,
     /// Largest file, in bytes (`RLIMIT_FSIZE`).
     pub file_bytes: Option<u64>,
+    /// Growth of the file systems that the tree may write to, as far as it is the tree's, in bytes; see `watch/disk.rs`.
+    pub disk_bytes: Option<u64>,
+    /// The same in files: inodes.
+    pub files: Option<u64>,
 }
 
 /// Bounds that no cgroup holds, so that init and the command's process must.

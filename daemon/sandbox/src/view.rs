@@ -29,6 +29,7 @@ use crate::event::Failure;
 use crate::guard::Tree;
 use crate::spec::{Access, Protection, View, ViewEntry};
 use crate::sys;
+use crate::watch::Places;
 
 /// Attributes of every mount: no set-uid gain, no device files but those of [`devices`].
 const BASE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -56,6 +57,8 @@ pub(crate) struct Built {
     pub degraded: Vec<String>,
     /// Trees that only init can change.
     pub guarded: Vec<Tree>,
+    /// Where the command can take memory and disk space.
+    pub places: Places,
 }
 
 /// Builds the view and makes it the root of this process. `scratch` is the sandbox's directory on disk.
@@ -197,6 +200,10 @@ impl<'a> Builder<'a> {
             self.empty_file(target)?
         };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
+        if matches!(access, Access::Write | Access::Guarded) {
+            let root = tree.try_clone().map_err(fail("copy a descriptor of", target))?;
+            self.built.places.disk.push(root);
+        }
         if access == Access::Guarded && kind == FileType::Directory && self.can_guard {
             self.cover(tree, target)?;
         }
@@ -229,6 +236,7 @@ impl<'a> Builder<'a> {
             self.cover(tree, target)?;
         }
         self.built.rules.push((target.to_owned(), Right::Write));
+        self.built.places.disk.push(directory);
         Ok(())
     }
 
@@ -251,8 +259,9 @@ impl<'a> Builder<'a> {
         self.built
             .rules
             .push((target.to_owned(), if writable { Right::Write } else { Right::Read }));
-        if !writable {
-            self.seal.push(mount);
+        match writable {
+            true => self.built.places.memory.push(mount),
+            false => self.seal.push(mount),
         }
         Ok(())
     }

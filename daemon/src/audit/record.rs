@@ -141,6 +141,10 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
     /// Processes ended by the out-of-memory killer.
     pub oom_kills: Option<u64>,
+    /// Forks that the limit of processes made fail.
+    pub fork_failures: Option<u64>,
+    /// How long the CPU limit held processes back, in microseconds.
+    pub throttled_us: Option<u64>,
 }
 
 /// All that a run wrote to one stream, kept or not.

@@ -546,6 +546,11 @@ fn audit_end(
             ("stream", text(&format!("{stream:?}").to_lowercase())),
             ("limit_bytes", Number(*limit_bytes as i64)),
         ],
+        Ending::DiskLimit { resource, limit, used } => vec![
+            ("resource", text(&format!("{resource:?}").to_lowercase())),
+            ("limit", Number(i64::try_from(*limit).unwrap_or(i64::MAX))),
+            ("used", Number(i64::try_from(*used).unwrap_or(i64::MAX))),
+        ],
         Ending::Denied { rule, explanation } => vec![("rule", text(rule)), ("explanation", text(explanation))],
         Ending::SpawnFailed { stage, errno, path } => {
             vec![
@@ -604,6 +609,8 @@ fn audit_end(
             cpu_system_us: micros(usage.cpu_system).filter(|_| measured),
             memory_peak_bytes: Some(usage.memory_peak_bytes).filter(|_| measured),
             oom_kills: Some(usage.oom_kills).filter(|_| usage.from_cgroup == Some(true)),
+            fork_failures: usage.fork_failures,
+            throttled_us: usage.throttled.and_then(micros),
         },
         stdout,
         stderr,

@@ -125,6 +125,9 @@ fn of_init(sandbox_event::Denial { subject, rule }: sandbox_event::Denial) -> De
                     let name = name.strip_suffix(" of a repository").unwrap_or(name);
                     format!("filesystem.protect without {name}")
                 }
+                None if rule.starts_with("set-uid") => {
+                    "filesystem.git = \"open\" and filesystem.protect = []".to_owned()
+                }
                 None => "filesystem.git = \"open\"".to_owned(),
             };
             let (protection, operation) = (Protection::ProtectedPaths, Operation::Change);

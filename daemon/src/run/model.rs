@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fumehood_policies::{Limits, Policy, RequestedLimits};
-use fumehood_sandbox::event::Leftover;
+use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use super::host::Host;
@@ -260,7 +260,7 @@ pub enum Ending {
         /// The reason given.
         reason: String,
     },
-    /// The memory limit was reached and the kernel killed the main process.
+    /// The memory limit was reached and processes were killed: the main one, or others after which it failed.
     OutOfMemory {
         /// The limit.
         limit_bytes: u64,
@@ -271,6 +271,15 @@ pub enum Ending {
         stream: Stream,
         /// The limit.
         limit_bytes: u64,
+    },
+    /// The limit of disk space or files was passed.
+    DiskLimit {
+        /// Which of the two.
+        resource: DiskResource,
+        /// The limit, in bytes or files.
+        limit: u64,
+        /// What was used when it was looked at.
+        used: u64,
     },
     /// The policy refuses the request.
     Denied {
@@ -337,7 +346,10 @@ impl Ending {
             Ending::Exited { code } => *code,
             Ending::Signaled { signal, .. } => 128 + signal,
             Ending::TimedOut { .. } => 124,
-            Ending::Cancelled { .. } | Ending::OutOfMemory { .. } | Ending::OutputLimit { .. } => 137,
+            Ending::Cancelled { .. }
+            | Ending::OutOfMemory { .. }
+            | Ending::OutputLimit { .. }
+            | Ending::DiskLimit { .. } => 137,
             // What execvp's callers use: not found, or found and not executable.
             Ending::SpawnFailed { stage, errno, .. } if stage == "search" || stage == "exec" => {
                 if *errno == nix::libc::ENOENT { 127 } else { 126 }
@@ -357,6 +369,7 @@ impl Ending {
             Ending::Cancelled { .. } => "cancelled",
             Ending::OutOfMemory { .. } => "out_of_memory",
             Ending::OutputLimit { .. } => "output_limit",
+            Ending::DiskLimit { .. } => "disk_limit",
             Ending::Denied { .. } => "denied",
             Ending::SpawnFailed { .. } => "spawn_failed",
             Ending::SandboxFailed { .. } => "sandbox_failed",
@@ -389,6 +402,10 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Processes that the out-of-memory killer ended.
     pub oom_kills: u64,
+    /// How often the limit of processes made a fork fail; `None` when nobody counted.
+    pub fork_failures: Option<u64>,
+    /// How long the CPU limit held processes back; `None` when nobody counted.
+    pub throttled: Option<Duration>,
     /// Whether the figures are a cgroup's; `None` when there are none.
     pub from_cgroup: Option<bool>,
     /// Bytes written to both streams.

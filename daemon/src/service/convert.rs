@@ -6,7 +6,7 @@ use std::time::Duration;
 use fumehood_policies::Limits;
 use fumehood_proto::convert::{duration_from_std, errno_name, signal_name, timestamp_from_system};
 use fumehood_proto::v1;
-use fumehood_sandbox::event::Leftover;
+use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use crate::run::{
@@ -161,7 +161,9 @@ fn effective_limits(limits: &Limits) -> v1::EffectiveLimits {
         cpu_millis,
         open_files_soft: _,
         open_files_hard: _,
-        file_bytes: _,
+        file_bytes,
+        disk_bytes,
+        files,
         output_bytes,
     } = *limits;
     v1::EffectiveLimits {
@@ -173,6 +175,9 @@ fn effective_limits(limits: &Limits) -> v1::EffectiveLimits {
         cpu_millis,
         output_bytes,
         grace: Some(duration_from_std(grace)),
+        disk_bytes,
+        files,
+        file_bytes,
     }
 }
 
@@ -214,6 +219,17 @@ fn ending(ending: &Ending) -> v1::Ending {
             stream: output_stream(stream).into(),
             limit_bytes,
         }),
+        Ending::DiskLimit { resource, limit, used } => {
+            let resource = match resource {
+                DiskResource::Space => v1::DiskResource::Space,
+                DiskResource::Files => v1::DiskResource::Files,
+            };
+            Kind::DiskLimit(v1::DiskLimit {
+                resource: resource.into(),
+                limit,
+                used,
+            })
+        }
         Ending::Denied { rule, explanation } => Kind::Denied(v1::Denied { rule, explanation }),
         Ending::SpawnFailed {
             stage,
@@ -297,6 +313,8 @@ fn usage(usage: &Usage) -> v1::Usage {
         cpu_system,
         memory_peak_bytes,
         oom_kills,
+        fork_failures,
+        throttled,
         from_cgroup,
         output_bytes: [stdout_bytes, stderr_bytes],
         queued,
@@ -319,6 +337,8 @@ fn usage(usage: &Usage) -> v1::Usage {
         queued: duration(queued),
         setup: duration(setup),
         oom_kills,
+        fork_failures,
+        throttled: throttled.map(duration_from_std),
     }
 }
 

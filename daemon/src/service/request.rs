@@ -374,6 +374,8 @@ fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> 
         processes,
         output_bytes,
         grace,
+        disk_bytes,
+        files,
     } = limits.unwrap_or_default();
     let mut duration = |field: &str, value: Option<prost_types::Duration>, zero: bool| -> Option<Duration> {
         let field = format!("spec.limits.{field}");
@@ -390,6 +392,8 @@ fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> 
         ("memory_bytes", memory_bytes == Some(0)),
         ("processes", processes == Some(0)),
         ("output_bytes", output_bytes == Some(0)),
+        ("disk_bytes", disk_bytes == Some(0)),
+        ("files", files == Some(0)),
     ] {
         if zero {
             wrong.add(
@@ -406,6 +410,8 @@ fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> 
         memory_bytes,
         processes,
         output_bytes,
+        disk_bytes,
+        files,
     }
 }
 

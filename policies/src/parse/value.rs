@@ -216,6 +216,14 @@ pub(super) fn processes(value: &DeValue<'_>) -> Result<Option<u32>, Problem> {
     Ok(u32::try_from(number).ok())
 }
 
+/// A number of files, of any size a file system has.
+pub(super) fn files(value: &DeValue<'_>) -> Result<Option<u64>, Problem> {
+    if is_unlimited(value) {
+        return Ok(None);
+    }
+    or_unlimited(integer(value, 1..=1 << 40, "100000"), value).map(Some)
+}
+
 /// TCP ports: `[443, 8080]`. Sorted, each once.
 pub(super) fn ports(value: &DeValue<'_>) -> Result<Vec<u16>, Problem> {
     const EXAMPLE: &str = "[443, 8080]";

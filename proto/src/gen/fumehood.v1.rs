@@ -37,7 +37,7 @@ pub struct Enforcement {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ending {
     /// The one way it ended.
-    #[prost(oneof = "ending::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "ending::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: ::core::option::Option<ending::Kind>,
 }
 /// Nested message and enum types in `Ending`.
@@ -57,7 +57,8 @@ pub mod ending {
         /// Somebody asked for the end: Kill, a dropped connection, or a daemon that drained.
         #[prost(message, tag = "4")]
         Cancelled(super::Cancelled),
-        /// The memory limit was reached and the kernel killed the main process.
+        /// The memory limit was reached and processes were killed: the main process, or others after which it failed. What the main process
+        /// itself ended with is in the event `exited`; `Usage.oom_kills` says how many the kernel killed.
         #[prost(message, tag = "5")]
         OutOfMemory(super::OutOfMemory),
         /// The run wrote more than its output limit and the policy says that ends it.
@@ -75,6 +76,9 @@ pub mod ending {
         /// What happened is not known: init or the launcher died. The processes are gone all the same.
         #[prost(message, tag = "10")]
         Lost(super::Lost),
+        /// The run took more of a disk than it may, and was killed.
+        #[prost(message, tag = "11")]
+        DiskLimit(super::DiskLimit),
     }
 }
 /// The main process called exit.
@@ -136,6 +140,19 @@ pub struct OutputLimit {
     /// The limit, in bytes, of both streams together.
     #[prost(uint64, tag = "2")]
     pub limit_bytes: u64,
+}
+/// The file systems that the run may write to lost more than the limit, and the run's files account for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskLimit {
+    /// What of them.
+    #[prost(enumeration = "DiskResource", tag = "1")]
+    pub resource: i32,
+    /// The limit, in bytes or files.
+    #[prost(uint64, tag = "2")]
+    pub limit: u64,
+    /// What the run had taken when it was looked at, in bytes or files: more than the limit by what was written between two looks.
+    #[prost(uint64, tag = "3")]
+    pub used: u64,
 }
 /// The policy refuses the request.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -225,6 +242,12 @@ pub struct Usage {
     /// Processes the kernel's out-of-memory killer ended in this run's cgroup; 0 without a cgroup.
     #[prost(uint64, tag = "10")]
     pub oom_kills: u64,
+    /// How often the limit of processes made a fork fail. Unset: nobody counted (no cgroup).
+    #[prost(uint64, optional, tag = "11")]
+    pub fork_failures: ::core::option::Option<u64>,
+    /// How long the CPU limit held back processes that could have run, summed over processors. Unset: nobody counted (no cgroup).
+    #[prost(message, optional, tag = "12")]
+    pub throttled: ::core::option::Option<::prost_types::Duration>,
 }
 /// A process that was still there when the main process had ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -487,6 +510,39 @@ impl CancelCause {
         }
     }
 }
+/// What a run takes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DiskResource {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// Bytes.
+    Space = 1,
+    /// Files of every kind: inodes.
+    Files = 2,
+}
+impl DiskResource {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DISK_RESOURCE_UNSPECIFIED",
+            Self::Space => "DISK_RESOURCE_SPACE",
+            Self::Files => "DISK_RESOURCE_FILES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DISK_RESOURCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "DISK_RESOURCE_SPACE" => Some(Self::Space),
+            "DISK_RESOURCE_FILES" => Some(Self::Files),
+            _ => None,
+        }
+    }
+}
 /// Where usage figures come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -656,6 +712,12 @@ pub struct RequestedLimits {
     /// From the stop signal to SIGKILL. Zero: SIGKILL at once.
     #[prost(message, optional, tag = "7")]
     pub grace: ::core::option::Option<::prost_types::Duration>,
+    /// Bytes by which the disk space in use may grow; more than zero.
+    #[prost(uint64, optional, tag = "8")]
+    pub disk_bytes: ::core::option::Option<u64>,
+    /// The same in files; more than zero.
+    #[prost(uint64, optional, tag = "9")]
+    pub files: ::core::option::Option<u64>,
 }
 /// How output is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -869,6 +931,15 @@ pub struct EffectiveLimits {
     /// From the stop signal to SIGKILL.
     #[prost(message, optional, tag = "8")]
     pub grace: ::core::option::Option<::prost_types::Duration>,
+    /// Bytes by which the disk space in use may grow.
+    #[prost(uint64, optional, tag = "9")]
+    pub disk_bytes: ::core::option::Option<u64>,
+    /// The same in files.
+    #[prost(uint64, optional, tag = "10")]
+    pub files: ::core::option::Option<u64>,
+    /// The largest file, in bytes.
+    #[prost(uint64, optional, tag = "11")]
+    pub file_bytes: ::core::option::Option<u64>,
 }
 /// Output of a command.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -929,7 +1000,7 @@ pub struct Finished {
     #[prost(message, optional, tag = "1")]
     pub ending: ::core::option::Option<Ending>,
     /// As a shell would say it: the exit code; 128+n for a signal; 124 for a time limit; 126 and 127 for a command that could not be
-    /// executed or found; 137 out of memory or cancelled; 125 for every failure of Fumehood or its policy.
+    /// executed or found; 137 out of memory, over its output or disk limit, or cancelled; 125 for every failure of Fumehood or its policy.
     #[prost(int32, tag = "2")]
     pub shell_code: i32,
     /// What it consumed.

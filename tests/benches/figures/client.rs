@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_client::Client;
 use fumehood_client::proto::v1::run_event::Event;
 use fumehood_client::proto::v1::{
-    CapabilitiesResponse, EnvironmentVariable, FlowControl, OutputOptions, RunEvent, RunSpec, RunState, StartRequest,
+    CapabilitiesResponse, EnvironmentVariable, FlowControl, InlinePolicy, OutputOptions, PolicyReference, RunEvent,
+    RunSpec, RunState, StartRequest, policy_reference::Reference,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -157,6 +158,37 @@ impl Connection {
             }
             Ok(ids)
         })
+    }
+
+    /// Starts a run under a policy of its own and waits until it runs; its id.
+    pub fn start_under(&self, daemon: &Daemon, argv: &[&str], policy: &str) -> Result<String> {
+        let mut request = request(daemon, argv);
+        if let Some(spec) = &mut request.spec {
+            let inline = InlinePolicy {
+                toml: policy.as_bytes().to_vec().into(),
+                origin: "neighbours".to_owned(),
+            };
+            spec.policy = Some(PolicyReference {
+                reference: Some(Reference::Inline(inline)),
+            });
+        }
+        self.runtime.block_on(async {
+            let started = self.client.start(request).await?;
+            let id = started.run.ok_or("the answer holds no run")?.run_id;
+            let give_up = Instant::now() + PATIENCE;
+            while self.client.get(id.as_str()).await?.state() != RunState::Running {
+                if Instant::now() > give_up {
+                    return Err(format!("run {id} does not start").into());
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Ok(id)
+        })
+    }
+
+    pub fn is_running(&self, id: &str) -> Result<bool> {
+        let run = self.runtime.block_on(self.client.get(id))?;
+        Ok(run.state() == RunState::Running)
     }
 
     /// Kills runs all at once and waits until they are gone.

@@ -12,6 +12,7 @@ Usage: cargo bench -p fumehood-tests --bench figures [-- OPTIONS]
   --quick         a tenth of the samples: to see that it works, not what it costs
   --runs N        commands of the latency section, back to back (default 200)
   --only A,B      only these sections: latency throughput streaming process start memory
+                  neighbours
 ";
 
 /// What the command line asks for.
@@ -45,16 +46,18 @@ pub enum Section {
     Process,
     Start,
     Memory,
+    Neighbours,
 }
 
 impl Section {
-    pub const ALL: [Section; 6] = [
+    pub const ALL: [Section; 7] = [
         Section::Latency,
         Section::Throughput,
         Section::Streaming,
         Section::Process,
         Section::Start,
         Section::Memory,
+        Section::Neighbours,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +68,7 @@ impl Section {
             Section::Process => "process",
             Section::Start => "start",
             Section::Memory => "memory",
+            Section::Neighbours => "neighbours",
         }
     }
 }

@@ -282,3 +282,16 @@ fn the_strict_profile_lets_builds_work_and_refuses_to_debug() {
         assert_eq!(ended.out(), "1\n[1, 2]\n1000\n", "{}", ended.err());
     });
 }
+
+#[test]
+fn no_file_of_the_workspace_becomes_set_uid_or_set_gid_and_directories_may_be_shared() {
+    for_both(|house| {
+        let script = "import os, errno\nf = os.open('file', os.O_CREAT | os.O_RDWR, 0o755)\nos.mkdir('shared')\n\
+                      for mode in 0o2755, 0o4755, 0o6755:\n  for make in lambda: os.chmod('file', mode), lambda: os.fchmod(f, mode):\n\
+                      \x20   try: make()\n    except OSError as e: assert e.errno == errno.EPERM, e\n    else: raise SystemExit('made')\n\
+                      os.chmod('file', 0o700); os.fchmod(f, 0o711)\nos.chmod('shared', 0o2770)";
+        house.run(&["python3", "-I", "-c", script]).expect(0);
+        let mode = |name: &str| fs::metadata(house.workspace().join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("file"), mode("shared")), (0o711, 0o2770));
+    });
+}

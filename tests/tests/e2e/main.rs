@@ -14,6 +14,7 @@ mod absence;
 mod admission;
 mod audit;
 mod autostart;
+mod bombs;
 mod commands;
 mod crash;
 mod denials;

@@ -21,6 +21,8 @@ const PROBE_LIMITS: Limits = Limits {
     open_files_soft: 0,
     open_files_hard: 0,
     file_bytes: None,
+    disk_bytes: None,
+    files: None,
 };
 
 /// What the kernel says about this process.

@@ -41,6 +41,10 @@ pub struct CgroupUsage {
     pub memory_peak_bytes: Option<u64>,
     /// Processes that the out-of-memory killer ended. v1: since Linux 4.13.
     pub oom_kills: Option<u64>,
+    /// How often `pids.max` made a fork fail.
+    pub fork_failures: Option<u64>,
+    /// How long the CPU limit held processes back, in microseconds.
+    pub throttled_us: Option<u64>,
 }
 
 impl CgroupUsage {
@@ -51,6 +55,8 @@ impl CgroupUsage {
             cpu_system_us: self.cpu.map_or(reaped.cpu_system_us, |cpu| cpu.system_us),
             memory_peak_bytes: self.memory_peak_bytes.unwrap_or(reaped.memory_peak_bytes),
             oom_kills: self.oom_kills.unwrap_or(reaped.oom_kills),
+            fork_failures: self.fork_failures.or(reaped.fork_failures),
+            throttled_us: self.throttled_us.or(reaped.throttled_us),
             from_cgroup: self.cpu.is_some() && self.memory_peak_bytes.is_some(),
         }
     }
@@ -142,6 +148,11 @@ impl Leaf {
                 oom_kills: self
                     .text(Controller::Memory, "memory.oom_control")
                     .and_then(|text| proc::flat_value(&text, "oom_kill")),
+                fork_failures: self.fork_failures(),
+                throttled_us: self
+                    .text(Controller::Cpu, "cpu.stat")
+                    .and_then(|text| proc::flat_value(&text, "throttled_time"))
+                    .map(|nanoseconds| nanoseconds / 1000),
             },
             Version::V2 => CgroupUsage {
                 cpu: self.any("cpu.stat").and_then(|stat| {
@@ -155,8 +166,17 @@ impl Leaf {
                 oom_kills: self
                     .text(Controller::Memory, "memory.events")
                     .and_then(|text| proc::flat_value(&text, "oom_kill")),
+                fork_failures: self.fork_failures(),
+                throttled_us: self
+                    .text(Controller::Cpu, "cpu.stat")
+                    .and_then(|text| proc::flat_value(&text, "throttled_usec")),
             },
         }
+    }
+
+    /// `pids.events` has the same form in both versions.
+    fn fork_failures(&self) -> Option<u64> {
+        proc::flat_value(&self.text(Controller::Pids, "pids.events")?, "max")
     }
 
     /// The sum is exact (`cpuacct.usage`); its two parts are only sampled by the clock tick (`cpuacct.stat`), so they

@@ -18,6 +18,8 @@ const UNLIMITED: Limits = Limits {
     open_files_soft: 0,
     open_files_hard: 0,
     file_bytes: None,
+    disk_bytes: None,
+    files: None,
 };
 
 /// A backend of its own for one test; asserts at the end that nothing of it is left.
@@ -361,7 +363,30 @@ fn sweeping_removes_the_cgroups_of_dead_daemons_and_no_others() {
     let stale = directory(format!("{pid}-1-{namespace}"));
     let recycled = directory(format!("{}-1-{namespace}", std::process::id()));
     let living = directory(instance_name().unwrap());
+    // Namespaces without a process can be told from others only where every process is seen.
     let elsewhere = directory(format!("{pid}-1-{}", namespace + 1));
+    let sees_all = populated_pid_namespaces(namespace).is_some();
+    // By root only, as this test is: a process that is the first of its own namespace.
+    let mut first = Command::new("unshare")
+        .args(["--pid", "--fork", "sleep", "60"])
+        .spawn()
+        .unwrap();
+    let inhabited = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(5));
+        fs::metadata(format!("/proc/{}/ns/pid_for_children", first.id()))
+            .unwrap()
+            .ino()
+    })
+    .find(|inode| *inode != namespace)
+    .unwrap();
+    let container = directory(format!("1-1-{inhabited}"));
+    // The namespace is populated once the child is there.
+    while fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.id()))
+        .unwrap()
+        .is_empty()
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let unknown = directory(format!("test{pid}"));
     let inner = stale.join("run");
     fs::create_dir(&inner).unwrap();
@@ -371,11 +396,22 @@ fn sweeping_removes_the_cgroups_of_dead_daemons_and_no_others() {
 
     let (mut removed, failed) = fixture.backend.sweep();
     removed.sort();
-    let mut expected = [stale.clone(), recycled.clone()];
+    let mut expected = vec![stale.clone(), recycled.clone()];
+    expected.extend(sees_all.then(|| elsewhere.clone()));
     expected.sort();
+    let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.id())).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.trim().parse().unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    first.wait().unwrap();
     assert_eq!((removed.as_slice(), failed.as_slice()), (&expected[..], &[][..]));
     assert_eq!(left_behind.wait().signal(), Some(libc::SIGKILL));
-    for kept in [living, elsewhere, unknown] {
+    if !sees_all {
+        fs::remove_dir(&elsewhere).unwrap();
+    }
+    for kept in [living, container, unknown] {
         fs::remove_dir(&kept).unwrap_or_else(|error| panic!("{} was not kept: {error}", kept.display()));
     }
     assert!(!stale.exists() && !recycled.exists());
@@ -438,6 +474,8 @@ fn usage_that_is_unknown_comes_from_reaped_processes() {
         cpu,
         memory_peak_bytes: Some(3),
         oom_kills: Some(4),
+        fork_failures: Some(5),
+        throttled_us: None,
     }
     .over(reaped);
     assert_eq!(

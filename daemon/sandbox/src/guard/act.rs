@@ -128,6 +128,10 @@ pub(super) enum Times {
 /// Flags of open(2) with which it changes something.
 const OPEN_CHANGES: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 
+/// What makes whoever executes a file somebody else. `chmod g+s` of a directory is how a shared one is made.
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+const SET_ID_RULE: &str =
+    "set-uid and set-gid files: whoever executes one outside would run it as another group or user";
 /// `O_LARGEFILE` of asm-generic/fcntl.h and that of ARM, which open(2) sets by itself and openat2(2) does not; 0 in libc.
 const LARGE_FILE: OFlags = OFlags::from_bits_retain(if cfg!(target_arch = "aarch64") {
     0o400_000
@@ -567,10 +571,23 @@ impl Guard {
                 done(rustix::fs::ftruncate(&file, length))
             }
             Operation::Mode { at, mode, links } => {
-                let place = inside!(self.object(caller, at, links));
+                let set_id_of_open = mode & SET_ID != 0 && is_itself(caller, at)? && at.directory != libc::AT_FDCWD;
+                if set_id_of_open && let Some(done) = self.set_id_of_open(caller, at.directory, mode)? {
+                    return Ok(done);
+                }
+                let place = match self.object(caller, at, links)? {
+                    Some(place) => place,
+                    // By now the number may mean another file, so the kernel is not asked again.
+                    None if set_id_of_open => return Err(Errno::ROFS),
+                    None => return Ok(Done::Elsewhere),
+                };
                 permitted!(self.judge(&place, Change::Attributes));
-                if place.kind()? == Some(FileType::Symlink) {
-                    return Err(Errno::OPNOTSUPP);
+                match place.kind()? {
+                    Some(FileType::Symlink) => return Err(Errno::OPNOTSUPP),
+                    Some(FileType::RegularFile) if mode & SET_ID != 0 => {
+                        return Ok(Done::Refused(self.refusal(&place, SET_ID_RULE.to_owned())));
+                    }
+                    _ => {}
                 }
                 let mode = Mode::from_raw_mode(mode);
                 done(rustix::fs::chmodat(&place.parent, &place.name, mode, AtFlags::empty()))
@@ -647,14 +664,30 @@ impl Guard {
         }
     }
 
+    /// The mode of an open file, with set-uid or set-gid bits: set on a copy of the descriptor, so that what was looked at is what is changed.
+    /// `None` for one that lies on a read-only mount.
+    fn set_id_of_open(&self, caller: Caller<'_>, descriptor: i32, mode: u32) -> Result<Option<Done>, Errno> {
+        let process = rustix::process::Pid::from_raw(caller.process()?).ok_or(Errno::SRCH)?;
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+        let file = notify::descriptor_of(process.as_fd(), descriptor).map_err(errno)?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile {
+            let path = std::fs::read_link(proc_path(&file)).map_err(errno)?;
+            if self.trees.iter().any(|tree| path.starts_with(&tree.path)) {
+                return Ok(Some(Done::Refused(Refusal {
+                    path,
+                    rule: SET_ID_RULE.to_owned(),
+                })));
+            }
+        }
+        match rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)) {
+            Err(Errno::ROFS) => Ok(None),
+            result => done(result).map(Some),
+        }
+    }
+
     /// The place of something that exists, by its path or as an open file. One that can be written is on the writable mount, and not looked for.
     fn object(&self, caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
-        let itself = match at.means {
-            Means::Path => false,
-            Means::PathIfAny => caller.string(at.address)?.is_empty(),
-            Means::File => true,
-        };
-        if !itself {
+        if !is_itself(caller, at)? {
             let place = find(&self.trees, caller, at, links)?;
             place.as_ref().map_or(Ok(()), Place::demand_directory)?;
             return Ok(place);
@@ -1010,6 +1043,15 @@ impl Guard {
         rustix::process::umask(own);
         result
     }
+}
+
+/// Whether an argument means the open file itself and no path.
+fn is_itself(caller: Caller<'_>, at: At) -> Result<bool, Errno> {
+    Ok(match at.means {
+        Means::Path => false,
+        Means::PathIfAny => caller.string(at.address)?.is_empty(),
+        Means::File => true,
+    })
 }
 
 fn done<T>(result: Result<T, Errno>) -> Result<Done, Errno> {

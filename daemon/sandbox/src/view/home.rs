@@ -31,7 +31,11 @@ impl Builder<'_> {
 
         let directory = self.scratch_directory(scratch, 0o700)?;
         let mount = match overlay_mount(&mask, &real, directory.as_fd(), mode) {
-            Ok(mount) => mount,
+            Ok(mount) => {
+                let changes = open_directory(directory.as_fd(), "changes").map_err(fail("open", lower))?;
+                self.built.places.disk.push(changes);
+                mount
+            }
             // /var/tmp may lie on a file system that cannot take an overlay's changes (another overlay, in a container): memory then.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                 self.built
@@ -43,7 +47,9 @@ impl Builder<'_> {
                     .map_err(fail("make", "memory"))?;
                 let point = open_directory(self.base.as_fd(), "memory").map_err(fail("open", "memory"))?;
                 attach(&memory, point.as_fd()).map_err(fail("mount tmpfs", lower))?;
-                overlay_mount(&mask, &real, memory.as_fd(), mode).map_err(fail("mount overlay", lower))?
+                let mount = overlay_mount(&mask, &real, memory.as_fd(), mode).map_err(fail("mount overlay", lower))?;
+                self.built.places.memory.push(memory);
+                mount
             }
             Err(error) => return Err(fail("mount overlay", lower)(error)),
         };

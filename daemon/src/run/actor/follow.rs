@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use fumehood_policies::{Grants, Limits};
 use fumehood_sandbox::Sandbox;
-use fumehood_sandbox::event::{self as sandbox_event, ExitStatus, SignalScope};
+use fumehood_sandbox::event::{self as sandbox_event, DiskResource, ExitStatus, SignalScope};
 use fumehood_sandbox::spec::CommandSpec;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use sha2::{Digest, Sha256};
@@ -201,10 +201,11 @@ impl Following {
 
     /// How the run ended, once it is gone.
     fn ending(self) -> Ending {
-        let killed = matches!(self.exited, Some(Ending::Signaled { signal: 9, .. }));
+        // The kernel kills the largest process, seldom the main one. A main process that succeeds all the same has coped with it.
+        let failed = !matches!(self.exited, Some(Ending::Exited { code: 0 }) | None);
         match (self.cause, self.exited) {
             (Some(cause), _) => cause,
-            (None, Some(_)) if killed && self.usage.oom_kills > 0 => Ending::OutOfMemory {
+            (None, Some(_)) if failed && self.usage.oom_kills > 0 => Ending::OutOfMemory {
                 limit_bytes: self.limits.memory_bytes.unwrap_or(0),
             },
             (None, Some(exited)) => exited,
@@ -302,6 +303,8 @@ impl Actor {
             cpu_system: Duration::from_micros(state.usage.cpu_system_us),
             memory_peak_bytes: state.usage.memory_peak_bytes,
             oom_kills: state.usage.oom_kills,
+            fork_failures: state.usage.fork_failures,
+            throttled: state.usage.throttled_us.map(Duration::from_micros),
             from_cgroup: state.measured.then_some(state.usage.from_cgroup),
             output_bytes: [stdout.offset, stderr.offset],
             queued: Duration::ZERO,
@@ -351,7 +354,8 @@ impl Actor {
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
         use sandbox_event::Event::{
-            CpuTime, Created, Exited, Failed, Gone, MemoryExceeded, Ready, Refused, SelfTest, SpawnFailed, Started,
+            CpuTime, Created, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Refused, SelfTest,
+            SpawnFailed, Started,
         };
         match event {
             SpawnFailed {
@@ -399,6 +403,14 @@ impl Actor {
             MemoryExceeded { .. } => {
                 let limit_bytes = state.limits.memory_bytes.unwrap_or(0);
                 state.cause.get_or_insert(Ending::OutOfMemory { limit_bytes });
+            }
+            DiskExceeded { resource, used } => {
+                let limit = match resource {
+                    DiskResource::Space => state.limits.disk_bytes,
+                    DiskResource::Files => state.limits.files,
+                };
+                let limit = limit.unwrap_or(0);
+                state.cause.get_or_insert(Ending::DiskLimit { resource, limit, used });
             }
             CpuTime { micros } => {
                 let limit = state
