@@ -17,6 +17,7 @@ mod signals;
 mod start;
 mod stdio;
 mod table;
+mod terminal;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -584,7 +584,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            met(exited(1), 1, forks.clone()),
+            met(exited(1), 1, forks),
             ["the limit of 128 processes and threads was reached 37 times (limits.processes)"]
         );
         // Who succeeded has coped, but for processes that are dead.
@@ -611,7 +611,7 @@ mod tests {
         };
         let timed_out = Kind::TimedOut(wire::TimedOut::default());
         assert_eq!(
-            met(timed_out, 124, throttled.clone()),
+            met(timed_out, 124, throttled),
             ["the limit of 1.5 processors held it back for 2s (limits.cpus)"]
         );
         assert!(met(exited(1), 1, throttled).is_empty());

@@ -5,7 +5,7 @@
 //! one of them could neither pass on a signal nor read the other.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::mpsc as blocking;
@@ -14,6 +14,8 @@ use std::thread;
 use bytes::{Bytes, BytesMut};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::terminal::Tame;
 
 /// Chunks that wait for one writer: with the largest of 256 KiB, 2 MiB. Beyond it the run's stream is not read on.
 const WRITE_QUEUE: usize = 8;
@@ -125,12 +127,18 @@ fn writer(
 ) -> io::Result<oneshot::Receiver<()>> {
     let (end, ended) = oneshot::channel();
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        let tame = |file: &File| file.is_terminal().then(Tame::default);
+        let (mut tame_stdout, mut tame_stderr) = (tame(&stdout), tame(&stderr));
         while let Some((stream, bytes)) = queue.blocking_recv() {
-            let file = match stream {
-                Stream::Stdout => &stdout,
-                Stream::Stderr => &stderr,
+            let (file, tame) = match stream {
+                Stream::Stdout => (&stdout, &mut tame_stdout),
+                Stream::Stderr => (&stderr, &mut tame_stderr),
             };
-            if let Err(error) = write_all(file, &bytes) {
+            let written = match tame {
+                Some(tame) => write_all(file, &tame.pass(&bytes)),
+                None => write_all(file, &bytes),
+            };
+            if let Err(error) = written {
                 let _ = broken.try_send(Broken { stream, error });
                 break;
             }

@@ -30,7 +30,7 @@ fn filter(feature: &str) -> Option<BpfProgram> {
         "landlock" => (vec![(nix::libc::SYS_landlock_create_ruleset, vec![])], ENOSYS),
         // Another sandbox around this one that lets calls wait: there is one listener for a process.
         "waiting-calls" => {
-            let listener = nix::libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64;
+            let listener = nix::libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
             (vec![(nix::libc::SYS_seccomp, bit(1, listener)?)], EBUSY)
         }
         // A container whose filter refuses namespaces. Threads are made by clone then, which has always been there.

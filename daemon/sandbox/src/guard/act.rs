@@ -506,6 +506,9 @@ impl Guard {
                 if place.kind()?.is_some() {
                     return Err(Errno::EXIST);
                 }
+                if place.must_be_directory {
+                    return Err(Errno::NOENT);
+                }
                 permitted!(self.judge(&place, change));
                 done(self.with_umask(caller, || {
                     rustix::fs::mknodat(
@@ -943,6 +946,13 @@ impl Guard {
 
     fn link(&mut self, caller: Caller<'_>, from: At, to: At, flags: u32) -> Result<Done, Errno> {
         let to = inside!(find(&self.trees, caller, to, Links::Keep));
+        if to.must_be_directory {
+            return Err(if to.kind()?.is_some() {
+                Errno::EXIST
+            } else {
+                Errno::NOENT
+            });
+        }
         let by_descriptor = flags & libc::AT_EMPTY_PATH as u32 != 0 && caller.string(from.address)?.is_empty();
         let follow = flags & libc::AT_SYMLINK_FOLLOW as u32 != 0;
         let source = match by_descriptor {

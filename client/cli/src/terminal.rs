@@ -1,0 +1,149 @@
+//! What a command prints, made fit for the terminal of a person.
+//!
+//! A terminal takes orders from what is printed on it: it puts text on the clipboard (OSC 52), changes its title, types answers to questions
+//! as if the user had, renders over what was there. A command that is not trusted must not have that. Text, colours, and what moves the
+//! cursor or clears lines pass, as progress bars and compilers need them; everything else that begins with an escape does not.
+//! Only where standard output or error is a terminal: pipes and files get every byte.
+
+use std::io::Write;
+
+use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
+
+/// Takes the bytes of a stream as they come, also in the middle of a character or sequence.
+#[derive(Default)]
+pub struct Tame {
+    parser: Parser<DefaultCharAccumulator>,
+    fit: Fit,
+}
+
+impl Tame {
+    /// What of `bytes`, and of what was left in the middle before, a terminal may get.
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.fit.out.reserve(bytes.len());
+        for byte in bytes {
+            self.parser.advance(&mut self.fit, *byte);
+        }
+        std::mem::take(&mut self.fit.out)
+    }
+}
+
+#[derive(Default)]
+struct Fit {
+    out: Vec<u8>,
+}
+
+impl Perform for Fit {
+    fn print(&mut self, character: char) {
+        // U+0080 to U+009F are the one-character forms of escapes.
+        if !character.is_control() {
+            self.out
+                .extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+
+    fn execute(&mut self, byte: u8) {
+        if matches!(byte, b'\n' | b'\r' | b'\t' | 0x07 | 0x08 | 0x0b | 0x0c) {
+            self.out.push(byte);
+        }
+    }
+
+    fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], ignore: bool, action: u8) {
+        let mode = |wanted: &[u16]| {
+            params
+                .iter()
+                .all(|param| param.iter().all(|value| wanted.contains(value)))
+        };
+        let fit = match (intermediates, action) {
+            // Colours; cursor; lines and characters erased, inserted, removed, scrolled; position kept and taken up.
+            ([], b'm' | b'A'..=b'H' | b'J' | b'K' | b'L' | b'M' | b'P' | b'S' | b'T' | b'X' | b'@') => true,
+            ([], b'd' | b'f' | b'`' | b'a' | b'e' | b's' | b'u') => true,
+            // Line wrap (7), blinking (12) and showing (25) of the cursor, output at once (2026).
+            (b"?", b'h' | b'l') => mode(&[7, 12, 25, 2026]),
+            _ => false,
+        };
+        if ignore || !fit {
+            return;
+        }
+        self.out.extend_from_slice(b"\x1b[");
+        self.out.extend_from_slice(intermediates);
+        for (index, param) in params.iter().enumerate() {
+            if index > 0 {
+                self.out.push(b';');
+            }
+            for (index, value) in param.iter().enumerate() {
+                let colon = if index > 0 { ":" } else { "" };
+                // Cannot fail: it is memory.
+                let _ = write!(self.out, "{colon}{value}");
+            }
+        }
+        self.out.push(action);
+    }
+
+    fn esc_dispatch(&mut self, intermediates: &[u8], _ignore: bool, byte: u8) {
+        // Position kept (7) and taken up (8), one line up (M): as old programs say it.
+        if intermediates.is_empty() && matches!(byte, b'7' | b'8' | b'M') {
+            self.out.extend_from_slice(&[0x1b, byte]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(bytes: &[u8]) -> String {
+        String::from_utf8(Tame::default().pass(bytes)).unwrap()
+    }
+
+    #[test]
+    fn text_colours_and_progress_bars_pass() {
+        for text in [
+            "plain ünïcödé \u{1f980}\n",
+            "\x1b[1m\x1b[38;5;12merror\x1b[0m: x\r\n",
+            "\x1b[38:2:1:2:3mtrue colour\x1b[m",
+            "\r\x1b[K 10 % \x1b[2A\x1b[?25l\x1b[?25h\x1b7\x1b8\t\x08\x07",
+        ] {
+            let expected = text.replace("\x1b[m", "\x1b[0m").replace("\x1b[K", "\x1b[0K");
+            assert_eq!(pass(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn orders_to_the_terminal_do_not() {
+        for (order, left) in [
+            ("a\x1b]52;c;YmF0\x07b", "ab"),
+            ("a\x1b]52;c;YmF0\x1b\\b", "ab"),
+            ("a\x1b]0;owned\x07b", "ab"),
+            ("a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\b", "alinkb"),
+            ("a\x1b[?2004$pb", "ab"),
+            ("a\x1b[6nb", "ab"),
+            ("a\x1b[cb\x1b[>c\x1b[=c", "ab"),
+            ("a\x1b[21tb", "ab"),
+            ("a\x1b[?1049hb\x1b[?1000h", "ab"),
+            ("a\x1bP$q\"p\x1b\\b", "ab"),
+            ("a\x1b_G...\x1b\\b", "ab"),
+            ("a\x1b^x\x1b\\b\x1bXy\x1b\\", "ab"),
+            ("a\x1bcb\x1b(0", "ab"),
+            ("a\u{9d}52;c;x\u{9c}b\u{9b}6n", "a52;c;xb6n"),
+            ("a\x0e\x0f\x05b", "ab"),
+        ] {
+            assert_eq!(pass(order.as_bytes()), left, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn sequences_and_characters_may_come_in_pieces() {
+        let whole = "é\x1b[31mx\x1b]52;c;AA\x07\u{1f980}".as_bytes();
+        for split in 0..=whole.len() {
+            let mut tame = Tame::default();
+            let mut out = tame.pass(&whole[..split]);
+            out.extend(tame.pass(&whole[split..]));
+            assert_eq!(String::from_utf8(out).unwrap(), "é\x1b[31mx\u{1f980}", "{split}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_left_out() {
+        assert_eq!(pass(b"a\xffb"), "ab");
+    }
+}
