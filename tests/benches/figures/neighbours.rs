@@ -12,7 +12,7 @@ use crate::under_test::Daemon;
 /// How long a bomb goes off before anything is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// A short computation: some 10 ms of an idle processor.
+/// A short computation, of some 20 ms.
 const WORK: &[&str] = &["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"];
 
 /// The bounds of every bomb but where one says otherwise.
@@ -107,7 +107,7 @@ pub fn neighbours(report: &mut Report, daemon: &Daemon, connection: &Connection,
         if !running {
             return Err(format!("{}: it ended before the measurement did", bomb.name).into());
         }
-        for ((alone, beside), command) in alone.iter().zip(&beside).zip(["/bin/true", "10 ms of work"]) {
+        for ((alone, beside), command) in alone.iter().zip(&beside).zip(["/bin/true", "a short computation"]) {
             report.ratio(
                 format!("{command} beside {}: p50", bomb.name),
                 beside.median() / alone.median(),
