@@ -764,8 +764,10 @@ impl Guard {
             // Directories are not opened for writing; devices, FIFOs and sockets are not part of the tree's contents.
             Some(_) => return Ok(Done::Elsewhere),
         }
-        if kind.is_some() && place.must_be_directory {
-            return Err(Errno::NOTDIR);
+        // As the kernel says it: whoever creates does not get as far as looking at what is there.
+        if place.must_be_directory {
+            let creates = flags.contains(OFlags::CREATE);
+            return Err(if creates { Errno::ISDIR } else { Errno::NOTDIR });
         }
         if kind.is_some() && exclusive {
             return Err(Errno::EXIST);
