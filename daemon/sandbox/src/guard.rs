@@ -40,6 +40,7 @@ pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 use caller::Caller;
 use drafts::Drafts;
+pub use gitconfig::try_change;
 pub(crate) use place::Tree;
 use repository::Started;
 use rules::Rules;

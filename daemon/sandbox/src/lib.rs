@@ -42,6 +42,8 @@ mod waiting;
 mod watch;
 mod wire;
 
+#[doc(hidden)]
+pub use guard::try_change as try_git_config;
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use shed::{Needs, Shed, ShedError, shed};

@@ -1,5 +1,5 @@
 //! A fuzz target for each parser of what others write: policies, configuration, requests, the messages between the daemon's
-//! processes, the audit log.
+//! processes, git configuration, the audit log.
 //!
 //! A target takes any bytes and panics when a promise is broken: nothing panics, errors point into the text, what was decoded encodes to
 //! the same. The inputs in `corpus/` are kept because each reaches code that the others do not; `tests/replay.rs` runs
@@ -44,6 +44,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "messages",
         run: fumehood_sandbox::try_decoders,
+    },
+    Target {
+        name: "git-config",
+        run: fumehood_sandbox::try_git_config,
     },
     Target {
         name: "audit",

@@ -132,6 +132,11 @@ fn any_message_between_the_processes_is_taken_or_refused() {
 }
 
 #[test]
+fn any_change_of_git_configuration_is_refused_or_brings_no_program() {
+    replay("git-config");
+}
+
+#[test]
 fn any_audit_log_is_verified_and_opened_or_refused() {
     replay("audit");
 }

@@ -290,9 +290,8 @@ class Tests:
                 continue
             held = ended.returncode == 125 and not mark.exists()
             self.check(f"a policy that requires {protection} is refused here", held, (ended.returncode, ended.stderr))
-            # The message names the protection and leads to the remedy, itself or by way of doctor.
             words = protection in ended.stderr or protection.replace("-", " ") in ended.stderr
-            self.check(f"the refusal names {protection} and where the remedy is told", words and "doctor" in ended.stderr, ended.stderr)
+            self.check(f"the refusal names {protection} and what helps", words and "what helps:" in ended.stderr, ended.stderr)
 
     # --- files ---
 

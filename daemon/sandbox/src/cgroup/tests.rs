@@ -394,7 +394,11 @@ fn sweeping_removes_the_cgroups_of_dead_daemons_and_no_others() {
     // A v2 cgroup below one without controllers takes processes as well.
     fs::write(inner.join("cgroup.procs"), left_behind.0.id().to_string()).unwrap();
 
-    let (mut removed, failed) = fixture.backend.sweep();
+    // The machine may hold cgroups of daemons that died before this test, here and in other hierarchies: those are swept too.
+    let made = [&stale, &recycled, &living, &elsewhere, &container, &unknown];
+    let (mut removed, mut failed) = fixture.backend.sweep();
+    removed.retain(|path| made.contains(&path));
+    failed.retain(|error| made.iter().any(|path| error.to_string().contains(&*path.to_string_lossy())));
     removed.sort();
     let mut expected = vec![stale.clone(), recycled.clone()];
     expected.extend(sees_all.then(|| elsewhere.clone()));

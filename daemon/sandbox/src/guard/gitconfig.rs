@@ -112,6 +112,37 @@ pub(crate) fn programs(config: &[u8]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// Judges a change of configuration: what was there before, a NUL byte, what is to be there. Panics when one is accepted that makes another
+/// program run than before, that would be refused if it were made once more, or that leaves a control character in a
+/// refusal. For fuzzing.
+pub fn try_change(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    let (old, new) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let nowhere = Place {
+        worktree_allowed: &|_| false,
+        local_url_allowed: &|_| false,
+    };
+    if let Err(refused) = check(Some(old), new, &nowhere) {
+        assert!(!refused.to_string().contains(char::is_control), "{refused:?}");
+        return;
+    }
+    // What a section is about may have another name now: its programs are the same.
+    let all = |config| {
+        let unnamed = |(key, value): (String, Vec<u8>)| {
+            let (section, last) = (key.split('.').next(), key.rsplit('.').next());
+            (section.map(str::to_owned), last.map(str::to_owned), value)
+        };
+        programs(config).into_iter().map(unnamed).collect::<Vec<_>>()
+    };
+    let mut before = all(old);
+    for program in all(new) {
+        let known = before.iter().position(|known| *known == program);
+        let known = known.unwrap_or_else(|| panic!("{program:?} was let in"));
+        before.remove(known);
+    }
+    check(Some(new), new, &nowhere).expect("no change at all");
+}
+
 /// A name for people: nothing in it can steer a terminal.
 fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name)

@@ -137,8 +137,12 @@ pub(super) enum Links {
 
 /// Finds where a path argument leads. `None`: not into a guarded tree, or nowhere; the kernel shall say.
 pub(super) fn find(trees: &[Tree], caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
-    let path = caller.string(at.address)?;
-    find_path(trees, caller, at.directory, &path, links)
+    match caller.string(at.address) {
+        Ok(path) => find_path(trees, caller, at.directory, &path, links),
+        // A program whose file may be executed and not read is out of init's reach as well.
+        Err(Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// As [`find`], with the path already read.
