@@ -398,7 +398,10 @@ fn sweeping_removes_the_cgroups_of_dead_daemons_and_no_others() {
     let made = [&stale, &recycled, &living, &elsewhere, &container, &unknown];
     let (mut removed, mut failed) = fixture.backend.sweep();
     removed.retain(|path| made.contains(&path));
-    failed.retain(|error| made.iter().any(|path| error.to_string().contains(&*path.to_string_lossy())));
+    failed.retain(|error| {
+        made.iter()
+            .any(|path| error.to_string().contains(&*path.to_string_lossy()))
+    });
     removed.sort();
     let mut expected = vec![stale.clone(), recycled.clone()];
     expected.extend(sees_all.then(|| elsewhere.clone()));
