@@ -282,7 +282,10 @@ fn denial(denial: &Denial) -> String {
         Some(Subject::Path(path)) => format!("{operation} {}", text(path)),
         Some(Subject::SystemCall(name)) => format!("system call {}", text(name.as_bytes())),
         Some(Subject::Address(address)) if address.is_empty() => "connect to a host outside".to_owned(),
-        Some(Subject::Address(address)) => format!("{operation} to {}", text(address.as_bytes())),
+        Some(Subject::Address(address)) => {
+            let preposition = if operation == "listen" { "on" } else { "to" };
+            format!("{operation} {preposition} {}", text(address.as_bytes()))
+        }
         None => operation.clone(),
     };
     let protection = self::protection(*protection).replace(' ', "-");

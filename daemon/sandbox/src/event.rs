@@ -113,6 +113,13 @@ pub enum Subject {
         /// Whether the profile `default` would have let it through.
         default_allows: bool,
     },
+    /// A TCP port of the machine's network that the policy does not list ([`Protection::Network`]).
+    Port {
+        /// What was to be connected to or listened on.
+        address: std::net::SocketAddr,
+        /// Whether to be listened on.
+        listens: bool,
+    },
 }
 
 /// How the main process ended.

@@ -22,6 +22,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::command::{self, Confinement};
 use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::guard::{self, Guard};
+use crate::ports::{self, Ports};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
@@ -151,7 +152,8 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     // Only now, so that the namespace's root is the sandbox's own cgroup.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
-    drop_privileges(guard.is_some() || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
+    let ports = Ports::of(&spec.network).filter(|_| birth.can_guard && rights::tells_ports());
+    drop_privileges(guard.is_some() || ports.is_some() || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
         .map_err(fail(Privileges, "drop capabilities"))?;
     if guard.is_some() {
         limit_own_files(&spec.limits).map_err(fail(Protection::Resources, "setrlimit"))?;
@@ -162,8 +164,10 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
         path: Vec::new(),
     })?;
-    let watched = if guard.is_some() { guard::WATCHED } else { &[] };
-    let filters = seccomp::compile_told(spec.syscalls, watched).map_err(|error| Failure {
+    let mut watched = Vec::new();
+    watched.extend_from_slice(if guard.is_some() { guard::WATCHED } else { &[] });
+    watched.extend_from_slice(if ports.is_some() { ports::WATCHED } else { &[] });
+    let filters = seccomp::compile_told(spec.syscalls, &watched).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
         stage: format!("compile the filter: {error}"),
         errno: 0,
@@ -176,7 +180,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         enforcement,
         rights,
         filters,
-        waiting: Waiting::new(spec.syscalls, guard),
+        waiting: Waiting::new(spec.syscalls, guard, ports),
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,

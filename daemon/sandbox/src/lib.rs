@@ -11,6 +11,7 @@
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
 //! waiting.rs    calls that wait for init: refused and told, or the guard's
+//! ports.rs      refused ports, told
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
 //! watch.rs      limits that init holds by looking
@@ -29,6 +30,7 @@ mod handle;
 mod idmap;
 mod init;
 mod launcher;
+mod ports;
 mod rights;
 mod scratch;
 pub mod seccomp;

@@ -70,6 +70,11 @@ pub(crate) fn prepare(rules: &[(PathBuf, Right)], network: &Network) -> Result<R
     })
 }
 
+/// Whether lists of ports are enforced here.
+pub(crate) fn tells_ports() -> bool {
+    sys::landlock_abi() >= PORTS_FROM
+}
+
 /// The TCP accesses that are restricted, with the ports that remain.
 fn restricted(network: &Network) -> Vec<(AccessNet, &[u16])> {
     let Network::Host { connect, bind } = network else {

@@ -1,8 +1,8 @@
 //! Calls that wait in the kernel for init's answer (seccomp user notification).
 //!
 //! First comes what the profile refuses: number and arguments of a notification are copies in the kernel, so init answers as the
-//! filter itself would have, and tells. Only then may the guard look at a call. Whatever else waits is let go on: the filter
-//! notifies nothing but refusals and what the guard asked for.
+//! filter itself would have, and tells. Only then may others look at a call: who tells of refused ports, and the guard. Whatever
+//! else waits is let go on: the filter notifies nothing but refusals and what these two asked for.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,7 @@ use nix::sys::wait::WaitStatus;
 use crate::command::Report;
 use crate::event::{Denial, Subject};
 use crate::guard::{Guard, Refusal};
+use crate::ports::Ports;
 use crate::seccomp::{self, Call, Notify};
 use crate::spec::Syscalls;
 use crate::sys::notify::{self, Answer, Notification};
@@ -38,16 +39,18 @@ const MAX_RULE_CHARS: usize = 512;
 pub(crate) struct Waiting {
     profile: Syscalls,
     guard: Option<Guard>,
+    ports: Option<Ports>,
     /// What was told already.
     told: HashSet<Denial>,
     refusals: u64,
 }
 
 impl Waiting {
-    pub(crate) fn new(profile: Syscalls, guard: Option<Guard>) -> Self {
+    pub(crate) fn new(profile: Syscalls, guard: Option<Guard>, ports: Option<Ports>) -> Self {
         Waiting {
             profile,
             guard,
+            ports,
             told: HashSet::new(),
             refusals: 0,
         }
@@ -62,18 +65,19 @@ impl Waiting {
     pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Denial> {
         // ENOENT: the caller was killed meanwhile.
         let call = notify::receive(listener).ok()?;
-        let denial = match judge(self.profile, &call) {
-            Some((errno, denial)) => {
-                let _ = notify::answer(listener, call.id, Answer::Error(errno));
-                denial
-            }
-            None => match &mut self.guard {
-                Some(guard) => of_path(guard.serve(listener, call)?),
-                None => {
-                    let _ = notify::answer(listener, call.id, Answer::Continue);
-                    return None;
-                }
-            },
+        let port = || self.ports.as_ref()?.refused(listener, &call);
+        let denial = if let Some((errno, denial)) = judge(self.profile, &call) {
+            let _ = notify::answer(listener, call.id, Answer::Error(errno));
+            denial
+        } else if let Some(denial) = port() {
+            // Landlock refuses it.
+            let _ = notify::answer(listener, call.id, Answer::Continue);
+            denial
+        } else if let Some(guard) = &mut self.guard {
+            of_path(guard.serve(listener, call)?)
+        } else {
+            let _ = notify::answer(listener, call.id, Answer::Continue);
+            return None;
         };
         self.refusals += 1;
         Some(denial).filter(|denial| self.is_news(denial))
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn each_refusal_is_told_once_and_a_flood_is_only_counted() {
-        let mut waiting = Waiting::new(Syscalls::Default, None);
+        let mut waiting = Waiting::new(Syscalls::Default, None, None);
         let denial = |n: usize| Denial {
             subject: Subject::Path(n.to_string().into_bytes()),
             rule: "rule".to_owned(),

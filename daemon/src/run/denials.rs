@@ -141,6 +141,19 @@ fn of_init(sandbox_event::Denial { subject, rule }: sandbox_event::Denial) -> De
             let (protection, operation) = (Protection::SystemCalls, Operation::Call);
             (protection, operation, remedy, Subject::SystemCall(name))
         }
+        sandbox_event::Subject::Port { address, listens } => {
+            let (operation, key) = match listens {
+                true => (Operation::Listen, "bind"),
+                false => (Operation::Connect, "connect"),
+            };
+            let remedy = format!("network.tcp-{key} with {}", address.port());
+            (
+                Protection::Network,
+                operation,
+                remedy,
+                Subject::Address(address.to_string()),
+            )
+        }
     };
     Denial {
         protection,

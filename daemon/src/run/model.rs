@@ -149,6 +149,8 @@ pub enum Operation {
     Call,
     /// To reach a host.
     Connect,
+    /// To listen on a port of the machine.
+    Listen,
 }
 
 impl Operation {
@@ -160,6 +162,7 @@ impl Operation {
             Operation::Read => "read",
             Operation::Call => "call",
             Operation::Connect => "connect",
+            Operation::Listen => "listen",
         }
     }
 }

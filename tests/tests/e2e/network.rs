@@ -118,6 +118,18 @@ fn ports_of_the_machines_network_can_be_chosen() {
         let ended = python(house, &policy, &script);
         ended.expect(0);
         assert_eq!(ended.out(), "connected\nEACCES\nEACCES\nENOTSUP\n");
+        // Each is explained, and what was let through is not.
+        let failing = format!("{script}raise SystemExit(1)");
+        let err = python(house, &policy, &failing).err();
+        let (one, other) = (one.1, other.1);
+        for line in [
+            format!("denied: connect to 127.0.0.1:{other} (network: network.tcp-connect does not list the port)"),
+            format!("allowed by: network.tcp-connect with {other} in the policy"),
+            "denied: listen on 127.0.0.1:0 (network: network.tcp-bind does not list the port)".to_owned(),
+        ] {
+            assert!(err.contains(&line), "{line}\n{err}");
+        }
+        assert!(!err.contains(&format!("127.0.0.1:{one}")), "{err}");
     });
 }
 
