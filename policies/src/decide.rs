@@ -3,14 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Filesystem, Limits, Network, Policy, Protection, SyscallProfile};
-
-/// Which tool asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
-    /// An argument vector of the caller's.
-    Shell,
-}
+use crate::environment::matches_any;
+use crate::model::{Arguments, Filesystem, Limits, Network, Policy, Protection, Syscalls, Tool};
 
 /// What a caller asks, as far as a policy cares.
 #[derive(Clone, Debug)]
@@ -68,13 +62,26 @@ pub struct Grants {
     /// The network.
     pub network: Network,
     /// System calls.
-    pub syscalls: SyscallProfile,
+    pub syscalls: Syscalls,
     /// The bounds in force, policy and request taken together.
     pub limits: Limits,
     /// The environment as far as policy and request say; the daemon adds HOME, USER and the like where still missing.
     pub env: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Patterns of names that the command must not have, whoever sets them: see [`removes`](Grants::removes).
+    pub remove: Vec<String>,
     /// Required protections.
     pub required: Vec<Protection>,
+    /// Protections whose absence is said.
+    pub preferred: Vec<Protection>,
+    /// What the audit log keeps of the command line.
+    pub arguments: Arguments,
+}
+
+impl Grants {
+    /// Whether a variable is one that the command must not have.
+    pub fn removes(&self, name: &[u8]) -> bool {
+        matches_any(&self.remove, name)
+    }
 }
 
 /// Why not.
@@ -94,12 +101,15 @@ impl Policy {
     /// nothing; it does not mean unlimited. `argv` is not looked at yet: a policy has no rules about commands.
     pub fn decide(&self, request: &Request<'_>) -> Decision {
         let Request {
-            tool: Tool::Shell,
+            tool,
             argv: _,
             caller_env,
             env,
             limits,
         } = request;
+        if let Some(denial) = self.refuses_tool(*tool).or_else(|| self.refuses_variable(env)) {
+            return Decision::Denied(denial);
+        }
         let limits = match self.tighten(limits) {
             Ok(limits) => limits,
             Err(denial) => return Decision::Denied(denial),
@@ -107,11 +117,45 @@ impl Policy {
         Decision::Allowed(Box::new(Grants {
             filesystem: self.filesystem.clone(),
             network: self.network.clone(),
-            syscalls: self.syscalls,
+            syscalls: self.syscalls.clone(),
             limits,
             env: self.environment.build(caller_env, env),
+            remove: self.environment.remove.clone(),
             required: self.protections.required.clone(),
+            preferred: self.protections.preferred.clone(),
+            arguments: self.audit.arguments,
         }))
+    }
+
+    fn refuses_tool(&self, tool: Tool) -> Option<Denial> {
+        if self.tools.contains(&tool) {
+            return None;
+        }
+        let names: Vec<_> = self.tools.iter().map(|tool| tool.name()).collect();
+        let allowed = match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
+        };
+        let (tool, policy) = (tool.name(), &self.name);
+        Some(Denial {
+            rule: "tools".to_owned(),
+            explanation: format!(
+                "the request uses the tool `{tool}`, policy `{policy}` allows {allowed}; add \"{tool}\" to tools in the policy"
+            ),
+        })
+    }
+
+    /// A variable that the request sets and the policy takes away: said, not dropped in silence.
+    fn refuses_variable(&self, env: &[(Vec<u8>, Vec<u8>)]) -> Option<Denial> {
+        let (name, _) = env.iter().find(|(name, _)| self.environment.removes(name))?;
+        let name = crate::error::quoted(&String::from_utf8_lossy(name));
+        let policy = &self.name;
+        Some(Denial {
+            rule: "environment.remove".to_owned(),
+            explanation: format!(
+                "the request sets {name}, which policy `{policy}` lets no command have; ask without it, or take it out of environment.remove"
+            ),
+        })
     }
 
     /// The policy's bounds with the request's in their place where those are as tight or tighter.
@@ -189,7 +233,7 @@ impl Looser<'_> {
 }
 
 /// A duration as a policy writes it: the largest unit that is exact.
-fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
         _ if !duration.subsec_nanos().is_multiple_of(1_000_000) => format!("{duration:?}"),
@@ -202,7 +246,7 @@ fn duration(duration: Duration) -> String {
 }
 
 /// A size as a policy writes it: the largest unit that is exact.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     UNITS
         .iter()

@@ -49,8 +49,29 @@ fn any_case(a: &[u8], b: &[u8]) -> bool {
     a.eq_ignore_ascii_case(b)
 }
 
+/// Whether one of the patterns matches, in any case.
+pub(crate) fn matches_any(patterns: &[String], name: &[u8]) -> bool {
+    patterns
+        .iter()
+        .any(|pattern| NamePattern::new(pattern).matches(name, any_case))
+}
+
+/// Whether every name that `inner` of `pass` matches is matched by `outer`.
+pub(crate) fn pass_covers(outer: &str, inner: &str) -> bool {
+    match (outer.strip_suffix('*'), inner.strip_suffix('*')) {
+        (None, None) => outer == inner,
+        (None, Some(_)) => false,
+        (Some(start), inner_start) => inner_start.unwrap_or(inner).starts_with(start),
+    }
+}
+
 impl Environment {
-    /// Whether a variable of the caller is passed on: some `pass` matches and no `never` does.
+    /// Whether no command may have a variable, whoever sets it.
+    pub fn removes(&self, name: &[u8]) -> bool {
+        matches_any(&self.remove, name)
+    }
+
+    /// Whether a variable of the caller is passed on: some `pass` matches and no `never` and no `remove` does.
     ///
     /// `pass` matches exactly; `never` ignores the case of ASCII letters, because `http_proxy_password` is as secret
     /// as `HTTP_PROXY_PASSWORD`.
@@ -58,10 +79,8 @@ impl Environment {
         self.pass
             .iter()
             .any(|pattern| NamePattern::new(pattern).matches(name, same_case))
-            && !self
-                .never
-                .iter()
-                .any(|pattern| NamePattern::new(pattern).matches(name, any_case))
+            && !matches_any(&self.never, name)
+            && !self.removes(name)
     }
 
     /// The variables of a command: the request's own over `set` over what passes of the caller's. Within one list a
@@ -72,7 +91,8 @@ impl Environment {
             .set
             .iter()
             .map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()));
-        passed.chain(set).chain(request.iter().cloned()).collect()
+        let all = passed.chain(set).chain(request.iter().cloned());
+        all.filter(|(name, _)| !self.removes(name)).collect()
     }
 }
 
@@ -89,6 +109,7 @@ mod tests {
         Environment {
             pass: list(pass),
             never: list(never),
+            remove: Vec::new(),
             set,
         }
     }
@@ -175,5 +196,31 @@ mod tests {
         let token = variables(&[("A_TOKEN", "x")]);
         assert!(environment.build(&token, &[]).is_empty());
         assert_eq!(environment.build(&[], &token).len(), 1);
+    }
+
+    #[test]
+    fn what_is_removed_is_in_no_environment() {
+        let removing = Environment {
+            remove: vec!["PAGER".into(), "X_*".into()],
+            ..environment(&["PAGER", "x_1", "A"], &[], &[("X_2", "set"), ("B", "set")])
+        };
+        let caller = variables(&[("PAGER", "less"), ("x_1", "caller"), ("A", "caller")]);
+        let built = removing.build(&caller, &variables(&[("pager", "more")]));
+        assert_eq!(built.into_keys().collect::<Vec<_>>(), [b"A".to_vec(), b"B".to_vec()]);
+    }
+
+    #[test]
+    fn one_pattern_covers_another() {
+        for (outer, inner, expected) in [
+            ("A", "A", true),
+            ("A", "B", false),
+            ("A*", "AB", true),
+            ("A*", "A*", true),
+            ("A*", "AB*", true),
+            ("AB*", "A*", false),
+            ("A", "A*", false),
+        ] {
+            assert_eq!(pass_covers(outer, inner), expected, "{outer} {inner}");
+        }
     }
 }

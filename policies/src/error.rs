@@ -192,6 +192,12 @@ fn locate(source: &str, offset: usize) -> ParseError {
     }
 }
 
+/// Line and column of a byte offset, both from 1.
+pub(crate) fn position(source: &str, offset: usize) -> (u32, u32) {
+    let place = locate(source, offset);
+    (place.line, place.column)
+}
+
 /// The part of a line around a column, and the column in it.
 fn window(text: &str, column: usize) -> (String, usize) {
     let length = text.chars().count();

@@ -1,43 +1,50 @@
 //! The model of a policy: what a checked file says.
 //!
-//! Small on purpose. The full language (command rules, presets, layering) grows here; `daemon/src/lower.rs`
-//! is the other end of the seam.
+//! `daemon/src/lower.rs` is the other end of the seam.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::words::words;
 
-/// A policy that was parsed and checked.
+/// A policy that was read, put together from what it extends, and checked.
 ///
 /// # What an absent key means
 ///
-/// `version` and `name` are required. Leaving out any other key never gives more than the built-in policy `default`:
+/// `version` and `name` are required. Leaving out any other key never gives more than the built-in policy `default`
+/// ([`KEYS`](crate::KEYS) says it of each):
 ///
 /// - an absent **grant** is nothing or the least: `filesystem.workspace` is `"read"`, `filesystem.home` is `"empty"`,
-///   `filesystem.tmp` is `false`, and `filesystem.read`, `filesystem.write`, `environment.pass` and `environment.set`
-///   are empty; `network.mode` is `"loopback"` and `syscalls.profile` is `"default"`;
-/// - an absent **restriction** is that of `default`: every key of `limits`, `filesystem.shm`, `filesystem.hide`,
-///   `filesystem.hide-in-home`, `filesystem.protect`, `filesystem.git`, `environment.never` and `protections.required`. Who wants none writes `[]` or, where
-///   that is allowed, `"unlimited"`.
+///   `filesystem.tmp` is `false`, `approvals.self` is `"never"`, lists are empty; `network.mode` is `"loopback"`,
+///   `syscalls.profile` is `"default"`, and `tools` are all;
+/// - an absent **restriction** is that of `default`. Who wants none writes `[]` or, where that is allowed, `"unlimited"`.
+///
+/// Absent is what neither the file nor anything that it extends states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Its name: 1 to 64 of `a-z 0-9 -`.
     pub name: String,
     /// What it is for, in one line.
     pub description: String,
+    /// The tools that may be used, sorted.
+    pub tools: Vec<Tool>,
     /// The file tree.
     pub filesystem: Filesystem,
     /// The network.
     pub network: Network,
     /// Which system calls are refused.
-    pub syscalls: SyscallProfile,
+    pub syscalls: Syscalls,
     /// Bounds.
     pub limits: Limits,
     /// The environment.
     pub environment: Environment,
     /// Which protections a run cannot do without, and which it should have.
     pub protections: Protections,
+    /// How questions to people are answered.
+    pub approvals: Approvals,
+    /// What is written down.
+    pub audit: Audit,
     /// SHA-256 of the canonical form: equal policies have equal digests whatever their comments and order of keys.
     pub digest: Digest,
 }
@@ -45,33 +52,38 @@ pub struct Policy {
 /// The file tree that a command sees. Each list is sorted (a directory before what is below it), each path once, and has
 /// at most 1024 entries.
 ///
-/// `/`, `/proc`, `/dev` and `/sys` are in neither `read` nor `write`: the sandbox makes its own.
+/// `/`, `/proc`, `/dev` and `/sys` are in no grant: the sandbox makes its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
     /// What may be done in the workspace.
     pub workspace: WorkspaceAccess,
     /// The caller's home directory.
     pub home: Home,
-    /// Paths that are readable and executable, never writable: absolute, or starting with `${home}` or `${workspace}`.
+    /// Paths that are read and executed.
+    pub execute: Vec<PathPattern>,
+    /// Paths that are read and listed.
     pub read: Vec<PathPattern>,
-    /// Paths that are writable as well.
+    /// Paths that are read and written.
     pub write: Vec<PathPattern>,
-    /// Paths below the home directory that are not seen, relative to it. Holds for `home = "copy-on-write"`.
-    pub hide_in_home: Vec<String>,
-    /// Absolute paths below granted system paths that are not seen: always [`PathPattern::Absolute`].
+    /// Directories that are read and written, and whose changes vanish with the sandbox.
+    pub copy_on_write: Vec<PathPattern>,
+    /// Whether `/tmp` and `/var/tmp` exist (private, on disk, for the life of the sandbox).
+    pub tmp: bool,
+    /// Paths that are not seen: absolute, or below the home. Holds outside the workspace.
     pub hide: Vec<PathPattern>,
+    /// Paths that are never written.
+    pub read_only: Vec<PathPattern>,
     /// Paths that cannot be made, changed, moved or removed, relative to the workspace and to the root of every repository in it (and in what
     /// `write` lists): by them programs outside are made to run something.
     pub protect: Vec<String>,
     /// Whether git's own files are protected as well.
     pub git: GitAccess,
-    /// Whether `/tmp` and `/var/tmp` exist (private, on disk, for the life of the sandbox).
-    pub tmp: bool,
     /// Size of the private `/dev/shm`, in bytes. Never 0, which a tmpfs would take for unlimited.
     pub shm_bytes: u64,
 }
 
-/// A path in a policy, normalised: no `.`, `..`, doubled or trailing `/`, no control character, at most 4095 bytes.
+/// A path in a policy, normalised: no `.`, `..`, doubled or trailing `/`, no control character, at most 4095 bytes. `*` and `?` in a name
+/// stand for any part and any character of one name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathPattern {
     /// From the root: `/usr`.
@@ -83,7 +95,7 @@ pub enum PathPattern {
 }
 
 /// What may be done in the workspace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkspaceAccess {
     /// Read, list and execute.
     #[default]
@@ -92,8 +104,10 @@ pub enum WorkspaceAccess {
     Write,
 }
 
+words!(WorkspaceAccess { Read = "read", Write = "write" });
+
 /// What may be done to the files of git repositories in writable trees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GitAccess {
     /// Everything but what makes git run programs outside: hooks, configuration other than harmless one, and what leads git to another
     /// repository's.
@@ -103,15 +117,19 @@ pub enum GitAccess {
     Open,
 }
 
+words!(GitAccess { Guarded = "guarded", Open = "open" });
+
 /// What a command sees at its home directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Home {
     /// An empty private directory.
     #[default]
     Empty,
-    /// A copy-on-write view of the real one, with `hide_in_home` hidden; changes vanish with the sandbox.
+    /// A copy-on-write view of the real one, without what is hidden; changes vanish with the sandbox.
     CopyOnWrite,
 }
+
+words!(Home { Empty = "empty", CopyOnWrite = "copy-on-write" });
 
 /// The network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,16 +155,62 @@ pub struct Ports {
     pub bind: Option<Vec<u16>>,
 }
 
-/// Which system calls are allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SyscallProfile {
-    /// What development tools need, debuggers, browsers and databases among them.
+/// The modes of [`Network`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkMode {
+    /// [`Network::None`]
+    None,
+    /// [`Network::LoopbackSilent`]
+    LoopbackSilent,
+    /// [`Network::Loopback`]
     #[default]
-    Default,
+    Loopback,
+    /// [`Network::Host`]
+    Host,
+}
+
+words!(NetworkMode {
+    None = "none",
+    LoopbackSilent = "loopback-silent",
+    Loopback = "loopback",
+    Host = "host-without-isolation",
+});
+
+impl Network {
+    /// Its mode.
+    pub const fn mode(&self) -> NetworkMode {
+        match self {
+            Network::None => NetworkMode::None,
+            Network::LoopbackSilent => NetworkMode::LoopbackSilent,
+            Network::Loopback => NetworkMode::Loopback,
+            Network::Host(_) => NetworkMode::Host,
+        }
+    }
+}
+
+/// Which system calls are allowed. The names are the kernel's; whether a call of that name exists, the daemon says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Syscalls {
+    /// The profile.
+    pub profile: SyscallProfile,
+    /// Calls that are allowed beside it. Sorted.
+    pub allow: Vec<String>,
+    /// Calls that are refused whatever else is said. Sorted.
+    pub deny: Vec<String>,
+}
+
+/// A profile of system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SyscallProfile {
     /// What shells, git, compilers, interpreters and package managers need to build and test; no debugger, no System V IPC, no
     /// files without a name, no netlink.
     Strict,
+    /// What development tools need, debuggers, browsers and databases among them.
+    #[default]
+    Default,
 }
+
+words!(SyscallProfile { Strict = "strict", Default = "default" });
 
 /// Bounds. `None` is unlimited, which a file says in that word; an absent key is the built-in policy `default`'s number.
 ///
@@ -189,6 +253,8 @@ pub struct Environment {
     /// Names never passed on from the caller, whatever `pass` says; `*` at the start, the end or both stands for any
     /// rest: `*_TOKEN`, `AWS_*`, `*SECRET*`. The case of ASCII letters does not matter. Sorted.
     pub never: Vec<String>,
+    /// Names that no command has, whoever sets them; patterns as in `never`. Sorted.
+    pub remove: Vec<String>,
     /// Set for every command. Names are of `A-Z a-z 0-9 _` and do not begin with a digit; values hold no NUL.
     pub set: BTreeMap<String, String>,
 }
@@ -226,38 +292,77 @@ pub enum Protection {
 pub struct Protections {
     /// A run that cannot have one of these fully active does not start. Sorted, each once.
     pub required: Vec<Protection>,
+    /// A run that cannot have one of these starts, and says so. Sorted, each once.
+    pub preferred: Vec<Protection>,
 }
 
-impl Protection {
-    /// Every protection, in the order of the model.
-    pub const ALL: [Self; 11] = [
-        Self::FilesystemView,
-        Self::FilesystemRights,
-        Self::ProtectedPaths,
-        Self::Processes,
-        Self::Network,
-        Self::Ipc,
-        Self::SystemCalls,
-        Self::Privileges,
-        Self::Resources,
-        Self::Descriptors,
-        Self::Environment,
-    ];
-
-    /// The word that a policy file uses.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FilesystemView => "filesystem-view",
-            Self::FilesystemRights => "filesystem-rights",
-            Self::ProtectedPaths => "protected-paths",
-            Self::Processes => "processes",
-            Self::Network => "network",
-            Self::Ipc => "ipc",
-            Self::SystemCalls => "system-calls",
-            Self::Privileges => "privileges",
-            Self::Resources => "resources",
-            Self::Descriptors => "descriptors",
-            Self::Environment => "environment",
-        }
-    }
+/// Which tool asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tool {
+    /// An argument vector of the caller's.
+    Shell,
+    /// A test runner, with structured results.
+    Test,
+    /// git, with structured results.
+    Git,
 }
+
+words!(Tool { Shell = "shell", Test = "test", Git = "git" });
+
+/// How questions to people are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Approvals {
+    /// How long a question waits for its answer; then it is "no". 1 ms to 365 days.
+    pub wait: Duration,
+    /// Whether who asks may answer.
+    pub own: SelfApproval,
+}
+
+/// Whether who asks may answer: the key `approvals.self`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SelfApproval {
+    /// No.
+    #[default]
+    Never,
+    /// From a terminal, where a person sits.
+    Terminal,
+    /// Yes.
+    Always,
+}
+
+words!(SelfApproval { Never = "never", Terminal = "terminal", Always = "always" });
+
+/// What the audit log keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Of a command line.
+    pub arguments: Arguments,
+}
+
+/// What the audit log keeps of a command line. To write more down is stricter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arguments {
+    /// All, without what looks like a secret.
+    #[default]
+    Full,
+    /// The program, and how many arguments it had.
+    Program,
+    /// SHA-256 of the whole.
+    Digest,
+}
+
+words!(Arguments { Full = "full", Program = "program", Digest = "digest" });
+
+words!(Protection {
+    FilesystemView = "filesystem-view",
+    FilesystemRights = "filesystem-rights",
+    ProtectedPaths = "protected-paths",
+    Processes = "processes",
+    Network = "network",
+    Ipc = "ipc",
+    SystemCalls = "system-calls",
+    Privileges = "privileges",
+    Resources = "resources",
+    Descriptors = "descriptors",
+    Environment = "environment",
+});

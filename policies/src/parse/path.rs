@@ -3,6 +3,7 @@
 use super::Problem;
 use crate::error::quoted;
 use crate::model::PathPattern;
+use crate::pattern::matches_name;
 
 /// `PATH_MAX` of Linux without its NUL.
 const MAX_PATH_BYTES: usize = 4095;
@@ -11,24 +12,32 @@ const MAX_NAME_BYTES: usize = 255;
 
 const HOME: &str = "${home}";
 const WORKSPACE: &str = "${workspace}";
+/// Where programs keep caches by the XDG base directory specification, and what it stands for.
+const CACHE: (&str, &str) = ("${cache}", ".cache");
+/// The sandbox's own, and what it stands for.
+const TMP: (&str, &str) = ("${tmp}", "/tmp");
 
-/// What a shell would expand. Taken literally it would protect or grant nothing, and say nothing about it.
-const PATTERN_CHARS: [char; 6] = ['*', '?', '[', ']', '{', '}'];
+/// What a shell would expand and a policy does not. Taken literally it would protect or grant nothing, and say nothing about it.
+const OTHER_PATTERNS: [char; 4] = ['[', ']', '{', '}'];
+/// What a policy expands.
+const WILDCARDS: [char; 2] = ['*', '?'];
 
 /// Trees that the sandbox makes its own: granting the machine's would undo that.
 const OWN_TREES: [&str; 3] = ["/proc", "/dev", "/sys"];
 
-/// A path of `read` or `write`.
+/// A path that is given.
 pub(super) fn granted(text: &str) -> Result<PathPattern, Problem> {
+    no_tmp(text, "write `tmp = true` instead: the sandbox has a /tmp of its own")?;
     let pattern = pattern(text)?;
     if let PathPattern::Absolute(path) = &pattern {
-        if path == "/" {
+        if path == "/" || path.starts_with("/*") && !path[1..].contains('/') {
             return Err(Problem::new(
                 "the whole file tree cannot be granted",
                 "list the directories below it that are needed: \"/usr\", \"/etc\"",
             ));
         }
-        if let Some(tree) = OWN_TREES.iter().find(|tree| is_below(path, tree)) {
+        let first = path[1..].split('/').next().unwrap_or_default();
+        if let Some(tree) = OWN_TREES.iter().find(|tree| matches_name(first, &tree[1..])) {
             return Err(Problem::new(
                 format!("the machine's `{tree}` cannot be granted"),
                 "remove it: a sandbox has its own /proc, /dev and /sys",
@@ -40,6 +49,7 @@ pub(super) fn granted(text: &str) -> Result<PathPattern, Problem> {
 
 /// A path of `hide`.
 pub(super) fn hidden(text: &str) -> Result<PathPattern, Problem> {
+    no_tmp(text, "remove it: nothing lies in the sandbox's own /tmp when it starts")?;
     match pattern(text)? {
         PathPattern::Absolute(path) if path == "/" => Err(Problem::new(
             "the whole file tree cannot be hidden",
@@ -49,48 +59,76 @@ pub(super) fn hidden(text: &str) -> Result<PathPattern, Problem> {
             "the home directory cannot be hidden",
             "write `home = \"empty\"` instead",
         )),
-        PathPattern::Home(path) => {
-            let help = format!("write \"{}\" in `hide-in-home` instead", quoted(&path));
-            Err(Problem::new("this is a path of the home directory", help))
-        }
         PathPattern::Workspace(_) => Err(Problem::new(
             "nothing in the workspace can be hidden",
             "remove it: what is mounted over a file of a repository shows up in `git status`",
         )),
-        absolute => Ok(absolute),
+        other => Ok(other),
     }
 }
 
-/// A path of `hide-in-home`.
-pub(super) fn hidden_in_home(text: &str) -> Result<String, Problem> {
-    for prefix in ["~/", "${home}/", "$HOME/"] {
-        if let Some(rest) = text.strip_prefix(prefix) {
-            let help = format!("write \"{}\"", quoted(rest));
-            return Err(Problem::new(
-                "paths here are relative to the home directory already",
-                help,
-            ));
-        }
-    }
-    check_characters(text)?;
-    if text.starts_with('/') {
-        return Err(Problem::new(
-            format!("`{}` is not relative to the home directory", quoted(text)),
-            "write \".ssh\" for a path of the home directory; others belong in `hide`",
-        ));
-    }
-    if text.contains('$') {
-        return Err(Problem::new(
-            "variables are not expanded here",
-            "write a path relative to the home directory",
-        ));
-    }
-    match normalised(text)? {
-        path if path.is_empty() => Err(Problem::new(
-            "this is the whole home directory",
-            "write `home = \"empty\"` instead",
+/// A path of `read-only`.
+pub(super) fn read_only(text: &str) -> Result<PathPattern, Problem> {
+    no_tmp(text, "remove it: nothing lies in the sandbox's own /tmp when it starts")?;
+    match pattern(text)? {
+        PathPattern::Absolute(path) if path == "/" => Err(Problem::new(
+            "the whole file tree cannot be read-only",
+            "leave `write` empty, and write `workspace = \"read\"`",
         )),
-        path => Ok(path),
+        PathPattern::Workspace(path) if path.is_empty() => Err(Problem::new(
+            "this is the whole workspace",
+            "write `workspace = \"read\"` instead",
+        )),
+        other => Ok(other),
+    }
+}
+
+/// A path that an expectation is about.
+pub(super) fn tried(text: &str) -> Result<PathPattern, Problem> {
+    let in_tmp = text
+        .strip_prefix(TMP.0)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let pattern = match in_tmp {
+        Some(rest) => pattern(&format!("{}{rest}", TMP.1))?,
+        None => pattern(text)?,
+    };
+    if has_wildcards(pattern_text(&pattern)) {
+        return Err(Problem::new(
+            "a test is about one path",
+            "write the path without `*` and `?`",
+        ));
+    }
+    Ok(pattern)
+}
+
+/// The path below its base.
+fn pattern_text(pattern: &PathPattern) -> &str {
+    match pattern {
+        PathPattern::Absolute(path) | PathPattern::Home(path) | PathPattern::Workspace(path) => path,
+    }
+}
+
+fn has_wildcards(path: &str) -> bool {
+    path.contains(WILDCARDS)
+}
+
+fn no_tmp(text: &str, help: &str) -> Result<(), Problem> {
+    match text.starts_with(TMP.0) {
+        true => Err(Problem::new(format!("`{}` is not possible here", TMP.0), help)),
+        false => Ok(()),
+    }
+}
+
+/// How a path is spelled in a file.
+pub(super) fn spelled(pattern: &PathPattern) -> String {
+    let below = |base: &str, path: &str| match path {
+        "" => base.to_owned(),
+        path => format!("{base}/{path}"),
+    };
+    match pattern {
+        PathPattern::Absolute(path) => path.clone(),
+        PathPattern::Home(path) => below(HOME, path),
+        PathPattern::Workspace(path) => below(WORKSPACE, path),
     }
 }
 
@@ -113,6 +151,12 @@ pub(super) fn protected(text: &str) -> Result<String, Problem> {
             "write a path relative to the workspace",
         ));
     }
+    if let Some(found) = text.chars().find(|c| WILDCARDS.contains(c)) {
+        return Err(Problem::new(
+            format!("patterns are not understood here: `{found}`"),
+            "list each name by itself: it is protected before it exists",
+        ));
+    }
     let path = normalised(text)?;
     if path.is_empty() {
         return Err(Problem::new(
@@ -129,11 +173,6 @@ pub(super) fn protected(text: &str) -> Result<String, Problem> {
     Ok(path)
 }
 
-fn is_below(path: &str, tree: &str) -> bool {
-    path.strip_prefix(tree)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 fn pattern(text: &str) -> Result<PathPattern, Problem> {
     if let Some(help) = variable_help(text) {
         return Err(Problem::new(format!("`{}` is not expanded", quoted(text)), help));
@@ -143,6 +182,12 @@ fn pattern(text: &str) -> Result<PathPattern, Problem> {
         (PathPattern::Home, rest)
     } else if let Some(rest) = text.strip_prefix(WORKSPACE) {
         (PathPattern::Workspace, rest)
+    } else if let Some(rest) = text.strip_prefix(CACHE.0) {
+        let below = |path: String| match path.as_str() {
+            "" => PathPattern::Home(CACHE.1.to_owned()),
+            path => PathPattern::Home(format!("{}/{path}", CACHE.1)),
+        };
+        (below, rest)
     } else {
         (|path| PathPattern::Absolute(format!("/{path}")), text)
     };
@@ -151,7 +196,10 @@ fn pattern(text: &str) -> Result<PathPattern, Problem> {
         return Ok(base(String::new()));
     }
     if rest.contains('$') {
-        let help = format!("`{HOME}` and `{WORKSPACE}` at the start are the only variables; write the path out");
+        let help = format!(
+            "`{HOME}`, `{WORKSPACE}`, `{}` and `{}` at the start are the only variables; write the path out",
+            CACHE.0, TMP.0
+        );
         return Err(Problem::new(
             format!("`{}` has a variable that is not known", quoted(text)),
             help,
@@ -196,10 +244,16 @@ fn check_characters(path: &str) -> Result<(), Problem> {
             "write the path without it",
         ));
     }
-    if let Some(found) = path.chars().find(|c| PATTERN_CHARS.contains(c)) {
+    if let Some(found) = path.chars().find(|c| OTHER_PATTERNS.contains(c)) {
         return Err(Problem::new(
-            format!("patterns are not understood in paths: `{found}`"),
-            "list each path by itself",
+            format!("this pattern is not understood in paths: `{found}`"),
+            "list each path by itself, or write `*` and `?`",
+        ));
+    }
+    if path.contains("**") {
+        return Err(Problem::new(
+            "`**` is not understood in paths",
+            "write one `*` for each directory; what is granted or hidden is so with everything below it",
         ));
     }
     if path.len() > MAX_PATH_BYTES {
@@ -251,6 +305,10 @@ mod tests {
             ("${home}/.cargo//bin/", Home(".cargo/bin".into())),
             ("${workspace}", Workspace(String::new())),
             ("${workspace}/target", Workspace("target".into())),
+            ("${cache}", Home(".cache".into())),
+            ("${cache}/go-build/", Home(".cache/go-build".into())),
+            ("/usr/lib/jvm/*/bin", Absolute("/usr/lib/jvm/*/bin".into())),
+            ("${home}/.pyenv/versions/3.?", Home(".pyenv/versions/3.?".into())),
         ] {
             assert_eq!(shown(granted(text)), Ok(expected), "{text}");
         }
@@ -276,15 +334,17 @@ mod tests {
             ("$HOME/.cache", "write \"${home}/.cache\""),
             ("${HOME}/.cache", "write \"${home}/.cache\""),
             ("$XDG_CACHE_HOME", "a variable that is not known"),
-            ("${cache}/x", "a variable that is not known"),
+            ("${tmp}/x", "write `tmp = true`"),
+            ("/*", "the whole file tree"),
+            ("/d*/kvm", "cannot be granted"),
+            ("/?roc/1", "cannot be granted"),
+            ("/usr/**/x", "write one `*` for each"),
             ("/opt/$USER", "a variable that is not known"),
             ("/opt/${home}", "a variable that is not known"),
             ("${home}${workspace}", "a variable that is not known"),
             ("${home}.cache", "write \"${home}/.cache\""),
-            ("/usr/*", "list each path by itself"),
-            ("/usr/lib?", "patterns are not understood"),
-            ("/usr/[ab]", "patterns are not understood"),
-            ("/usr/{a,b}", "patterns are not understood"),
+            ("/usr/[ab]", "pattern is not understood"),
+            ("/usr/{a,b}", "pattern is not understood"),
             ("/usr\0", "control character"),
             ("${home}/a\nb", "control character"),
             ("/proc", "cannot be granted"),
@@ -300,14 +360,16 @@ mod tests {
     }
 
     #[test]
-    fn hidden_paths_are_absolute() {
+    fn hidden_paths_lie_outside_the_workspace() {
         assert_eq!(shown(hidden("/etc/shadow")), Ok(Absolute("/etc/shadow".into())));
+        assert_eq!(shown(hidden("${home}/.ssh")), Ok(Home(".ssh".into())));
+        assert_eq!(shown(hidden("/etc/ssh/*_key")), Ok(Absolute("/etc/ssh/*_key".into())));
         for (text, expected) in [
             ("/", "the whole file tree"),
             ("${home}", "home = \"empty\""),
-            ("${home}/.ssh", "write \".ssh\" in `hide-in-home`"),
             ("${workspace}/.env", "nothing in the workspace"),
-            ("/etc/ssh/*_key", "patterns are not understood"),
+            ("${tmp}/x", "nothing lies in the sandbox's own /tmp"),
+            (".ssh", "write \"/.ssh\", \"${home}/.ssh\""),
         ] {
             let error = shown(hidden(text)).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
@@ -315,26 +377,37 @@ mod tests {
     }
 
     #[test]
-    fn paths_hidden_in_the_home_are_relative() {
-        assert_eq!(shown(hidden_in_home(".ssh")), Ok(".ssh".into()));
-        assert_eq!(shown(hidden_in_home("./.config//gh/")), Ok(".config/gh".into()));
-        for (text, expected) in [
-            ("", "the path is empty"),
-            (".", "the whole home directory"),
-            ("./", "the whole home directory"),
-            ("/etc/shadow", "others belong in `hide`"),
-            ("~/.ssh", "write \".ssh\""),
-            ("~", "not expanded"),
-            ("${home}/.ssh", "write \".ssh\""),
-            ("$HOME/.ssh", "write \".ssh\""),
-            ("a/$X", "variables are not expanded"),
-            ("../x", "`..` is not possible"),
-            (".cargo/credentials*", "patterns are not understood"),
-            (".config/{a,b}", "patterns are not understood"),
-            ("a\0", "control character"),
-        ] {
-            let error = shown(hidden_in_home(text)).expect_err(text);
+    fn read_only_paths_lie_anywhere() {
+        assert_eq!(shown(read_only("${workspace}/sql")), Ok(Workspace("sql".into())));
+        for (text, expected) in [("/", "the whole file tree"), ("${workspace}", "workspace = \"read\"")] {
+            let error = shown(read_only(text)).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn protected_names_are_no_patterns() {
+        assert_eq!(shown(protected(".vscode/")), Ok(".vscode".into()));
+        for (text, expected) in [
+            (".v*", "before it exists"),
+            ("/etc", "not relative"),
+            (".git/hooks", "git's own"),
+        ] {
+            let error = shown(protected(text)).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_test_tries_one_path() {
+        assert_eq!(shown(tried("${tmp}/x")), Ok(Absolute("/tmp/x".into())));
+        assert!(shown(tried("/usr/*")).is_err() && shown(tried("${tmp}x")).is_err());
+    }
+
+    #[test]
+    fn a_path_is_spelled_as_it_is_read() {
+        for text in ["/usr", "${home}", "${home}/a b", "${workspace}/x*", "${workspace}"] {
+            assert_eq!(spelled(&granted(text).unwrap()), text);
         }
     }
 }

@@ -22,8 +22,7 @@ fn string<'v>(value: &'v DeValue<'_>, help: &str) -> Result<&'v str, Problem> {
 pub(super) fn name(value: &DeValue<'_>) -> Result<String, Problem> {
     const HELP: &str = "write 1 to 64 of a-z, 0-9 and -";
     let name = string(value, HELP)?;
-    let valid = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if (1..=64).contains(&name.len()) && name.bytes().all(valid) {
+    if is_name(name) {
         Ok(name.to_owned())
     } else {
         Err(Problem::new(
@@ -51,25 +50,61 @@ pub(super) fn description(value: &DeValue<'_>) -> Result<String, Problem> {
 }
 
 /// A value that is one of a few words.
-pub(super) fn choice<T: Copy>(value: &DeValue<'_>, options: &[(&str, T)]) -> Result<T, Problem> {
-    one_of(string(value, &possible(options))?, options)
+pub(super) fn word(value: &DeValue<'_>, words: &'static [&'static str]) -> Result<&'static str, Problem> {
+    one_of(string(value, &possible(words))?, words)
 }
 
 /// One of a few words.
-pub(super) fn one_of<T: Copy>(word: &str, options: &[(&str, T)]) -> Result<T, Problem> {
-    if let Some((_, option)) = options.iter().find(|(name, _)| *name == word) {
-        return Ok(*option);
+pub(super) fn one_of(word: &str, words: &'static [&'static str]) -> Result<&'static str, Problem> {
+    if let Some(found) = words.iter().find(|name| **name == word) {
+        return Ok(found);
     }
-    let help = match nearest(word, options.iter().map(|(name, _)| *name)) {
+    let help = match nearest(word, words.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => possible(options),
+        None => possible(words),
     };
     Err(Problem::new(format!("`{}` is not possible here", quoted(word)), help))
 }
 
-fn possible<T>(options: &[(&str, T)]) -> String {
-    let names: Vec<_> = options.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+fn possible(words: &[&str]) -> String {
+    let names: Vec<_> = words.iter().map(|name| format!("\"{name}\"")).collect();
     format!("write {}", names.join(" or "))
+}
+
+/// The name of a system call, as the kernel writes it. Whether there is one so named is not known here.
+pub(super) fn system_call(name: &str) -> Result<String, Problem> {
+    let valid = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    if (1..=64).contains(&name.len()) && name.bytes().all(valid) {
+        return Ok(name.to_owned());
+    }
+    Err(Problem::new(
+        format!("`{}` is not the name of a system call", quoted(name)),
+        "write it as the kernel does: \"ptrace\"",
+    ))
+}
+
+/// An entry of `extends`: a name, or a path relative to the file.
+pub(super) fn reference(text: &str) -> Result<String, Problem> {
+    const HELP: &str = "write the name of a policy, \"default\", or a path relative to this file, \"./base.toml\"";
+    let wrong = || {
+        Problem::new(
+            format!("`{}` is neither a name nor a relative path", quoted(text)),
+            HELP,
+        )
+    };
+    if text.starts_with("./") || text.starts_with("../") {
+        let fine = text.ends_with(".toml") && text.len() <= 4095 && !text.chars().any(char::is_control);
+        return if fine { Ok(text.to_owned()) } else { Err(wrong()) };
+    }
+    match is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(wrong()),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let valid = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(valid)
 }
 
 /// An entry of `environment.pass`.

@@ -88,7 +88,7 @@ impl Measure {
             )),
             Some(0) if zero == Zero::Refused => Err(Problem::new(
                 "zero is not possible here",
-                format!("write a size such as \"{example}\""),
+                format!("write {what} such as \"{example}\""),
             )),
             Some(amount) => Ok(amount),
         }
@@ -161,6 +161,11 @@ pub(super) fn grace(value: &DeValue<'_>) -> Result<Duration, Problem> {
     DURATION.read(value, Zero::Allowed).map(Duration::from_millis)
 }
 
+/// A duration that is neither zero nor unlimited.
+pub(super) fn wait(value: &DeValue<'_>) -> Result<Duration, Problem> {
+    DURATION.read(value, Zero::Refused).map(Duration::from_millis)
+}
+
 pub(super) fn size_or_unlimited(value: &DeValue<'_>) -> Result<Option<u64>, Problem> {
     if is_unlimited(value) {
         return Ok(None);
@@ -224,22 +229,9 @@ pub(super) fn files(value: &DeValue<'_>) -> Result<Option<u64>, Problem> {
     or_unlimited(integer(value, 1..=1 << 40, "100000"), value).map(Some)
 }
 
-/// TCP ports: `[443, 8080]`. Sorted, each once.
-pub(super) fn ports(value: &DeValue<'_>) -> Result<Vec<u16>, Problem> {
-    const EXAMPLE: &str = "[443, 8080]";
-    let DeValue::Array(items) = value else {
-        return Err(Problem::expected(
-            "a list of ports",
-            value,
-            format!("write `{EXAMPLE}`"),
-        ));
-    };
-    let mut ports = std::collections::BTreeSet::new();
-    for item in items.iter() {
-        let port = integer(item.get_ref(), 1..=u16::MAX.into(), "443")?;
-        ports.insert(port as u16);
-    }
-    Ok(ports.into_iter().collect())
+/// A TCP port.
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Problem> {
+    integer(value, 1..=u16::MAX.into(), "443").map(|port| port as u16)
 }
 
 pub(super) fn open_files(value: &DeValue<'_>) -> Result<u64, Problem> {

@@ -1,156 +1,122 @@
-//! How a section is read: known keys, values, lists, and what an absent key stands for.
+//! How a section and its values are read: known keys, lists, tables.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::text;
-use super::{Fallback, MAX_ENTRIES, Problem, SECTIONS, TOP_KEYS};
-use crate::builtin;
+use super::{MAX_ENTRIES, Problem, entry, one, text, value};
 use crate::error::{Collector, quoted};
-use crate::model::{PathPattern, Policy};
-
-/// A section of the file: its table, if it is there.
-pub(super) struct Section<'t> {
-    pub(super) name: &'static str,
-    pub(super) table: Option<&'t DeTable<'t>>,
-}
-
-impl<'t> Section<'t> {
-    pub(super) fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.table.and_then(|table| table.get(key))
-    }
-
-    pub(super) fn path(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.name)
-        }
-    }
-}
-
-/// What an absent key stands for.
-pub(super) enum Absent<T> {
-    /// An absent grant: the type's default, the least.
-    Least,
-    /// An absent restriction: that of the built-in policy `default`.
-    OfDefault(fn(&Policy) -> T),
-}
-
-/// The entries of a list, each with its index and byte offset.
-pub(super) type Entries<T> = BTreeMap<T, (usize, usize)>;
+use crate::keys::{KEYS, Key, Kind, names};
+use crate::statement::{Entry, Place, Source, Statement, Value};
 
 pub(super) struct Walker<'s> {
     pub(super) errors: Collector<'s>,
-    pub(super) fallback: Fallback,
+    pub(super) source: Arc<Source>,
 }
 
 impl Walker<'_> {
-    pub(super) fn section<'t>(&mut self, document: &'t DeTable<'t>, name: &'static str) -> Section<'t> {
-        let table = document.get(name).and_then(|value| match value.get_ref() {
-            DeValue::Table(table) => Some(table),
+    fn place(&self, offset: usize) -> Place {
+        Place {
+            source: Arc::clone(&self.source),
+            offset,
+        }
+    }
+
+    /// Checks that a section is a table of known keys, if it is there.
+    pub(super) fn section(&mut self, document: &DeTable<'_>, name: &'static str) {
+        let Some(value) = document.get(name) else { return };
+        match value.get_ref() {
+            DeValue::Table(table) => self.unknown_keys(table, name, &names(name)),
             other => {
                 let help = format!("write `[{name}]` and below it its keys");
                 self.problem(value.span().start, name, Problem::expected("a table", other, help));
-                None
             }
-        });
-        if let Some(table) = table {
-            let known = SECTIONS.iter().find(|(section, _)| *section == name);
-            self.unknown_keys(table, name, known.map_or(&[], |(_, keys)| keys));
         }
-        Section { name, table }
     }
 
-    pub(super) fn unknown_keys(&mut self, table: &DeTable<'_>, section: &'static str, known: &[&str]) {
+    pub(super) fn unknown_keys(&mut self, table: &DeTable<'_>, section: &str, known: &[&str]) {
         for (key, _) in table.iter() {
             let name: &str = key.get_ref();
             if known.contains(&name) {
                 continue;
             }
-            let path = Section {
-                name: section,
-                table: None,
-            }
-            .path(&quoted(name));
+            let path = match section {
+                "" => quoted(name),
+                section => format!("{section}.{}", quoted(name)),
+            };
             self.errors.push(key.span().start, &path, "unknown key", || {
                 Some(key_help(name, section, known))
             });
         }
     }
 
-    /// One value, or what its absence stands for. A wrong one is noted.
-    pub(super) fn value<T: Default>(
-        &mut self,
-        section: &Section<'_>,
-        key: &str,
-        absent: Absent<T>,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
-    ) -> T {
-        let found = section.get(key).map(|value| {
-            read(value.get_ref()).unwrap_or_else(|problem| {
-                self.problem(value.span().start, &section.path(key), problem);
-                T::default()
-            })
-        });
-        self.or_absent(section, key, found, absent)
-    }
-
-    pub(super) fn or_absent<T: Default>(
-        &mut self,
-        section: &Section<'_>,
-        key: &str,
-        found: Option<T>,
-        absent: Absent<T>,
-    ) -> T {
-        match (found, absent, self.fallback) {
-            (Some(found), _, _) => found,
-            (None, Absent::Least, _) => T::default(),
-            (None, Absent::OfDefault(of), Fallback::Default) => of(builtin::default_policy()),
-            (None, Absent::OfDefault(_), Fallback::None) => {
-                self.missing(section, key, 0, "a built-in policy states every restriction itself");
-                T::default()
+    /// What is stated of a key. `None`: nothing usable, and that is noted.
+    pub(super) fn statement(&mut self, key: &'static Key, found: &Spanned<DeValue<'_>>) -> Option<Statement> {
+        let offset = found.span().start;
+        let entries = match key.kind {
+            Kind::Variables => self.variables(found)?,
+            Kind::OpenFiles => {
+                let (soft, hard) = self.open_files(found)?;
+                vec![self.entry(Value::SoftHard(soft, hard), offset)]
             }
+            kind if kind.is_list() => self.list(key, found)?,
+            kind => match one(kind, found.get_ref()) {
+                Ok(value) => vec![self.entry(value, offset)],
+                Err(problem) => {
+                    self.problem(offset, &key.path(), problem);
+                    return None;
+                }
+            },
+        };
+        Some(Statement {
+            key,
+            place: self.place(offset),
+            by_default: false,
+            entries,
+        })
+    }
+
+    fn entry(&self, value: Value, offset: usize) -> Entry {
+        Entry {
+            value,
+            place: self.place(offset),
+            by_default: false,
         }
     }
 
-    /// A list of strings, each read by `read` and each once. `None`: the key is absent.
-    pub(super) fn list<T: Ord>(
-        &mut self,
-        section: &Section<'_>,
-        key: &str,
-        read: impl Fn(&str) -> Result<T, Problem>,
-    ) -> Option<Entries<T>> {
-        let value = section.get(key)?;
-        let path = section.path(key);
-        let mut entries = Entries::new();
-        let DeValue::Array(array) = value.get_ref() else {
-            let help = format!("write `{key} = [\"…\", \"…\"]`");
-            self.problem(
-                value.span().start,
-                &path,
-                Problem::expected("a list of strings", value.get_ref(), help),
-            );
-            return Some(entries);
-        };
-        if self.too_many(array.len(), value.span().start, &path) {
-            return Some(entries);
-        }
-        for (index, entry) in array.iter().enumerate() {
-            let offset = entry.span().start;
-            let read = match entry.get_ref() {
-                DeValue::String(text) => read(text),
-                other => Err(Problem::expected("a string", other, "put the entry in quotes")),
+    /// A list, each entry read by itself and each once.
+    fn list(&mut self, key: &'static Key, found: &Spanned<DeValue<'_>>) -> Option<Vec<Entry>> {
+        let path = key.path();
+        let DeValue::Array(array) = found.get_ref() else {
+            let (what, example) = match key.kind {
+                Kind::Ports => ("a list of ports", "[443, 8080]"),
+                _ => ("a list of strings", "[\"…\", \"…\"]"),
             };
-            let problem = match read {
-                Ok(value) => match entries.get(&value) {
+            let help = format!("write `{} = {example}`", key.name);
+            self.problem(
+                found.span().start,
+                &path,
+                Problem::expected(what, found.get_ref(), help),
+            );
+            return None;
+        };
+        if self.too_many(array.len(), found.span().start, &path) {
+            return None;
+        }
+        let mut seen: BTreeMap<Value, usize> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(array.len());
+        for (index, item) in array.iter().enumerate() {
+            let offset = item.span().start;
+            let problem = match entry(key.kind, item.get_ref()) {
+                Ok(value) => match seen.get(&value) {
                     None => {
-                        entries.insert(value, (index, offset));
+                        seen.insert(value.clone(), index);
+                        entries.push(self.entry(value, offset));
                         continue;
                     }
-                    Some((first, _)) => Problem::new(
+                    Some(first) => Problem::new(
                         format!("listed twice: the same as {path}[{first}]"),
                         "remove one of the two",
                     ),
@@ -162,24 +128,60 @@ impl Walker<'_> {
         Some(entries)
     }
 
-    /// Notes every path that is in both lists, at its place in the first.
-    pub(super) fn contradiction(
-        &mut self,
-        section: &Section<'_>,
-        (key, list): (&str, &Option<Entries<PathPattern>>),
-        (other_key, other): (&str, &Option<Entries<PathPattern>>),
-        help: &str,
-    ) {
-        let (Some(list), Some(other)) = (list, other) else {
-            return;
+    /// `open-files = { soft = 4096, hard = 1048576 }`, both or neither.
+    fn open_files(&mut self, found: &Spanned<DeValue<'_>>) -> Option<(u64, u64)> {
+        const EXAMPLE: &str = "write `open-files = { soft = 4096, hard = 1048576 }`";
+        const PATH: &str = "limits.open-files";
+        let offset = found.span().start;
+        let DeValue::Table(table) = found.get_ref() else {
+            self.problem(offset, PATH, Problem::expected("a table", found.get_ref(), EXAMPLE));
+            return None;
         };
-        for (pattern, (index, offset)) in list {
-            if let Some((other_index, _)) = other.get(pattern) {
-                let message = format!("the same path as {}[{other_index}]", section.path(other_key));
-                let path = format!("{}[{index}]", section.path(key));
-                self.problem(*offset, &path, Problem::new(message, help));
+        self.unknown_keys(table, PATH, &["soft", "hard"]);
+        let mut read = |key: &str| {
+            let path = format!("{PATH}.{key}");
+            let Some(found) = table.get(key) else {
+                self.missing(&path, offset, EXAMPLE);
+                return None;
+            };
+            value::open_files(found.get_ref())
+                .map_err(|problem| self.problem(found.span().start, &path, problem))
+                .ok()
+        };
+        let (soft, hard) = (read("soft"), read("hard"));
+        let (soft, hard) = (soft?, hard?);
+        if soft > hard {
+            let problem = Problem::new(format!("the soft limit {soft} is above the hard limit {hard}"), EXAMPLE);
+            self.problem(offset, PATH, problem);
+        }
+        Some((soft, hard))
+    }
+
+    fn variables(&mut self, found: &Spanned<DeValue<'_>>) -> Option<Vec<Entry>> {
+        const PATH: &str = "environment.set";
+        let offset = found.span().start;
+        let DeValue::Table(table) = found.get_ref() else {
+            let help = "write `[environment.set]` and below it `NAME = \"value\"`";
+            self.problem(offset, PATH, Problem::expected("a table", found.get_ref(), help));
+            return None;
+        };
+        if self.too_many(table.len(), offset, PATH) {
+            return None;
+        }
+        let mut entries = Vec::new();
+        for (key, value) in table.iter() {
+            let name: &str = key.get_ref();
+            let path = format!("{PATH}.{}", quoted(name));
+            if let Err(problem) = text::variable_name(name) {
+                self.problem(key.span().start, &path, problem);
+                continue;
+            }
+            match text::variable_value(name, value.get_ref()) {
+                Ok(value) => entries.push(self.entry(Value::Variable(name.to_owned(), value), key.span().start)),
+                Err(problem) => self.problem(value.span().start, &path, problem),
             }
         }
+        Some(entries)
     }
 
     pub(super) fn too_many(&mut self, entries: usize, offset: usize, path: &str) -> bool {
@@ -190,8 +192,8 @@ impl Walker<'_> {
         entries > MAX_ENTRIES
     }
 
-    pub(super) fn missing(&mut self, section: &Section<'_>, key: &str, offset: usize, help: &str) {
-        self.problem(offset, &section.path(key), Problem::new("missing", help));
+    pub(super) fn missing(&mut self, path: &str, offset: usize, help: &str) {
+        self.problem(offset, path, Problem::new("missing", help));
     }
 
     pub(super) fn problem(&mut self, offset: usize, path: &str, Problem { message, help }: Problem) {
@@ -201,16 +203,15 @@ impl Walker<'_> {
 
 /// What to write instead of an unknown key.
 fn key_help(name: &str, section: &str, known: &[&str]) -> String {
-    let elsewhere = || {
-        let home = SECTIONS
-            .iter()
-            .find(|(other, keys)| *other != section && keys.contains(&name));
-        home.map(|(home, _)| format!("`{name}` belongs below `[{home}]`"))
-    };
-    let to_the_top =
-        || (!section.is_empty() && TOP_KEYS.contains(&name)).then(|| format!("`{name}` belongs at the top"));
-    elsewhere()
-        .or_else(to_the_top)
+    if (section, name) == ("filesystem", "hide-in-home") {
+        return "write the paths in `hide`, each beginning with \"${home}/\"".to_owned();
+    }
+    let at_home = KEYS.iter().find(|key| key.section != section && key.name == name);
+    at_home
+        .map(|key| match key.section {
+            "" => format!("`{name}` belongs at the top"),
+            home => format!("`{name}` belongs below `[{home}]`"),
+        })
         .or_else(|| text::nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?")))
         .unwrap_or_else(|| format!("the keys here are {}", known.join(", ")))
 }
