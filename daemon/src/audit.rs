@@ -39,6 +39,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod arguments;
 mod chain;
 mod file;
 mod head;
@@ -48,6 +49,7 @@ mod text;
 mod verify;
 mod writer;
 
+pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
 pub use record::{

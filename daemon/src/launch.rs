@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use fumehood_sandbox::event::{Event, Finding};
 use fumehood_sandbox::spec::{
-    Access, Enforced, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View, ViewEntry,
+    Access, Enforced, Exceptions, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View,
+    ViewEntry,
 };
 use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter, selftest};
 use tokio::io::Interest;
@@ -305,11 +306,13 @@ fn test_spec() -> SandboxSpec {
         view: View { entries },
         guard: Guard {
             protected: vec![selftest::PROTECTED.into()],
+            read_only: Vec::new(),
             git: true,
         },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },
         syscalls: Syscalls::Default,
+        exceptions: Exceptions::default(),
         limits: Limits {
             memory_bytes: Some(64 << 20),
             processes: Some(16),

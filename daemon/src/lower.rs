@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use fumehood_policies as policies;
 use fumehood_policies::{GitAccess, Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
+use fumehood_sandbox::seccomp::Call;
 use fumehood_sandbox::spec::{
-    Access, CommandSpec, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
+    Access, CommandSpec, Exceptions, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
 };
 
 use crate::run::Host;
@@ -46,12 +47,16 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         view: View {
             entries: view(grants, host),
         },
-        guard: guard(grants),
+        guard: guard(grants, host),
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
-        syscalls: match grants.syscalls {
+        syscalls: match grants.syscalls.profile {
             SyscallProfile::Default => Syscalls::Default,
             SyscallProfile::Strict => Syscalls::Strict,
+        },
+        exceptions: Exceptions {
+            allow: grants.syscalls.allow.clone(),
+            deny: grants.syscalls.deny.clone(),
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
@@ -59,19 +64,67 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
 }
 
 /// What is protected in writable trees.
-fn guard(grants: &Grants) -> Guard {
+fn guard(grants: &Grants, host: &Host) -> Guard {
     Guard {
         protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
+        read_only: resolved(&grants.filesystem.read_only, host),
         git: grants.filesystem.git == GitAccess::Guarded,
     }
 }
 
 /// The access to a writable tree.
-fn writable(grants: &Grants) -> Access {
-    match guard(grants).is_empty() {
-        true => Access::Write,
-        false => Access::Guarded,
+fn writable(guarded: bool, execute: bool) -> Access {
+    match (guarded, execute) {
+        (true, true) => Access::Guarded,
+        (true, false) => Access::GuardedNoExecute,
+        (false, true) => Access::Write,
+        (false, false) => Access::WriteNoExecute,
     }
+}
+
+/// What is wrong with the system calls that a policy names; each once.
+pub fn wrong_calls(policy: &policies::Policy) -> Vec<String> {
+    let policies::Syscalls {
+        profile: _,
+        allow,
+        deny,
+    } = &policy.syscalls;
+    let unknown = |key: &str, name: &String| {
+        let near = Call::ALL
+            .iter()
+            .map(|call| call.name())
+            .min_by_key(|known| difference(known, name));
+        let help = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        format!("syscalls.{key}: there is no system call `{name}`{help}")
+    };
+    let allowed = allow.iter().filter_map(|name| match Call::named(name) {
+        None => Some(unknown("allow", name)),
+        Some(call) if !call.is_allowed_by_default() => Some(format!(
+            "syscalls.allow: `{name}` is a call that no policy can allow; remove it"
+        )),
+        Some(_) => None,
+    });
+    let denied = deny.iter().filter_map(|name| match Call::named(name) {
+        None => Some(unknown("deny", name)),
+        Some(call) if call.is_needed() => Some(format!(
+            "syscalls.deny: without `{name}` no command can be started; remove it"
+        )),
+        Some(_) => None,
+    });
+    allowed.chain(denied).collect()
+}
+
+/// How much two names differ: what is left of both without their common start and end.
+fn difference(one: &str, other: &str) -> usize {
+    let start = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[start..], &other[start..]);
+    let end = one
+        .bytes()
+        .rev()
+        .zip(other.bytes().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
+    one.len().max(other.len()) - end
 }
 
 /// The command in it. `own_env` are the request's own variables, which win over everything.
@@ -94,108 +147,88 @@ pub fn command(
     }
 }
 
-/// The file tree, in the order in which it is mounted: system, private places, home, grants, then what hides and what is written for
-/// the sandbox, and the workspace over all of it.
+/// The file tree, in the order in which it is mounted: the sandbox's own places; private places, the home and grants, each after what it
+/// lies in; then what hides and what is written for the sandbox; the workspace over all of it, with what is granted in it; and what is
+/// read-only.
 fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     let filesystem = &grants.filesystem;
+    let given = Given::of(grants, host);
+    let guarded = !guard(grants, host).is_empty();
     let mut entries = vec![
         ViewEntry::Proc,
         ViewEntry::Sys,
         ViewEntry::Dev {
             shm_bytes: filesystem.shm_bytes,
         },
+        // First: a grant may lie below it.
+        ViewEntry::Tmpfs {
+            target: "/run".into(),
+            size_bytes: RUN_BYTES,
+            mode: 0o755,
+            writable: true,
+        },
+        ViewEntry::Directory {
+            target: runtime_directory(host),
+            mode: 0o700,
+        },
     ];
-    let bind = |pattern: &PathPattern, access| {
-        let path = resolve(pattern, host);
-        ViewEntry::Bind {
-            source: path.clone(),
-            target: path,
-            access,
-            optional: true,
-        }
-    };
-    let system = |pattern: &&PathPattern| matches!(pattern, PathPattern::Absolute(_));
-    // First: a grant may lie below it.
-    entries.push(ViewEntry::Tmpfs {
-        target: "/run".into(),
-        size_bytes: RUN_BYTES,
-        mode: 0o755,
-        writable: true,
-    });
-    entries.push(ViewEntry::Directory {
-        target: runtime_directory(host),
-        mode: 0o700,
-    });
-    entries.extend(
-        filesystem
-            .read
-            .iter()
-            .filter(system)
-            .map(|pattern| bind(pattern, Access::ReadExecute)),
-    );
-
+    let mut places: BTreeMap<PathBuf, Vec<ViewEntry>> = BTreeMap::new();
     if filesystem.tmp {
         for (target, scratch) in [("/tmp", "tmp"), ("/var/tmp", "var-tmp")] {
-            entries.push(ViewEntry::Scratch {
-                target: target.into(),
-                scratch: scratch.into(),
-                mode: 0o1777,
-                guarded: false,
-            });
+            let entry = private(target.as_ref(), scratch, 0o1777);
+            places.entry(target.into()).or_default().push(entry);
         }
     }
-    entries.push(match filesystem.home {
-        Home::CopyOnWrite if host.home_exists => ViewEntry::Overlay {
-            lower: host.home.clone(),
-            target: host.home.clone(),
-            scratch: "home".into(),
-            hide: filesystem
-                .hide_in_home
-                .iter()
-                .map(PathBuf::from)
-                .chain(private_in_home(host))
-                .collect(),
-        },
-        _ => ViewEntry::Scratch {
-            target: host.home.clone(),
-            scratch: "home".into(),
-            mode: 0o700,
-            guarded: false,
-        },
-    });
-
-    let below = |pattern: &&PathPattern| !matches!(pattern, PathPattern::Absolute(_));
-    entries.extend(
-        filesystem
-            .read
-            .iter()
-            .filter(below)
-            .map(|pattern| bind(pattern, Access::ReadExecute)),
-    );
-    entries.extend(filesystem.write.iter().map(|pattern| bind(pattern, writable(grants))));
-    // The overlay hides; a grant that holds a hidden place is mounted over it and must not bring it back.
-    let granted: Vec<_> = filesystem
-        .read
-        .iter()
-        .chain(&filesystem.write)
-        .map(|pattern| resolve(pattern, host))
-        .collect();
-    let uncovered = hidden_in_home(grants, host).filter(|hidden| granted.iter().any(|path| hidden.starts_with(path)));
+    let copied_home = filesystem.home == Home::CopyOnWrite && host.home_exists;
+    // A home that a grant above it shows is shown.
+    if copied_home || given.at(&host.home).is_none() {
+        let entry = match copied_home {
+            true => ViewEntry::Overlay {
+                lower: host.home.clone(),
+                target: host.home.clone(),
+                scratch: "home".into(),
+                hide: hidden_below(&host.home, grants, host),
+                execute: true,
+                optional: false,
+            },
+            false => private(&host.home, "home", 0o700),
+        };
+        places.entry(host.home.clone()).or_default().push(entry);
+    }
+    let mut mounted = Vec::new();
+    for (path, at) in given.outside(&host.workspace) {
+        let in_copy = copied_home && path.starts_with(&host.home) && path != host.home;
+        let entry = match at {
+            Rights { write: true, .. } => bind(&path, writable(guarded, at.execute || in_copy), true),
+            // The copy of the home gives more than reading, and so does the copy of a directory above.
+            _ if in_copy => continue,
+            Rights { copy: true, .. } if given.is_as_above(&path) => continue,
+            Rights { copy: true, .. } => ViewEntry::Overlay {
+                lower: path.clone(),
+                target: path.clone(),
+                scratch: format!("copy-{}", mounted.len()),
+                hide: hidden_below(&path, grants, host),
+                execute: at.execute,
+                optional: true,
+            },
+            Rights { execute: true, .. } => bind(&path, Access::ReadExecute, true),
+            _ => bind(&path, Access::Read, true),
+        };
+        places.entry(path.clone()).or_default().push(entry);
+        mounted.push(path);
+    }
+    entries.extend(places.into_values().flatten());
+    // What an overlay hides is not there; a grant that holds a hidden place is mounted over it and must not bring it back.
+    let uncovered = resolved(&filesystem.hide, host)
+        .into_iter()
+        .filter(|hidden| !hidden.starts_with(&host.home) || mounted.iter().any(|path| hidden.starts_with(path)));
     entries.extend(uncovered.map(|target| ViewEntry::Mask { target }));
-    entries.extend(filesystem.hide.iter().map(|pattern| ViewEntry::Mask {
-        target: resolve(pattern, host),
-    }));
     // Whatever is granted, the daemon's own places are not; those in the home are hidden there as well.
     entries.extend(host.private.iter().map(|path| ViewEntry::Mask { target: path.clone() }));
     let machines = matches!(grants.network, policies::Network::Host(_));
     if machines {
         // Where /etc/resolv.conf leads on machines that write it anew at each start.
-        entries.extend(RESOLVERS.iter().map(|path| ViewEntry::Bind {
-            source: path.into(),
-            target: path.into(),
-            access: Access::Read,
-            optional: true,
-        }));
+        entries.extend(RESOLVERS.iter().map(|path| bind(path.as_ref(), Access::Read, true)));
     }
     entries.extend(
         written_files(host, machines)
@@ -205,24 +238,144 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 contents: contents.into_bytes(),
             }),
     );
-    let access = match filesystem.workspace {
-        WorkspaceAccess::Read => Access::ReadExecute,
-        WorkspaceAccess::Write => writable(grants),
+    entries.extend(workspace(grants, host, &given, guarded));
+    let read_only = resolved(&filesystem.read_only, host).into_iter();
+    entries.extend(read_only.map(|target| ViewEntry::ReadOnly { target }));
+    entries
+}
+
+/// The workspace, the repository that it is checked out from, and what is granted in them beyond that.
+fn workspace(grants: &Grants, host: &Host, given: &Given, guarded: bool) -> Vec<ViewEntry> {
+    let written = workspace_is_written(grants, host);
+    let access = match written {
+        true => writable(guarded, true),
+        false => Access::ReadExecute,
     };
     let visible = |path: &&PathBuf| hidden(grants, host).all(|(_, hidden)| !meet(path, &hidden));
-    for path in host.repository.iter().filter(visible).chain([&host.workspace]) {
-        entries.push(ViewEntry::Bind {
-            source: path.clone(),
-            target: path.clone(),
-            access,
-            optional: false,
-        });
+    let repository = host.repository.iter().filter(visible);
+    let mut entries: Vec<_> = repository.map(|path| bind(path, access, false)).collect();
+    let copies = resolved(&in_workspace(&grants.filesystem.copy_on_write), host);
+    let copy = |path: &Path, number: usize| ViewEntry::Overlay {
+        lower: path.to_owned(),
+        target: path.to_owned(),
+        scratch: format!("workspace-{number}"),
+        hide: Vec::new(),
+        execute: true,
+        optional: true,
+    };
+    entries.push(match copies.contains(&host.workspace) && !written {
+        true => copy(&host.workspace, 0),
+        false => bind(&host.workspace, access, false),
+    });
+    if written {
+        return entries;
+    }
+    // By a path without symbolic links: the project's own may lead anywhere.
+    for (number, (path, at)) in given.inside(&host.workspace).into_iter().enumerate() {
+        match at {
+            Rights { write: true, .. } => entries.push(bind(&path, writable(guarded, true), false)),
+            Rights { copy: true, .. } if copies.contains(&path) => entries.push(copy(&path, number + 1)),
+            _ => {}
+        }
     }
     entries
 }
 
-fn hidden_in_home(grants: &Grants, host: &Host) -> impl Iterator<Item = PathBuf> {
-    grants.filesystem.hide_in_home.iter().map(|path| host.home.join(path))
+/// Whether the workspace is written for good: by its own key, or because a grant holds it.
+fn workspace_is_written(grants: &Grants, host: &Host) -> bool {
+    let holds = |path: &PathBuf| host.workspace.starts_with(path);
+    grants.filesystem.workspace == WorkspaceAccess::Write || resolved(&grants.filesystem.write, host).iter().any(holds)
+}
+
+fn in_workspace(patterns: &[PathPattern]) -> Vec<PathPattern> {
+    let inside = |pattern: &&PathPattern| matches!(pattern, PathPattern::Workspace(_));
+    patterns.iter().filter(inside).cloned().collect()
+}
+
+fn bind(path: &Path, access: Access, optional: bool) -> ViewEntry {
+    ViewEntry::Bind {
+        source: path.to_owned(),
+        target: path.to_owned(),
+        access,
+        optional,
+    }
+}
+
+fn private(target: &Path, scratch: &str, mode: u32) -> ViewEntry {
+    ViewEntry::Scratch {
+        target: target.to_owned(),
+        scratch: scratch.into(),
+        mode,
+        guarded: false,
+    }
+}
+
+/// What the lists of grants give at a place, all that hold it taken together: grants add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rights {
+    execute: bool,
+    write: bool,
+    copy: bool,
+}
+
+/// Every path that a list grants.
+struct Given(BTreeMap<PathBuf, Rights>);
+
+impl Given {
+    fn of(grants: &Grants, host: &Host) -> Given {
+        let filesystem = &grants.filesystem;
+        let mut all: BTreeMap<PathBuf, Rights> = BTreeMap::new();
+        let lists: [(&[PathPattern], fn(&mut Rights)); 4] = [
+            (&filesystem.read, |_| {}),
+            (&filesystem.execute, |rights| rights.execute = true),
+            (&filesystem.write, |rights| rights.write = true),
+            (&filesystem.copy_on_write, |rights| rights.copy = true),
+        ];
+        for (patterns, give) in lists {
+            for path in resolved(patterns, host) {
+                give(all.entry(path).or_default());
+            }
+        }
+        Given(all)
+    }
+
+    /// What is given at a place. `None`: nothing.
+    fn at(&self, path: &Path) -> Option<Rights> {
+        let holding = path.ancestors().filter_map(|above| self.0.get(above));
+        holding.copied().reduce(|a, b| Rights {
+            execute: a.execute || b.execute,
+            write: a.write || b.write,
+            copy: a.copy || b.copy,
+        })
+    }
+
+    fn is_as_above(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|above| self.at(above) == self.at(path))
+    }
+
+    fn outside(&self, workspace: &Path) -> Vec<(PathBuf, Rights)> {
+        self.chosen(|path| !path.starts_with(workspace))
+    }
+
+    /// Below the workspace, which itself is left out.
+    fn inside(&self, workspace: &Path) -> Vec<(PathBuf, Rights)> {
+        self.chosen(|path| path.starts_with(workspace) && path != workspace)
+    }
+
+    fn chosen(&self, choose: impl Fn(&Path) -> bool) -> Vec<(PathBuf, Rights)> {
+        let paths = self.0.keys().filter(|path| choose(path));
+        paths
+            .map(|path| (path.clone(), self.at(path).unwrap_or_default()))
+            .collect()
+    }
+}
+
+/// What must not be seen below a directory that is copied, relative to it.
+fn hidden_below(directory: &Path, grants: &Grants, host: &Host) -> Vec<PathBuf> {
+    let hidden = resolved(&grants.filesystem.hide, host);
+    let all = hidden.iter().chain(host.private.iter());
+    all.filter_map(|path| Some(path.strip_prefix(directory).ok()?.to_owned()))
+        .collect()
 }
 
 /// The hidden paths that the workspace is, lies in or holds, each with the rule that hides it. The workspace is mounted over everything, so
@@ -234,15 +387,11 @@ pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, P
         .collect()
 }
 
-/// Everything that the policy hides, each with the rule that does.
+/// Everything that the policy hides, with the rule that does.
 fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
-    let in_home = hidden_in_home(grants, host).map(|path| ("filesystem.hide-in-home", path));
-    let elsewhere = grants
-        .filesystem
-        .hide
-        .iter()
-        .map(|pattern| ("filesystem.hide", resolve(pattern, host)));
-    in_home.chain(elsewhere)
+    resolved(&grants.filesystem.hide, host)
+        .into_iter()
+        .map(|path| ("filesystem.hide", path))
 }
 
 /// Whether one of two paths lies in the other.
@@ -250,24 +399,25 @@ fn meet(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 
-fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {
-    host.private
-        .iter()
-        .filter_map(|path| Some(path.strip_prefix(&host.home).ok()?.to_owned()))
+/// The paths that patterns stand for: as written, or what was found on the machine.
+fn resolved(patterns: &[PathPattern], host: &Host) -> Vec<PathBuf> {
+    patterns.iter().flat_map(|pattern| resolve(pattern, host)).collect()
 }
 
-fn resolve(pattern: &PathPattern, host: &Host) -> PathBuf {
-    let join = |base: &Path, rest: &str| {
-        if rest.is_empty() {
-            base.to_owned()
-        } else {
-            base.join(rest)
-        }
+fn resolve(pattern: &PathPattern, host: &Host) -> Vec<PathBuf> {
+    if let Some(found) = host.found.get(pattern) {
+        return found.clone();
+    }
+    let base: &Path = match pattern {
+        PathPattern::Absolute(_) => "/".as_ref(),
+        PathPattern::Home(_) => &host.home,
+        PathPattern::Workspace(_) => &host.workspace,
     };
-    match pattern {
-        PathPattern::Absolute(path) => path.into(),
-        PathPattern::Home(rest) => join(&host.home, rest),
-        PathPattern::Workspace(rest) => join(&host.workspace, rest),
+    match pattern.rest().trim_start_matches('/') {
+        "" => vec![base.to_owned()],
+        // Nothing was looked for: nothing is there.
+        _ if pattern.has_wildcards() => Vec::new(),
+        rest => vec![base.join(rest)],
     }
 }
 
@@ -394,8 +544,9 @@ fn environment(own: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> BTre
         env.entry(name.into()).or_insert_with(|| value.into());
     }
     env.extend(own.iter().cloned());
+    env.retain(|name, _| !grants.removes(name));
     env
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

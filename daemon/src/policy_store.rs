@@ -9,7 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fumehood_policies::{ParseErrors, Policy, builtin, builtin_names};
+use fumehood_policies::{LoadError, ParseErrors, Policy, PolicyFile, Reference, builtin, builtin_names, resolve};
+
+use crate::lower;
 
 /// Longest policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -39,6 +41,14 @@ pub enum StoreError {
     /// A file has errors.
     #[error("{0}")]
     Parse(ParseErrors),
+    /// A file names system calls that it cannot.
+    #[error("policy {origin}: {}", wrong.join("; "))]
+    Calls {
+        /// The file.
+        origin: String,
+        /// What is wrong with each.
+        wrong: Vec<String>,
+    },
     /// A file's policy has another name than the file.
     #[error("policy {}: its name is `{name}`, so its file must be called {name}.toml", path.display())]
     Name {
@@ -69,18 +79,32 @@ pub enum StoreError {
 #[derive(Clone, Debug)]
 pub struct PolicyStore {
     by_name: Arc<BTreeMap<String, Stored>>,
+    /// What the files state by themselves, for those that extend them.
+    files: Arc<BTreeMap<String, (PathBuf, PolicyFile)>>,
     default: String,
 }
 
 impl PolicyStore {
     /// Reads every `*.toml` of the directories; the first directory that has a name wins, missing directories are passed over.
     pub fn load(directories: &[PathBuf], default: &str) -> Result<PolicyStore, StoreError> {
-        let mut by_name = BTreeMap::new();
+        let mut read_files = BTreeMap::new();
         for directory in directories {
             for path in files(directory)? {
-                let stored = read(&path)?;
-                by_name.entry(stored.policy.name.clone()).or_insert(stored);
+                let file = read(&path)?;
+                named_after_its_file(&path, &file)?;
+                read_files.entry(file.name().to_owned()).or_insert((path, file));
             }
+        }
+        let mut by_name = BTreeMap::new();
+        for (name, (path, file)) in &read_files {
+            let stored = Stored {
+                policy: Arc::new(put_together(file, &|reference| {
+                    from_files(&read_files, reference, true)
+                })?),
+                text: file.text().into(),
+                origin: Some(path.clone()),
+            };
+            by_name.insert(name.clone(), stored);
         }
         for name in builtin_names() {
             if let Some((text, policy)) = builtin(name) {
@@ -101,6 +125,7 @@ impl PolicyStore {
         }
         Ok(PolicyStore {
             by_name: Arc::new(by_name),
+            files: Arc::new(read_files),
             default: default.to_owned(),
         })
     }
@@ -109,6 +134,12 @@ impl PolicyStore {
     pub fn get(&self, name: &str) -> Option<&Stored> {
         self.by_name
             .get(if name.is_empty() { self.default.as_str() } else { name })
+    }
+
+    /// The policy of a request that brings its own file. It may extend policies of this store by name.
+    pub fn inline(&self, bytes: &[u8], origin: &str) -> Result<Policy, StoreError> {
+        let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
+        put_together(&file, &|reference| from_files(&self.files, reference, false))
     }
 
     /// Every policy in the order of the names, and whether it is the default.
@@ -149,7 +180,64 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
-fn read(path: &Path) -> Result<Stored, StoreError> {
+/// A file with what it extends.
+fn put_together(
+    file: &PolicyFile,
+    load: &dyn Fn(&Reference) -> Result<PolicyFile, LoadError>,
+) -> Result<Policy, StoreError> {
+    let policy = resolve(file, load).map_err(StoreError::Parse)?.policy;
+    let wrong = lower::wrong_calls(&policy);
+    match wrong.is_empty() {
+        true => Ok(policy),
+        false => Err(StoreError::Calls {
+            origin: file.origin().to_owned(),
+            wrong,
+        }),
+    }
+}
+
+/// What is extended: a file of the directories by name, or where `paths` are followed one relative to the file that says so.
+fn from_files(
+    files: &BTreeMap<String, (PathBuf, PolicyFile)>,
+    reference: &Reference,
+    paths: bool,
+) -> Result<PolicyFile, LoadError> {
+    let missing = |message: String, help: String| LoadError::Missing {
+        message,
+        help: Some(help),
+    };
+    if !reference.is_path() {
+        let names: Vec<_> = builtin_names()
+            .iter()
+            .copied()
+            .chain(files.keys().map(String::as_str))
+            .collect();
+        let file = files.get(&reference.text).map(|(_, file)| file.clone());
+        return file.ok_or_else(|| {
+            let message = format!("there is no policy `{}`", reference.text);
+            missing(message, format!("there are: {}", names.join(", ")))
+        });
+    }
+    if !paths {
+        return Err(missing(
+            "a policy that comes with a request extends others by name only".to_owned(),
+            "write the name of a policy of this daemon".to_owned(),
+        ));
+    }
+    let directory = Path::new(reference.place.origin()).parent().unwrap_or(Path::new("/"));
+    let path = directory.join(&reference.text);
+    let path = path.canonicalize().unwrap_or(path);
+    match read(&path) {
+        Ok(file) => Ok(file),
+        Err(StoreError::Parse(errors)) => Err(errors.into()),
+        Err(error) => {
+            let why = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            Err(missing(format!("{error}{why}"), "name a policy file".to_owned()))
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<PolicyFile, StoreError> {
     let wrong = |source| StoreError::Read {
         path: path.to_owned(),
         source,
@@ -164,26 +252,18 @@ fn read(path: &Path) -> Result<Stored, StoreError> {
         ))));
     }
     let bytes = fs::read(path).map_err(wrong)?;
-    let policy = Policy::parse(&bytes, &path.display().to_string()).map_err(StoreError::Parse)?;
-    if builtin_names().contains(&policy.name.as_str()) {
-        return Err(StoreError::Builtin {
-            path: path.to_owned(),
-            name: policy.name,
-        });
+    PolicyFile::parse(&bytes, &path.display().to_string()).map_err(StoreError::Parse)
+}
+
+fn named_after_its_file(path: &Path, file: &PolicyFile) -> Result<(), StoreError> {
+    let (path, name) = (path.to_owned(), file.name().to_owned());
+    if builtin_names().contains(&name.as_str()) {
+        return Err(StoreError::Builtin { path, name });
     }
-    if path.file_stem().is_none_or(|stem| stem != policy.name.as_str()) {
-        return Err(StoreError::Name {
-            path: path.to_owned(),
-            name: policy.name,
-        });
+    if path.file_stem().is_none_or(|stem| stem != name.as_str()) {
+        return Err(StoreError::Name { path, name });
     }
-    // What parses is UTF-8.
-    let text = String::from_utf8_lossy(&bytes).into();
-    Ok(Stored {
-        policy: Arc::new(policy),
-        text,
-        origin: Some(path.to_owned()),
-    })
+    Ok(())
 }
 
 #[cfg(test)]
@@ -234,11 +314,66 @@ mod tests {
     }
 
     #[test]
-    fn a_default_that_does_not_exist_is_named_with_those_that_do() {
-        let error = PolicyStore::load(&[], "strict").unwrap_err().to_string();
+    fn files_extend_one_another_by_name_and_by_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            fs::write(directory.path().join(format!("{name}.toml")), policy(name) + text).unwrap();
+        };
+        write("base", "extends = [\"default\"]\n[limits]\nwall = \"5m\"\n");
+        write("ci", "extends = [\"base\", \"./more.toml\"]\n");
+        write("more", "[environment]\npass = [\"MORE\"]\n");
+        let directories = [directory.path().to_owned()];
+        let store = PolicyStore::load(&directories, "ci").unwrap();
+        let ci = &store.get("ci").unwrap().policy;
+        assert_eq!(ci.limits.wall, Some(std::time::Duration::from_secs(300)));
+        assert!(ci.environment.passes(b"MORE") && ci.environment.passes(b"PATH"));
+        let inline = store
+            .inline(b"version = 1\nname = \"x\"\nextends = [\"more\"]\n", "request")
+            .unwrap();
+        assert!(inline.environment.passes(b"MORE"));
+        let error = store
+            .inline(b"version = 1\nname = \"x\"\nextends = [\"./more.toml\"]\n", "request")
+            .unwrap_err();
+        assert!(error.to_string().contains("by name only"), "{error}");
+
+        write("more", "extends = [\"ci\"]\n");
+        let error = PolicyStore::load(&directories, "ci").unwrap_err().to_string();
+        assert!(error.contains("it extends itself"), "{error}");
+        write("more", "extends = [\"cj\"]\n");
+        let error = PolicyStore::load(&directories, "ci").unwrap_err().to_string();
         assert!(
-            error.contains("`strict`") && error.contains("default, locked"),
+            error.contains("there is no policy `cj`") && error.contains("base, ci, more"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn system_calls_are_named_as_the_kernel_does() {
+        let store = PolicyStore::load(&[], "default").unwrap();
+        let error = |calls: &str| {
+            let text = policy("x") + "[syscalls]\n" + calls;
+            store
+                .inline(text.as_bytes(), "request")
+                .err()
+                .map(|error| error.to_string())
+        };
+        assert_eq!(error("allow = [\"ptrace\"]\ndeny = [\"socket\"]"), None);
+        let said = error("deny = [\"ptrce\"]").unwrap();
+        assert!(
+            said.contains("no system call `ptrce`; did you mean `ptrace`?"),
+            "{said}"
+        );
+        assert!(error("allow = [\"mount\"]").unwrap().contains("no policy can allow"));
+        assert!(
+            error("deny = [\"execve\"]")
+                .unwrap()
+                .contains("no command can be started")
+        );
+    }
+
+    #[test]
+    fn a_default_that_does_not_exist_is_named_with_those_that_do() {
+        let error = PolicyStore::load(&[], "strict").unwrap_err().to_string();
+        assert!(error.contains("`strict`") && error.contains("java, locked"), "{error}");
     }
 }

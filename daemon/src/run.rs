@@ -6,11 +6,13 @@
 //! actor.rs     the task that owns it: from a place among the running ones to the last event
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
+//! find.rs      what is on the machine for the patterns of a policy
 //! host.rs      facts about this machine and this caller that a sandbox is made from
 //! ```
 
 mod actor;
 mod denials;
+mod find;
 mod host;
 mod journal;
 mod model;
@@ -18,6 +20,7 @@ mod table;
 mod worktree;
 
 pub use actor::{Kill, Surroundings};
+pub use find::{FindError, find};
 pub use host::{Asked, Host, WorkspaceError};
 pub use journal::{Item, Journal, Reader};
 pub use model::*;

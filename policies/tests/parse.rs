@@ -54,8 +54,7 @@ fn every_key_is_read() {
 
     let policy = self::policy(
         r#"[filesystem]
-        hide-in-home = [".ssh/"]
-        hide = ["/etc/shadow"]
+        hide = ["/etc/shadow", "${home}/.ssh/"]
         tmp = true
         shm = "1MiB"
         [network]

@@ -71,8 +71,18 @@ impl Guard {
             tree.find_covered();
             tree.repository = rules::is_repository_root(tree);
         }
+        let read_only = |tree: usize| {
+            let root = trees[tree].path.clone();
+            spec.read_only.iter().filter_map(move |path| {
+                let inside = path.strip_prefix(&root).ok()?;
+                Some((inside.to_owned(), format!("filesystem.read-only: {}", path.display())))
+            })
+        };
         let programs = (0..trees.len())
-            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected))
+            .map(|tree| {
+                let named = repository::programs(&trees, tree, spec.git, &spec.protected);
+                named.into_iter().chain(read_only(tree)).collect()
+            })
             .collect();
         Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs),

@@ -167,7 +167,8 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     let mut watched = Vec::new();
     watched.extend_from_slice(if guard.is_some() { guard::WATCHED } else { &[] });
     watched.extend_from_slice(if ports.is_some() { ports::WATCHED } else { &[] });
-    let filters = seccomp::compile_told(spec.syscalls, &watched).map_err(|error| Failure {
+    let exceptions = seccomp::Except::of(&spec.exceptions);
+    let filters = seccomp::compile_told_except(spec.syscalls, &exceptions, &watched).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
         stage: format!("compile the filter: {error}"),
         errno: 0,
@@ -180,7 +181,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         enforcement,
         rights,
         filters,
-        waiting: Waiting::new(spec.syscalls, guard, ports),
+        waiting: Waiting::new(spec.syscalls, exceptions, guard, ports),
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,

@@ -90,6 +90,7 @@ fn access_of(right: Right) -> BitFlags<AccessFs> {
         Right::Read => AccessFs::ReadFile | AccessFs::ReadDir,
         Right::ReadExecute => AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute,
         Right::Write => AccessFs::from_all(WANTED),
+        Right::WriteNoExecute => AccessFs::from_all(WANTED) & !BitFlags::from(AccessFs::Execute),
         Right::Use => {
             AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev
         }

@@ -35,7 +35,7 @@ use std::os::fd::OwnedFd;
 
 use seccompiler::BpfProgram;
 
-use crate::spec::Syscalls;
+use crate::spec::{Exceptions, Syscalls};
 use crate::sys;
 use bpf::{Action, Decision};
 pub use calls::{Arch, Call, LAST_KNOWN};
@@ -166,18 +166,109 @@ pub fn compile(profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompE
 /// is an answer. Number and arguments in a notification are copies in the kernel, so the answer is the filter's own. A notified call
 /// without a listener gets `ENOSYS` from the kernel.
 pub fn compile_told(profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
-    let mut program = compile_told_for(Arch::NATIVE, profile, notify)?;
+    compile_told_except(profile, &Except::default(), notify)
+}
+
+/// As [`compile_told`], with exceptions; the holder of the listener asks [`refusal_except`] with the same.
+pub fn compile_told_except(profile: Syscalls, except: &Except, notify: &[Notify]) -> Result<Program, SeccompError> {
+    let mut program = compile_told_for(Arch::NATIVE, profile, except, notify)?;
     if notify.is_empty() {
-        program.plain = Some(compile(profile, notify)?.filter);
+        let plain = compile_with(Arch::NATIVE, profile, except, notify, false, |_, errno| {
+            Action::Errno(errno)
+        })?;
+        program.plain = Some(plain.filter);
     }
     Ok(program)
 }
 
-fn compile_told_for(arch: Arch, profile: Syscalls, notify: &[Notify]) -> Result<Program, SeccompError> {
-    compile_with(arch, profile, notify, true, |call, errno| match is_told(call, errno) {
-        true => Action::Notify,
-        false => Action::Errno(errno),
+fn compile_told_for(
+    arch: Arch,
+    profile: Syscalls,
+    except: &Except,
+    notify: &[Notify],
+) -> Result<Program, SeccompError> {
+    compile_with(arch, profile, except, notify, true, |call, errno| {
+        match is_told(call, errno) {
+            true => Action::Notify,
+            false => Action::Errno(errno),
+        }
     })
+}
+
+/// [`Exceptions`] whose names were looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Except {
+    allow: Vec<Call>,
+    deny: Vec<Call>,
+}
+
+impl Except {
+    /// Looks the names up. One that is not in the table means nothing, nor does allowing what no profile allows.
+    pub fn of(exceptions: &Exceptions) -> Except {
+        let calls = |names: &[String]| -> Vec<Call> { names.iter().filter_map(|name| Call::named(name)).collect() };
+        let mut except = Except {
+            allow: calls(&exceptions.allow),
+            deny: calls(&exceptions.deny),
+        };
+        except.allow.retain(|call| call.is_allowed_by_default());
+        except
+    }
+
+    /// What the profile answers to a call of a group, exceptions considered.
+    fn answer(&self, group: &groups::Group, profile: Syscalls, call: Call) -> Answer {
+        if self.deny.contains(&call) {
+            Answer::Errno(libc::EPERM)
+        } else if self.allow.contains(&call) {
+            Answer::Allow
+        } else {
+            of_profile(group, profile)
+        }
+    }
+}
+
+/// What the sandbox itself calls between installing the filter and executing the command, and what no program does without.
+const NEEDED: &[Call] = &[
+    Call::brk,
+    Call::close,
+    Call::close_range,
+    Call::dup2,
+    Call::dup3,
+    Call::execve,
+    Call::execveat,
+    Call::exit,
+    Call::exit_group,
+    Call::fcntl,
+    Call::futex,
+    Call::mmap,
+    Call::mprotect,
+    Call::munmap,
+    Call::poll,
+    Call::ppoll,
+    Call::read,
+    Call::recvmsg,
+    Call::rt_sigaction,
+    Call::rt_sigprocmask,
+    Call::rt_sigreturn,
+    Call::sendmsg,
+    Call::write,
+];
+
+impl Call {
+    /// A call by the kernel's name for it.
+    pub fn named(name: &str) -> Option<Call> {
+        Call::ALL.iter().copied().find(|call| call.name() == name)
+    }
+
+    /// Whether [`Syscalls::Default`] allows it.
+    pub fn is_allowed_by_default(self) -> bool {
+        let group = groups::GROUPS.iter().find(|group| group.calls.contains(&self));
+        group.is_some_and(|group| group.default == Answer::Allow)
+    }
+
+    /// Whether no command could be started if it were refused.
+    pub fn is_needed(self) -> bool {
+        NEEDED.contains(&self)
+    }
 }
 
 /// Whether a refusal says "no" to somebody who meant it. `ENOSYS` and the answers about families and protocols of sockets are part of how
@@ -204,14 +295,20 @@ fn compile_answering(
     notify: &[Notify],
     answer: impl Fn(i32) -> i32,
 ) -> Result<Program, SeccompError> {
-    compile_with(arch, profile, notify, !notify.is_empty(), |_, errno| {
-        Action::Errno(answer(errno))
-    })
+    compile_with(
+        arch,
+        profile,
+        &Except::default(),
+        notify,
+        !notify.is_empty(),
+        |_, errno| Action::Errno(answer(errno)),
+    )
 }
 
 fn compile_with(
     arch: Arch,
     profile: Syscalls,
+    except: &Except,
     notify: &[Notify],
     notifies: bool,
     refuse: impl Fn(Option<Call>, i32) -> Action,
@@ -225,7 +322,7 @@ fn compile_with(
     };
     for group in groups::GROUPS {
         for &call in group.calls {
-            let otherwise = match of_profile(group, profile) {
+            let otherwise = match except.answer(group, profile, call) {
                 Answer::Allow => Action::Allow,
                 Answer::Errno(errno) => refuse(Some(call), errno),
             };
@@ -234,7 +331,8 @@ fn compile_with(
     }
     // The first row that holds decides, so the order here is the precedence: refusals, then notification, then the rest. A call
     // that is refused anyway needs no rows.
-    let refusals = conditions(profile, notifies).map(|row| (row.call, row.when, refuse(Some(row.call), row.errno)));
+    let refusals =
+        conditions(profile, except, notifies).map(|row| (row.call, row.when, refuse(Some(row.call), row.errno)));
     let notified = notify.iter().map(|row| (row.call, row.when, Action::Notify));
     for (call, when, action) in refusals.chain(notified) {
         decide(call, &mut |decision| {
@@ -257,13 +355,15 @@ fn of_profile(group: &groups::Group, profile: Syscalls) -> Answer {
     }
 }
 
-fn conditions(profile: Syscalls, notifies: bool) -> impl Iterator<Item = &'static Condition> {
-    let strict = match profile {
+/// The conditions of a profile. A call that is allowed as an exception has those of the other one.
+fn conditions(profile: Syscalls, except: &Except, notifies: bool) -> impl Iterator<Item = &'static Condition> {
+    let strict: &[Condition] = match profile {
         Syscalls::Default => &[],
         Syscalls::Strict => conditions::STRICT,
     };
+    let strict = strict.iter().filter(|row| !except.allow.contains(&row.call));
     let nested = notifies.then_some(&conditions::NESTED_LISTENER);
-    strict.iter().chain(conditions::BOTH).chain(nested)
+    strict.chain(conditions::BOTH).chain(nested)
 }
 
 /// The kernel's name of a call of this machine, for people.
@@ -298,6 +398,8 @@ pub enum Reason {
     Call(&'static str),
     /// The call is allowed, this use of it is not.
     Use(&'static str),
+    /// The policy denies the call by name.
+    Denied,
     /// The number is not in the table.
     Unknown,
 }
@@ -313,6 +415,7 @@ impl fmt::Display for Refused {
                 )
             }
             Reason::Use(what) => write!(f, "system call {name}: {what} is refused by the profile {profile}"),
+            Reason::Denied => write!(f, "system call {name} is refused by syscalls.deny"),
             Reason::Unknown => write!(
                 f,
                 "system call {} {name} is refused by the profile {profile}",
@@ -329,6 +432,7 @@ impl Refused {
         match self.reason {
             Reason::Call(purpose) => format!("the profile {profile} refuses it: it is for {purpose}"),
             Reason::Use(what) => format!("the profile {profile} refuses {what}"),
+            Reason::Denied => "syscalls.deny names it".to_owned(),
             Reason::Unknown => format!("the profile {profile} does not know it"),
         }
     }
@@ -337,10 +441,15 @@ impl Refused {
 /// What a profile answers to a call of this machine, read from the table: `None` if it lets the call through (or has it notified).
 /// Of `args`, only what the conditions look at must be right.
 pub fn refusal(profile: Syscalls, number: u32, args: &[u64; 6]) -> Option<Refused> {
-    refusal_on(Arch::NATIVE, profile, number, args)
+    refusal_except(profile, &Except::default(), number, args)
 }
 
-fn refusal_on(arch: Arch, profile: Syscalls, number: u32, args: &[u64; 6]) -> Option<Refused> {
+/// As [`refusal`], with exceptions.
+pub fn refusal_except(profile: Syscalls, except: &Except, number: u32, args: &[u64; 6]) -> Option<Refused> {
+    refusal_on(Arch::NATIVE, profile, except, number, args)
+}
+
+fn refusal_on(arch: Arch, profile: Syscalls, except: &Except, number: u32, args: &[u64; 6]) -> Option<Refused> {
     let refused = |errno, reason| {
         Some(Refused {
             profile,
@@ -353,10 +462,13 @@ fn refusal_on(arch: Arch, profile: Syscalls, number: u32, args: &[u64; 6]) -> Op
         return refused(libc::ENOSYS, Reason::Unknown);
     };
     let group = groups::GROUPS.iter().find(|group| group.calls.contains(&call))?;
-    if let Answer::Errno(errno) = of_profile(group, profile) {
+    if except.deny.contains(&call) {
+        return refused(libc::EPERM, Reason::Denied);
+    }
+    if let Answer::Errno(errno) = except.answer(group, profile, call) {
         return refused(errno, Reason::Call(group.purpose));
     }
-    let row =
-        conditions(profile, false).find(|row| row.call == call && row.when.iter().all(|when| when.holds(args)))?;
+    let row = conditions(profile, except, false)
+        .find(|row| row.call == call && row.when.iter().all(|when| when.holds(args)))?;
     refused(row.errno, Reason::Use(row.what))
 }

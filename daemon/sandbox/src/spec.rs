@@ -108,6 +108,8 @@ pub struct SandboxSpec {
     pub network: Network,
     /// Which system calls are refused.
     pub syscalls: Syscalls,
+    /// Calls that are answered otherwise than the profile does.
+    pub exceptions: Exceptions,
     /// Bounds of the tree.
     pub limits: Limits,
     /// Protections without which no sandbox is made: one of these that turns out `Degraded` or `Off` fails the creation.
@@ -119,7 +121,7 @@ impl SandboxSpec {
     pub fn is_guarded(&self) -> bool {
         !self.guard.is_empty()
             && self.view.entries.iter().any(|entry| match entry {
-                ViewEntry::Bind { access, .. } => *access == Access::Guarded,
+                ViewEntry::Bind { access, .. } => access.is_guarded(),
                 ViewEntry::Scratch { guarded, .. } => *guarded,
                 _ => false,
             })
@@ -181,6 +183,10 @@ pub enum ViewEntry {
         /// Paths relative to `lower` that are not seen (removed in the view), whether they exist or not.
         #[serde(with = "as_os_strings")]
         hide: Vec<PathBuf>,
+        /// Whether its files can be executed.
+        execute: bool,
+        /// Whether a missing directory, or something that is none, is passed over instead of an error.
+        optional: bool,
     },
     /// A directory on disk that lives as long as the sandbox.
     Scratch {
@@ -229,6 +235,12 @@ pub enum ViewEntry {
         #[serde(with = "as_os_string")]
         target: PathBuf,
     },
+    /// What is at this place of the tree by now, made read-only with everything below it; nothing when it does not exist.
+    ReadOnly {
+        /// What stays as it is.
+        #[serde(with = "as_os_string")]
+        target: PathBuf,
+    },
     /// The sandbox's own `/proc`, with everything that configures the kernel read-only or masked.
     Proc,
     /// What programs ask `/sys` about: processors, memory, the network interfaces of the sandbox. Read-only; an empty
@@ -254,6 +266,22 @@ pub enum Access {
     /// As `Write`, but for what [`Guard`] protects. Only for directories. The command sees a read-only mount; init carries out
     /// what the command may change.
     Guarded,
+    /// As `Write`, without execution.
+    WriteNoExecute,
+    /// As `Guarded`, without execution.
+    GuardedNoExecute,
+}
+
+impl Access {
+    /// Whether it is one of those that write.
+    pub fn writes(self) -> bool {
+        !matches!(self, Access::Read | Access::ReadExecute)
+    }
+
+    /// Whether [`Guard`] holds.
+    pub fn is_guarded(self) -> bool {
+        matches!(self, Access::Guarded | Access::GuardedNoExecute)
+    }
 }
 
 /// What must not change in guarded trees. See `guard.rs`.
@@ -263,6 +291,9 @@ pub struct Guard {
     /// moved or removed.
     #[serde(with = "as_os_strings")]
     pub protected: Vec<PathBuf>,
+    /// Absolute paths of the view, which hold for what lies there and below in the same way.
+    #[serde(with = "as_os_strings")]
+    pub read_only: Vec<PathBuf>,
     /// Whether what makes git run programs outside is protected as well: hooks, configuration other than harmless one, and what leads git to
     /// another repository's; in every repository, also one that the command makes.
     pub git: bool,
@@ -271,7 +302,7 @@ pub struct Guard {
 impl Guard {
     /// Whether there is anything to guard.
     pub fn is_empty(&self) -> bool {
-        self.protected.is_empty() && !self.git
+        self.protected.is_empty() && self.read_only.is_empty() && !self.git
     }
 }
 
@@ -312,6 +343,16 @@ impl Syscalls {
             Syscalls::Strict => "strict",
         }
     }
+}
+
+/// System calls that are answered otherwise than a profile does, by the kernel's names. A name that the table does not have means
+/// nothing: whoever takes names from others asks [`seccomp::Call::named`](crate::seccomp::Call::named) first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exceptions {
+    /// Allowed as under [`Syscalls::Default`], where that allows them.
+    pub allow: Vec<String>,
+    /// Refused with `EPERM`, before `allow` is looked at.
+    pub deny: Vec<String>,
 }
 
 /// Bounds of a sandbox. `None` is unlimited.

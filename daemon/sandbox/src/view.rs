@@ -44,6 +44,7 @@ pub(crate) enum Right {
     Read,
     ReadExecute,
     Write,
+    WriteNoExecute,
     /// Read and write files that exist, and their ioctls: devices and `/proc`.
     Use,
 }
@@ -142,7 +143,9 @@ impl<'a> Builder<'a> {
                 target,
                 scratch,
                 hide,
-            } => self.overlay(lower, target, scratch, hide),
+                execute,
+                optional,
+            } => self.overlay(lower, target, scratch, hide, *execute, *optional),
             ViewEntry::Scratch {
                 target,
                 scratch,
@@ -158,6 +161,7 @@ impl<'a> Builder<'a> {
             ViewEntry::File { target, contents } => self.file(target, contents),
             ViewEntry::Directory { target, mode } => self.directory(target, *mode).map(drop),
             ViewEntry::Mask { target } => self.mask(target),
+            ViewEntry::ReadOnly { target } => self.read_only(target),
             ViewEntry::Proc => self.proc(),
             ViewEntry::Sys => self.sysfs(),
             ViewEntry::Dev { shm_bytes } => self.dev(*shm_bytes),
@@ -192,6 +196,7 @@ impl<'a> Builder<'a> {
             Access::Read => BASE | READ_ONLY | libc::MOUNT_ATTR_NOEXEC,
             Access::ReadExecute => BASE | READ_ONLY,
             Access::Write | Access::Guarded => BASE,
+            Access::WriteNoExecute | Access::GuardedNoExecute => BASE | libc::MOUNT_ATTR_NOEXEC,
         };
         sys::mount_set_attributes(tree.as_fd(), attributes, true).map_err(fail("mount_setattr", source))?;
         let point = if kind == FileType::Directory {
@@ -200,17 +205,18 @@ impl<'a> Builder<'a> {
             self.empty_file(target)?
         };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
-        if matches!(access, Access::Write | Access::Guarded) {
+        if access.writes() {
             let root = tree.try_clone().map_err(fail("copy a descriptor of", target))?;
             self.built.places.disk.push(root);
         }
-        if access == Access::Guarded && kind == FileType::Directory && self.can_guard {
+        if access.is_guarded() && kind == FileType::Directory && self.can_guard {
             self.cover(tree, target)?;
         }
         let right = match access {
             Access::Read => Right::Read,
             Access::ReadExecute => Right::ReadExecute,
             Access::Write | Access::Guarded => Right::Write,
+            Access::WriteNoExecute | Access::GuardedNoExecute => Right::WriteNoExecute,
         };
         self.built.rules.push((target.to_owned(), right));
         Ok(())
@@ -325,6 +331,17 @@ impl<'a> Builder<'a> {
         let tree = clone_tree(fd.as_fd(), false)?;
         sys::mount_set_attributes(tree.as_fd(), BASE | READ_ONLY | libc::MOUNT_ATTR_NOEXEC, false)?;
         Ok(tree)
+    }
+
+    /// Mounts what is there once more over itself, read-only. What is mounted cannot be moved away either.
+    fn read_only(&mut self, target: &Path) -> Result<(), Failure> {
+        let fd = match resolve(&self.new, target, OFlags::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP) => return Ok(()),
+            result => result.map_err(fail("open", target))?,
+        };
+        let tree = clone_tree(fd.as_fd(), true).map_err(fail("open_tree", target))?;
+        sys::mount_set_attributes(tree.as_fd(), BASE | READ_ONLY, true).map_err(fail("mount_setattr", target))?;
+        attach(&tree, fd.as_fd()).map_err(fail("mount", target))
     }
 
     fn mask(&mut self, target: &Path) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use crate::command::Report;
 use crate::event::{Denial, Subject};
 use crate::guard::{Guard, Refusal};
 use crate::ports::Ports;
+use crate::seccomp::Except;
 use crate::seccomp::{self, Call, Notify};
 use crate::spec::Syscalls;
 use crate::sys::notify::{self, Answer, Notification};
@@ -38,6 +39,7 @@ const MAX_RULE_CHARS: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Waiting {
     profile: Syscalls,
+    exceptions: Except,
     guard: Option<Guard>,
     ports: Option<Ports>,
     /// What was told already.
@@ -46,9 +48,10 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(profile: Syscalls, guard: Option<Guard>, ports: Option<Ports>) -> Self {
+    pub(crate) fn new(profile: Syscalls, exceptions: Except, guard: Option<Guard>, ports: Option<Ports>) -> Self {
         Waiting {
             profile,
+            exceptions,
             guard,
             ports,
             told: HashSet::new(),
@@ -66,7 +69,7 @@ impl Waiting {
         // ENOENT: the caller was killed meanwhile.
         let call = notify::receive(listener).ok()?;
         let port = || self.ports.as_ref()?.refused(listener, &call);
-        let denial = if let Some((errno, denial)) = judge(self.profile, &call) {
+        let denial = if let Some((errno, denial)) = judge(self.profile, &self.exceptions, &call) {
             let _ = notify::answer(listener, call.id, Answer::Error(errno));
             denial
         } else if let Some(denial) = port() {
@@ -163,16 +166,17 @@ fn of_path(refusal: Refusal) -> Denial {
 }
 
 /// What the profile answers to a call that it refuses, and what is told of it.
-fn judge(profile: Syscalls, call: &Notification) -> Option<(i32, Denial)> {
+fn judge(profile: Syscalls, exceptions: &Except, call: &Notification) -> Option<(i32, Denial)> {
     // The filter ends programs of other architectures, whose numbers these are not.
     let Ok(number) = u32::try_from(call.number) else {
         return None;
     };
-    let refused = seccomp::refusal(profile, number, &call.arguments)?;
+    let refused = seccomp::refusal_except(profile, exceptions, number, &call.arguments)?;
     let denial = Denial {
         subject: Subject::SystemCall {
             name: seccomp::describe(number).to_owned(),
-            default_allows: seccomp::refusal(Syscalls::Default, number, &call.arguments).is_none(),
+            default_allows: seccomp::refusal(Syscalls::Default, number, &call.arguments).is_none()
+                && refused.reason != seccomp::Reason::Denied,
         },
         rule: refused.rule(),
     };
@@ -194,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_refused_call_is_answered_by_the_table_and_named() {
-        let (errno, denial) = judge(Syscalls::Default, &waiting(libc::SYS_mount, [0; 6])).unwrap();
+        let (errno, denial) = judge(Syscalls::Default, &Except::default(), &waiting(libc::SYS_mount, [0; 6])).unwrap();
         assert_eq!(errno, libc::EPERM);
         let subject = Subject::SystemCall {
             name: "mount".to_owned(),
@@ -202,7 +206,7 @@ mod tests {
         };
         assert_eq!(denial.subject, subject);
         assert_eq!(denial.rule, "the profile default refuses it: it is for mounting");
-        let (_, denial) = judge(Syscalls::Strict, &waiting(libc::SYS_ptrace, [0; 6])).unwrap();
+        let (_, denial) = judge(Syscalls::Strict, &Except::default(), &waiting(libc::SYS_ptrace, [0; 6])).unwrap();
         assert!(
             matches!(
                 denial.subject,
@@ -218,16 +222,35 @@ mod tests {
     #[test]
     fn only_the_refused_use_of_a_call_is_refused() {
         let namespaces = [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0];
-        let (errno, denial) = judge(Syscalls::Default, &waiting(libc::SYS_unshare, namespaces)).unwrap();
+        let (errno, denial) = judge(
+            Syscalls::Default,
+            &Except::default(),
+            &waiting(libc::SYS_unshare, namespaces),
+        )
+        .unwrap();
         assert_eq!(errno, libc::EPERM);
         assert_eq!(denial.rule, "the profile default refuses creating a namespace");
-        assert_eq!(judge(Syscalls::Default, &waiting(libc::SYS_unshare, [0; 6])), None);
-        assert_eq!(judge(Syscalls::Default, &waiting(libc::SYS_renameat2, [0; 6])), None);
+        assert_eq!(
+            judge(
+                Syscalls::Default,
+                &Except::default(),
+                &waiting(libc::SYS_unshare, [0; 6])
+            ),
+            None
+        );
+        assert_eq!(
+            judge(
+                Syscalls::Default,
+                &Except::default(),
+                &waiting(libc::SYS_renameat2, [0; 6])
+            ),
+            None
+        );
     }
 
     #[test]
     fn each_refusal_is_told_once_and_a_flood_is_only_counted() {
-        let mut waiting = Waiting::new(Syscalls::Default, None, None);
+        let mut waiting = Waiting::new(Syscalls::Default, Except::default(), None, None);
         let denial = |n: usize| Denial {
             subject: Subject::Path(n.to_string().into_bytes()),
             rule: "rule".to_owned(),

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use fumehood_policies::{Grants, Home, PathPattern, WorkspaceAccess};
+use fumehood_policies::{Grants, Home, PathPattern};
 
-use super::resolve;
+use super::{in_workspace, resolve, resolved, workspace_is_written};
 use crate::run::Host;
 
 /// What a command can do with a path.
@@ -33,61 +33,55 @@ pub enum Reach {
 /// What a command can do with an absolute, normalised path.
 pub fn reach(path: &Path, grants: &Grants, host: &Host) -> Reach {
     let filesystem = &grants.filesystem;
-    let below = |patterns: &[PathPattern]| patterns.iter().any(|pattern| path.starts_with(resolve(pattern, host)));
+    let below = |patterns: &[PathPattern]| resolved(patterns, host).iter().any(|place| path.starts_with(place));
+    let kept = |pattern: &&PathPattern| resolve(pattern, host).iter().any(|place| path.starts_with(place));
+    if let Some(pattern) = filesystem.read_only.iter().find(kept) {
+        return read_only(&format!("filesystem.read-only without {}", pattern.spelled()));
+    }
     let bound = host.repository.iter().chain([&host.workspace]);
     if bound.into_iter().any(|bound| path.starts_with(bound)) {
-        return match filesystem.workspace {
-            WorkspaceAccess::Write => Reach::Open,
-            WorkspaceAccess::Read => read_only("filesystem.workspace = \"write\""),
+        let open = workspace_is_written(grants, host)
+            || below(&filesystem.write)
+            || below(&in_workspace(&filesystem.copy_on_write));
+        return match open {
+            true => Reach::Open,
+            false => read_only("filesystem.workspace = \"write\""),
         };
     }
     if host.private.iter().any(|private| path.starts_with(private)) {
         return Reach::Hidden { rule: None };
     }
-    let hides = |pattern: &&PathPattern| path.starts_with(resolve(pattern, host));
-    if let Some(pattern) = filesystem.hide.iter().find(hides) {
-        let rule = format!("filesystem.hide: {}", resolve(pattern, host).display());
-        return Reach::Hidden { rule: Some(rule) };
-    }
-    let in_home = path.strip_prefix(&host.home).ok();
-    if let Some(inside) = in_home
-        && let Some(hidden) = filesystem.hide_in_home.iter().find(|hidden| inside.starts_with(hidden))
-        && (filesystem.home == Home::CopyOnWrite || below(&filesystem.read) || below(&filesystem.write))
+    let in_home = path.starts_with(&host.home);
+    let granted = [
+        &filesystem.read,
+        &filesystem.execute,
+        &filesystem.write,
+        &filesystem.copy_on_write,
+    ]
+    .into_iter()
+    .any(|list| below(list));
+    // What an empty home hides is missing anyway, and what would show it is another home.
+    if let Some(pattern) = filesystem.hide.iter().find(kept)
+        && (!in_home || granted || filesystem.home == Home::CopyOnWrite)
     {
-        let rule = Some(format!("filesystem.hide-in-home: {hidden}"));
+        let rule = Some(format!("filesystem.hide: {}", pattern.spelled()));
         return Reach::Hidden { rule };
     }
-    if below(&filesystem.write) {
+    let tmp = filesystem.tmp && ["/tmp", "/var/tmp"].iter().any(|tmp| path.starts_with(tmp));
+    let copied_home = in_home && filesystem.home == Home::CopyOnWrite;
+    if copied_home || tmp || below(&filesystem.write) || below(&filesystem.copy_on_write) {
         return Reach::Open;
     }
-    let granted_in_home = filesystem
-        .read
-        .iter()
-        .filter(|pattern| !matches!(pattern, PathPattern::Absolute(_)));
-    if granted_in_home
-        .map(|pattern| resolve(pattern, host))
-        .any(|grant| path.starts_with(grant))
-    {
+    if granted {
         return read_only("filesystem.write with this path");
     }
-    if in_home.is_some() {
-        return match filesystem.home {
-            Home::CopyOnWrite => Reach::Open,
-            // What is written there stays there; what the real one holds is missing.
-            Home::Empty => absent([
-                "filesystem.home = \"copy-on-write\"",
-                "filesystem.home = \"copy-on-write\"",
-            ]),
-        };
+    if in_home {
+        // What is written there stays there; what the real one holds is missing.
+        let remedy = "filesystem.home = \"copy-on-write\"";
+        return absent([remedy, remedy]);
     }
     if ["/tmp", "/var/tmp"].iter().any(|tmp| path.starts_with(tmp)) {
-        return match filesystem.tmp {
-            true => Reach::Open,
-            false => absent(["filesystem.tmp = true", "filesystem.tmp = true"]),
-        };
-    }
-    if below(&filesystem.read) {
-        return read_only("filesystem.write with this path");
+        return absent(["filesystem.tmp = true", "filesystem.tmp = true"]);
     }
     // The sandbox's own; what is refused there, no policy gives.
     if ["/proc", "/sys", "/dev", "/run"]

@@ -5,7 +5,7 @@ use fumehood_sandbox::spec::Identity;
 
 use super::*;
 
-fn host() -> Host {
+pub(crate) fn host() -> Host {
     Host {
         identity: Identity {
             outside_uid: 1001,
@@ -21,6 +21,7 @@ fn host() -> Host {
         repository: None,
         cwd: "/home/ada/project/src".into(),
         private: [PathBuf::from("/home/ada/state/audit.jsonl"), "/srv/fumehood".into()].into(),
+        found: BTreeMap::new(),
     }
 }
 
@@ -78,17 +79,18 @@ fn variable(command: &CommandSpec, name: &str) -> Option<String> {
 
 #[test]
 fn a_grant_becomes_a_mount_with_its_access_and_nothing_else_is_mounted() {
-    let text = "[filesystem]\nworkspace = \"write\"\nread = [\"/usr\", \"${home}/tools\"]\nwrite = [\"/srv/cache\"]\n";
+    let text = "[filesystem]\nworkspace = \"write\"\nexecute = [\"/usr\", \"${home}/tools\"]\nread = [\"/etc\"]\nwrite = [\"/srv/cache\", \"/srv/bin\"]\n";
     let entries = entries(&policy(text));
     assert_eq!(bound(&entries, "/usr"), Some(Access::ReadExecute));
     assert_eq!(bound(&entries, "/home/ada/tools"), Some(Access::ReadExecute));
-    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::Guarded));
+    assert_eq!(bound(&entries, "/etc"), Some(Access::Read));
+    assert_eq!(bound(&entries, "/srv/cache"), Some(Access::GuardedNoExecute));
     assert_eq!(bound(&entries, "/home/ada/project"), Some(Access::Guarded));
     let binds = entries
         .iter()
         .filter(|entry| matches!(entry, ViewEntry::Bind { .. }))
         .count();
-    assert_eq!(binds, 4);
+    assert_eq!(binds, 6);
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn a_home_is_copied_on_write_with_secrets_hidden_or_empty() {
 #[test]
 fn the_daemons_own_places_are_hidden_wherever_they_lie_and_whatever_is_granted() {
     let entries = entries(&policy(
-        "[filesystem]\nhome = \"copy-on-write\"\nread = [\"/srv\"]\nhide-in-home = []\n",
+        "[filesystem]\nhome = \"copy-on-write\"\nread = [\"/srv\"]\nhide = []\n",
     ));
     let hidden = entries.iter().find_map(|entry| match entry {
         ViewEntry::Overlay { hide, .. } => Some(hide.clone()),
@@ -235,7 +237,7 @@ fn limits_pass_through_as_they_are() {
 #[test]
 fn every_protection_has_the_same_name_on_both_sides() {
     for required in policies::Protection::ALL {
-        assert_eq!(protection(required).name(), required.name());
+        assert_eq!(protection(*required).name(), required.name());
     }
 }
 
@@ -281,11 +283,11 @@ fn a_workspace_that_lies_in_what_is_hidden_is_found() {
     let default = built_in("default");
     assert_eq!(
         hidden(&default, "/home/ada/.ssh"),
-        Some(("filesystem.hide-in-home", "/home/ada/.ssh".into()))
+        Some(("filesystem.hide", "/home/ada/.ssh".into()))
     );
     assert_eq!(
         hidden(&default, "/home/ada/.aws/cli/cache"),
-        Some(("filesystem.hide-in-home", "/home/ada/.aws".into()))
+        Some(("filesystem.hide", "/home/ada/.aws".into()))
     );
     assert_eq!(
         hidden(&default, "/etc/ssh/sshd_config.d"),
@@ -303,12 +305,12 @@ fn a_workspace_that_holds_a_hidden_path_is_named_with_its_rule() {
         ..host()
     };
     let hidden = hidden_by_workspace(&grants(&built_in("default"), &[], &[]), &host);
-    assert!(hidden.contains(&("filesystem.hide-in-home", "/home/ada/.cache/huggingface/token".into())));
+    assert!(hidden.contains(&("filesystem.hide", "/home/ada/.cache/huggingface/token".into())));
 }
 
 #[test]
 fn a_grant_that_holds_a_hidden_path_does_not_bring_it_back() {
-    let text = "[filesystem]\nhome = \"copy-on-write\"\nread = [\"${home}/.config\"]\nwrite = []\nhide-in-home = [\".config/gh\", \".ssh\"]\n";
+    let text = "[filesystem]\nhome = \"copy-on-write\"\nwrite = [\"${home}/.config\"]\nhide = [\"${home}/.config/gh\", \"${home}/.ssh\"]\n";
     let entries = entries(&policy(text));
     let masked = |path: &str| {
         entries
@@ -344,7 +346,7 @@ fn what_a_command_can_do_with_a_path_is_read_as_the_view_is_built() {
         let remedy = "filesystem.write with this path".to_owned();
         assert_eq!(of(&default, read), Reach::ReadOnly { remedy }, "{read}");
     }
-    let rule = Some("filesystem.hide-in-home: .ssh".to_owned());
+    let rule = Some("filesystem.hide: ${home}/.ssh".to_owned());
     assert_eq!(of(&default, "/home/ada/.ssh/id"), Reach::Hidden { rule });
     assert_eq!(
         of(&default, "/home/ada/state/audit.jsonl"),
@@ -365,4 +367,90 @@ fn what_a_command_can_do_with_a_path_is_read_as_the_view_is_built() {
     let granted = policy("[filesystem]\nread = [\"${home}/lib\"]\nwrite = [\"/data\"]\n");
     assert!(matches!(of(&granted, "/home/ada/lib/x"), Reach::ReadOnly { .. }));
     assert_eq!(of(&granted, "/data/x"), Reach::Open);
+}
+
+#[test]
+fn grants_add_up_where_they_meet() {
+    let text = "[filesystem]\nexecute = [\"/srv\", \"/opt/x\"]\nread = [\"/srv/data\"]\nwrite = [\"/opt/x/state\"]\ncopy-on-write = [\"/opt/x/cache\", \"/var/lib/y\"]\n";
+    let entries = entries(&policy(text));
+    assert_eq!(
+        bound(&entries, "/srv/data"),
+        Some(Access::ReadExecute),
+        "/srv gives execution"
+    );
+    assert_eq!(bound(&entries, "/opt/x/state"), Some(Access::Guarded));
+    let copied = |path: &str| {
+        entries.iter().find_map(|entry| match entry {
+            ViewEntry::Overlay { target, execute, .. } if target == Path::new(path) => Some(*execute),
+            _ => None,
+        })
+    };
+    assert_eq!(
+        (copied("/opt/x/cache"), copied("/var/lib/y")),
+        (Some(true), Some(false))
+    );
+}
+
+#[test]
+fn what_is_read_only_is_mounted_so_last_and_guarded() {
+    let text =
+        "[filesystem]\nworkspace = \"write\"\nread-only = [\"${workspace}/sql\"]\nprotect = []\ngit = \"open\"\n";
+    let spec = sandbox("run-1", &grants(&policy(text), &[], &[]), &host());
+    assert_eq!(spec.guard.read_only, [Path::new("/home/ada/project/sql")]);
+    assert!(spec.is_guarded());
+    let last = spec.view.entries.last().unwrap();
+    assert!(
+        matches!(last, ViewEntry::ReadOnly { target } if target == Path::new("/home/ada/project/sql")),
+        "{last:?}"
+    );
+    let at = |path: &str| reach(Path::new(path), &grants(&policy(text), &[], &[]), &host());
+    assert_eq!(at("/home/ada/project/x"), Reach::Open);
+    assert!(matches!(at("/home/ada/project/sql/1"), Reach::ReadOnly { .. }));
+}
+
+#[test]
+fn a_workspace_is_written_where_a_grant_says_so_and_copied_where_it_is_named() {
+    let mut host = host();
+    let target = PathPattern::Workspace("target".into());
+    host.found.insert(target, vec!["/home/ada/project/target".into()]);
+    let of = |text: &str| sandbox("run-1", &grants(&policy(text), &[], &[]), &host).view.entries;
+    let inner = of("[filesystem]\nwrite = [\"${workspace}/target\"]\n");
+    assert_eq!(bound(&inner, "/home/ada/project"), Some(Access::ReadExecute));
+    assert_eq!(bound(&inner, "/home/ada/project/target"), Some(Access::Guarded));
+    let copied = of("[filesystem]\ncopy-on-write = [\"${workspace}\"]\n");
+    assert_eq!(bound(&copied, "/home/ada/project"), None);
+    let is_copy = |entry: &ViewEntry| matches!(entry, ViewEntry::Overlay { target, .. } if target == Path::new("/home/ada/project"));
+    assert!(copied.iter().any(is_copy));
+}
+
+#[test]
+fn a_pattern_is_what_was_found_for_it() {
+    let mut host = host();
+    let text = "[filesystem]\nexecute = [\"/opt/jdk*\"]\n";
+    let of = |host: &Host| sandbox("run-1", &grants(&policy(text), &[], &[]), host).view.entries;
+    assert_eq!(bound(&of(&host), "/opt/jdk*"), None);
+    host.found
+        .insert(PathPattern::Absolute("/opt/jdk*".into()), vec!["/opt/jdk-21".into()]);
+    assert_eq!(bound(&of(&host), "/opt/jdk-21"), Some(Access::ReadExecute));
+}
+
+#[test]
+fn a_variable_that_is_removed_is_not_among_the_facts_either() {
+    let removing = grants(&policy("[environment]\nremove = [\"LANG\", \"XDG_*\"]\n"), &[], &[]);
+    let made = command(&[], 0o022, &[], &removing, &host());
+    assert_eq!(
+        (variable(&made, "LANG"), variable(&made, "XDG_RUNTIME_DIR")),
+        (None, None)
+    );
+    assert!(variable(&made, "HOME").is_some());
+}
+
+#[test]
+fn calls_are_excepted_by_name() {
+    let text = "[syscalls]\nprofile = \"strict\"\nallow = [\"ptrace\"]\ndeny = [\"socket\"]\n";
+    let spec = sandbox("run-1", &grants(&policy(text), &[], &[]), &host());
+    assert_eq!(
+        (spec.exceptions.allow, spec.exceptions.deny),
+        (vec!["ptrace".to_owned()], vec!["socket".to_owned()])
+    );
 }

@@ -18,6 +18,7 @@ use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use super::find::{FindError, find};
 use super::journal::Journal;
 use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
@@ -146,6 +147,10 @@ impl Actor {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
         };
+        let grants = match self.find(grants).await {
+            Ok(grants) => grants,
+            Err(error) => return self.deny(error.rule().to_owned(), error.to_string()).await,
+        };
         let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
         if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {
             let explanation = format!(
@@ -167,6 +172,22 @@ impl Actor {
         let mut outcome = self.with_sandbox(&grants, starting).await;
         outcome.usage.queued = queued;
         outcome
+    }
+
+    /// Looks for what the patterns of the policy stand for; most have none.
+    async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
+        let host = self.request.host.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = find(&grants, &host);
+            (grants, found)
+        });
+        match looked.await {
+            Ok((grants, found)) => {
+                self.request.host.found = found?;
+                Ok(grants)
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     /// Writes a denial down and makes it the run's end.
@@ -301,7 +322,7 @@ impl Actor {
             policy_name: request.policy.name.clone(),
             policy_digest: request.policy.digest.to_string(),
             decision,
-            argv: request.argv.clone(),
+            argv: audit::kept_arguments(&request.argv, request.policy.audit.arguments),
             env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
             workspace: path_bytes(&request.host.workspace),
             cwd: path_bytes(&request.host.cwd),

@@ -1,12 +1,14 @@
 //! Facts about this machine and this caller that a sandbox is made from. Looked up once per run; `lower.rs` is pure and gets them as
 //! data.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fumehood_policies::PathPattern;
 use fumehood_sandbox::spec::Identity;
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -44,6 +46,9 @@ pub struct Host {
     pub cwd: PathBuf,
     /// Places of the daemon's own that no command may reach: its socket, audit log, configuration, policies, scratch directory.
     pub private: Arc<[PathBuf]>,
+    /// What was found for the patterns of a policy that stand for what is there: those with `*` and `?`, and those in the workspace, which
+    /// must not lead out of it. See [`find`](super::find).
+    pub found: BTreeMap<PathPattern, Vec<PathBuf>>,
 }
 
 /// Why a directory cannot be a workspace.
@@ -159,6 +164,7 @@ impl Host {
             workspace,
             cwd,
             private: Arc::clone(asked.private),
+            found: BTreeMap::new(),
         })
     }
 }

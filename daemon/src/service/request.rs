@@ -238,10 +238,10 @@ impl Door {
                     return None;
                 }
                 let origin = if origin.is_empty() { "policy" } else { &origin };
-                match Policy::parse(&toml, origin) {
+                match self.policies.inline(&toml, origin) {
                     Ok(policy) => Some(Arc::new(policy)),
-                    Err(errors) => {
-                        wrong.add(FIELD, errors.to_string());
+                    Err(error) => {
+                        wrong.add(FIELD, error.to_string());
                         None
                     }
                 }

@@ -113,7 +113,7 @@ fn expected(arch: Arch, profile: Syscalls, notify: &[Notify], number: u32, args:
     let call = Call::of(arch, number);
     let holds = |(row_of, when): (Call, &[When])| Some(row_of) == call && when.iter().all(|when| when.holds(args));
     let nested = &conditions::NESTED_LISTENER;
-    if let Some(refused) = refusal_on(arch, profile, number, args) {
+    if let Some(refused) = refusal_on(arch, profile, &Except::default(), number, args) {
         ERRNO | refused.errno as u32
     } else if !notify.is_empty() && holds((nested.call, nested.when)) {
         ERRNO | nested.errno as u32
@@ -208,13 +208,13 @@ fn what_is_told_is_refused_by_the_table_and_nothing_else_changes() {
         .flat_map(|arch| PROFILES.map(|profile| (arch, profile)))
     {
         for notify in [&[][..], NOTIFIED] {
-            let program = compile_told_for(arch, profile, notify).unwrap();
+            let program = compile_told_for(arch, profile, &Except::default(), notify).unwrap();
             for number in numbers() {
                 let call = Call::of(arch, number);
                 for args in interesting(&rows(call, notify)) {
                     let (value, _) = run(&program.filter, &data(arch.audit(), number, &args));
                     let nested = &conditions::NESTED_LISTENER;
-                    let right = match refusal_on(arch, profile, number, &args) {
+                    let right = match refusal_on(arch, profile, &Except::default(), number, &args) {
                         Some(refused) if is_told(call, refused.errno) => NOTIFY,
                         None if Some(nested.call) == call && nested.when.iter().all(|when| when.holds(&args)) => {
                             ERRNO | nested.errno as u32
@@ -222,7 +222,7 @@ fn what_is_told_is_refused_by_the_table_and_nothing_else_changes() {
                         _ => expected(arch, profile, notify, number, &args),
                     };
                     assert_eq!(value, right, "{arch:?} {profile:?} {} {args:x?}", describe(number));
-                    match (value, refusal_on(arch, profile, number, &args)) {
+                    match (value, refusal_on(arch, profile, &Except::default(), number, &args)) {
                         (NOTIFY, Some(_)) => told += 1,
                         (_, Some(_)) => untold += 1,
                         _ => {}
@@ -247,7 +247,7 @@ fn calls_that_programs_probe_are_not_told() {
         .into_iter()
         .flat_map(|call| PROFILES.map(|profile| (call, profile)))
     {
-        let program = compile_told_for(Arch::X86_64, profile, &[]).unwrap();
+        let program = compile_told_for(Arch::X86_64, profile, &Except::default(), &[]).unwrap();
         let number = call.number(Arch::X86_64).unwrap();
         let (value, _) = run(&program.filter, &data(Arch::X86_64.audit(), number, &[0; 6]));
         assert_ne!(value, NOTIFY, "{} {profile:?}", call.name());

@@ -1,0 +1,188 @@
+//! What is on the machine for the patterns of a policy, when a run starts.
+//!
+//! `*` and `?` stand for parts of one name. Directories are read in byte order, symbolic links are not followed (the last name may be one),
+//! and what is not there is passed over.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fumehood_policies::{Grants, PathPattern, matches_name};
+
+use super::Host;
+
+/// How many paths the patterns of one policy may stand for, all together: each may become a mount.
+const MAX_PATHS: usize = 1024;
+
+/// How many names are looked at for them. Reading as many takes tenths of a second.
+const MAX_LOOKED_AT: usize = 100_000;
+
+/// What was not found for a reason.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// There is too much.
+    #[error(
+        "the patterns of {rule} stand for more than {MAX_PATHS} paths, at \"{pattern}\"; write one that holds fewer, or the directory above"
+    )]
+    TooMany {
+        /// The key.
+        rule: &'static str,
+        /// The pattern at which it was too much.
+        pattern: String,
+    },
+    /// Too much would have to be looked at.
+    #[error(
+        "more than {MAX_LOOKED_AT} names would have to be looked at for \"{pattern}\" of {rule}; write fewer `*` in it"
+    )]
+    TooLong {
+        /// The key.
+        rule: &'static str,
+        /// The pattern.
+        pattern: String,
+    },
+}
+
+impl FindError {
+    /// The key whose pattern it was.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            FindError::TooMany { rule, .. } | FindError::TooLong { rule, .. } => rule,
+        }
+    }
+}
+
+/// Looks for everything that the grants' patterns stand for. Blocks on the file system, where there is anything to look for.
+pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
+    let filesystem = &grants.filesystem;
+    let mut all = BTreeMap::new();
+    let (mut paths, mut looked_at) = (0, 0);
+    for (rule, patterns) in [
+        ("filesystem.execute", &filesystem.execute),
+        ("filesystem.read", &filesystem.read),
+        ("filesystem.write", &filesystem.write),
+        ("filesystem.copy-on-write", &filesystem.copy_on_write),
+        ("filesystem.hide", &filesystem.hide),
+        ("filesystem.read-only", &filesystem.read_only),
+    ] {
+        for pattern in patterns {
+            // Read-only names of the workspace hold before they exist.
+            let inside = matches!(pattern, PathPattern::Workspace(rest) if !rest.is_empty());
+            if !pattern.has_wildcards() && (!inside || rule == "filesystem.read-only") {
+                continue;
+            }
+            let found = expand(pattern, host, &mut looked_at);
+            let spelled = || pattern.spelled();
+            let found = found.ok_or_else(|| FindError::TooLong {
+                rule,
+                pattern: spelled(),
+            })?;
+            paths += found.len();
+            if paths > MAX_PATHS {
+                return Err(FindError::TooMany {
+                    rule,
+                    pattern: spelled(),
+                });
+            }
+            all.insert(pattern.clone(), found);
+        }
+    }
+    Ok(all)
+}
+
+/// What one pattern stands for, in byte order. `None`: too much had to be looked at.
+fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Option<Vec<PathBuf>> {
+    let base = match pattern {
+        PathPattern::Absolute(_) => Path::new("/"),
+        PathPattern::Home(_) => &host.home,
+        PathPattern::Workspace(_) => &host.workspace,
+    };
+    let mut found = vec![base.to_owned()];
+    let names: Vec<&str> = pattern.rest().split('/').filter(|name| !name.is_empty()).collect();
+    for (index, name) in names.iter().enumerate() {
+        let last = index + 1 == names.len();
+        let mut next = Vec::new();
+        for directory in found {
+            let candidates: Vec<PathBuf> = match name.contains(['*', '?']) {
+                false => vec![directory.join(name)],
+                true => {
+                    let Ok(entries) = fs::read_dir(&directory) else {
+                        continue;
+                    };
+                    let mut names = Vec::new();
+                    for entry in entries.flatten() {
+                        *looked_at += 1;
+                        if *looked_at > MAX_LOOKED_AT {
+                            return None;
+                        }
+                        // A name that is no text is matched as it is shown.
+                        if matches_name(name, &entry.file_name().to_string_lossy()) {
+                            names.push(entry.file_name());
+                        }
+                    }
+                    names.sort();
+                    names.into_iter().map(|name| directory.join(name)).collect()
+                }
+            };
+            *looked_at += candidates.len();
+            let fits = |path: &PathBuf| {
+                let kind = path.symlink_metadata().map(|metadata| metadata.file_type());
+                // The workspace's own links lead anywhere.
+                kind.is_ok_and(|kind| match last {
+                    true => !kind.is_symlink() || !matches!(pattern, PathPattern::Workspace(_)),
+                    false => kind.is_dir(),
+                })
+            };
+            next.extend(candidates.into_iter().filter(fits));
+        }
+        found = next;
+        if *looked_at > MAX_LOOKED_AT {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::lower::tests::host;
+
+    #[test]
+    fn patterns_stand_for_what_is_there_in_byte_order_and_links_are_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        for name in ["jdk-21/bin", "jdk-17/bin", "jdk-8", "other/bin"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        symlink("/usr", root.join("jdk-link")).unwrap();
+        let host = Host {
+            workspace: root.to_owned(),
+            ..host()
+        };
+        let expanded = |rest: &str| {
+            let pattern = PathPattern::Absolute(format!("{}/{rest}", root.display()));
+            let found = expand(&pattern, &host, &mut 0).unwrap();
+            found
+                .iter()
+                .map(|path| path.strip_prefix(root).unwrap().display().to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(expanded("jdk-*/bin"), ["jdk-17/bin", "jdk-21/bin"]);
+        assert_eq!(expanded("jdk-?"), ["jdk-8"]);
+        assert_eq!(expanded("jdk-l*"), ["jdk-link"]);
+        assert!(expanded("missing/*").is_empty() && expanded("*/*/*").is_empty());
+        let inside = PathPattern::Workspace("jdk-link".into());
+        assert_eq!(expand(&inside, &host, &mut 0).unwrap(), [PathBuf::new(); 0]);
+    }
+
+    #[test]
+    fn too_much_to_look_at_is_told() {
+        let mut looked_at = MAX_LOOKED_AT;
+        assert_eq!(
+            expand(&PathPattern::Absolute("/usr/*".into()), &host(), &mut looked_at),
+            None
+        );
+    }
+}
