@@ -26,6 +26,7 @@ impl Policy {
     /// said what make no difference. As what is printed reads as the same policy, no two policies have one form.
     #[must_use]
     pub(crate) fn with_digest(mut self) -> Self {
+        self.filesystem.without_repetition();
         let form = Sha256::new().chain_update(FORMAT).chain_update(self.to_toml());
         self.digest = Digest(form.finalize().into());
         self

@@ -228,6 +228,25 @@ impl Policy {
 }
 
 impl Filesystem {
+    /// Takes out what another list says already: joined lists may grant a path twice, or grant and hide it. A single file may not.
+    pub(crate) fn without_repetition(&mut self) {
+        let Filesystem {
+            execute,
+            read,
+            write,
+            copy_on_write,
+            hide,
+            ..
+        } = self;
+        for granted in [&mut *execute, &mut *write, &mut *copy_on_write, &mut *read] {
+            granted.retain(|path| hide.binary_search(path).is_err());
+        }
+        copy_on_write.retain(|path| write.binary_search(path).is_err());
+        for more in [&*execute, &*write, &*copy_on_write] {
+            read.retain(|path| more.binary_search(path).is_err());
+        }
+    }
+
     fn stated(&self) -> Vec<(&'static str, Vec<Value>)> {
         let Filesystem {
             workspace,

@@ -277,6 +277,6 @@ fn the_canonical_form_is_fixed() {
     );
     assert_eq!(
         digest(text),
-        "55446d673e577b63219a699ba7550db74377e10b66a5c91a873edbdea8f94c00"
+        "2b87658011d83037f4755bb9caca7b49f29b1075cb2174309710c2d397d289b0"
     );
 }

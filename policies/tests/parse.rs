@@ -83,11 +83,16 @@ fn every_key_is_read() {
         "#,
     );
     let filesystem = &policy.filesystem;
-    assert_eq!(filesystem.hide_in_home, [".ssh"]);
-    assert_eq!(filesystem.hide, [PathPattern::Absolute("/etc/shadow".into())]);
+    assert_eq!(
+        filesystem.hide,
+        [
+            PathPattern::Absolute("/etc/shadow".into()),
+            PathPattern::Home(".ssh".into())
+        ]
+    );
     assert_eq!((filesystem.tmp, filesystem.shm_bytes), (true, 1 << 20));
     assert_eq!(
-        (policy.network, policy.syscalls),
+        (policy.network, policy.syscalls.profile),
         (Network::LoopbackSilent, SyscallProfile::Strict)
     );
     let limits = policy.limits;
@@ -126,15 +131,16 @@ fn an_absent_grant_is_the_least_and_an_absent_restriction_is_the_defaults() {
     assert_eq!(policy.limits, default.limits);
     assert_eq!(policy.filesystem.shm_bytes, default.filesystem.shm_bytes);
     assert_eq!(policy.filesystem.hide, default.filesystem.hide);
-    assert_eq!(policy.filesystem.hide_in_home, default.filesystem.hide_in_home);
+    assert_eq!(policy.tools, default.tools);
+    assert_eq!(policy.approvals, default.approvals);
     assert_eq!(policy.environment.never, default.environment.never);
     assert_eq!(policy.protections, default.protections);
 
     // What is said is what holds, also when it is nothing.
     policy = self::policy(
-        "[filesystem]\nhide = []\nhide-in-home = []\n[environment]\nnever = []\n[protections]\nrequired = []\n[limits]\nwall = \"unlimited\"\n",
+        "[filesystem]\nhide = []\n[environment]\nnever = []\n[protections]\nrequired = []\n[limits]\nwall = \"unlimited\"\n",
     );
-    assert!(policy.filesystem.hide.is_empty() && policy.filesystem.hide_in_home.is_empty());
+    assert!(policy.filesystem.hide.is_empty());
     assert!(policy.environment.never.is_empty() && policy.protections.required.is_empty());
     assert_eq!(policy.limits.wall, None);
     assert_eq!(policy.limits.memory_bytes, default.limits.memory_bytes);
@@ -313,7 +319,7 @@ fn every_error_is_reported_at_its_place() {
         ),
         (
             "[network]\nmode = \"host-without-isolation\"\ntcp-bind = [0]\n[protections]\nrequired = []\n",
-            "5:12 network.tcp-bind",
+            "5:13 network.tcp-bind[0]",
             "0",
             "1 to 65535",
         ),
@@ -321,7 +327,7 @@ fn every_error_is_reported_at_its_place() {
             "[syscalls]\nprofile = \"dev\"\n",
             "4:11 syscalls.profile",
             "`dev`",
-            "\"default\" or \"strict\"",
+            "\"strict\" or \"default\"",
         ),
         (
             "[filesystem]\nread = [\"~/x\"]\n",
@@ -330,16 +336,64 @@ fn every_error_is_reported_at_its_place() {
             "\"${home}/x\"",
         ),
         (
-            "[filesystem]\nhide = [\"${home}/x\"]\n",
-            "4:9 filesystem.hide[0]",
-            "home directory",
-            "hide-in-home",
+            "[filesystem]\nhide-in-home = [\".ssh\"]\n",
+            "4:1 filesystem.hide-in-home",
+            "unknown key",
+            "in `hide`, each beginning with",
         ),
         (
-            "[filesystem]\nhide-in-home = [\"/x\"]\n",
-            "4:17 filesystem.hide-in-home[0]",
-            "not relative",
-            "`hide`",
+            "tools = [\"shel\"]\n",
+            "3:10 tools[0]",
+            "not possible",
+            "did you mean `shell`?",
+        ),
+        (
+            "extends = [\"/etc/x.toml\"]\n",
+            "3:12 extends[0]",
+            "neither a name",
+            "./base.toml",
+        ),
+        (
+            "extends = [\"nobody\"]\n",
+            "3:12 extends[0]",
+            "no built-in policy",
+            "default, git",
+        ),
+        (
+            "[filesystem]\nwrite = [\"${tmp}/x\"]\n",
+            "4:10 filesystem.write[0]",
+            "not possible here",
+            "tmp = true",
+        ),
+        (
+            "[syscalls]\nallow = [\"SYS_ptrace\"]\n",
+            "4:10 syscalls.allow[0]",
+            "not the name of a system call",
+            "ptrace",
+        ),
+        (
+            "[approvals]\nwait = \"0s\"\n",
+            "4:8 approvals.wait",
+            "zero is not possible",
+            "a duration such as",
+        ),
+        (
+            "[[tests]]\nread = \"/x\"\n",
+            "3:1 tests[0].expect",
+            "missing",
+            "expect = ",
+        ),
+        (
+            "[[tests]]\nread = \"/x\"\nwrite = \"/y\"\nexpect = \"deny\"\n",
+            "3:1 tests[0]",
+            "more than one",
+            "write one of",
+        ),
+        (
+            "[[tests]]\nhost = \"example.org\"\nexpect = \"deny\"\n",
+            "4:8 tests[0].host",
+            "not a host and a port",
+            "example.org:443",
         ),
         (
             "[filesystem]\nshm = \"0B\"\n",

@@ -77,7 +77,7 @@ const BOMBS: &[Bomb] = &[
 fn policy(bomb: &Bomb) -> String {
     format!(
         "version = 1\nname = \"bomb\"\n[filesystem]\nworkspace = \"write\"\ntmp = true\n\
-         read = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n[limits]\n{LIMITS}{}",
+         execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n[limits]\n{LIMITS}{}",
         bomb.limits
     )
 }

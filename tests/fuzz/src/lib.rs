@@ -94,6 +94,16 @@ fn policy(bytes: &[u8]) {
             assert!(policy.environment.set.values().all(|value| !value.contains('\0')));
             let again = Policy::parse(bytes, "p.toml").expect("the same bytes");
             assert_eq!(policy.digest.to_string(), again.digest.to_string());
+            let printed = policy.to_toml();
+            let read = Policy::parse(printed.as_bytes(), "printed").expect("what is printed");
+            assert_eq!((&read, read.to_toml()), (&policy, printed));
+            let (_, default) = fumehood_policies::builtin("default").expect("built in");
+            let narrowed = policy.narrowed_by(&default);
+            assert!(narrowed.limits.amounts().iter().zip(default.limits.amounts()).all(
+                |((_, narrowed), (_, above))| {
+                    above.is_none_or(|above| narrowed.is_some_and(|narrowed| narrowed <= above))
+                }
+            ));
         }
         Err(errors) => {
             assert!(!errors.errors().is_empty());

@@ -23,7 +23,7 @@ fn without(feature: &str, check: impl Fn(&House)) {
 fn requiring(house: &House, protections: &str) -> String {
     let text = format!(
         "version = 1\nname = \"requiring\"\n[filesystem]\nworkspace = \"write\"\n\
-         read = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n[protections]\nrequired = [{protections}]\n"
+         execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n[protections]\nrequired = [{protections}]\n"
     );
     house.write("requiring.toml", text).display().to_string()
 }

@@ -7,7 +7,7 @@ use super::{for_both, house};
 
 /// A policy without a guard: init still hears of refused calls.
 const UNGUARDED: &str = "version = 1\nname = \"unguarded\"\n[filesystem]\nworkspace = \"write\"\n\
-                         read = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\nprotect = []\ngit = \"open\"\n";
+                         execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\nprotect = []\ngit = \"open\"\n";
 
 #[track_caller]
 fn only(told: &Told) -> &Denial {
@@ -128,7 +128,7 @@ async fn what_a_failed_command_complains_about_is_inferred_and_marked() {
     house.make_directory("home/.ssh", 0o700);
     house.write("home/.ssh/id", "key");
     let cases = [
-        ("cat ~/.ssh/id", "read", "filesystem.hide-in-home without .ssh"),
+        ("cat ~/.ssh/id", "read", "filesystem.hide without ${home}/.ssh"),
         ("echo x > /usr/fumehood-x", "write", "filesystem.write with this path"),
         ("cat /srv/nothing-here", "read", "filesystem.read with this path"),
     ];

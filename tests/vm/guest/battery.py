@@ -32,7 +32,7 @@ description = "The reference policy of the containment battery."
 [filesystem]
 workspace = "write"
 home = "empty"
-read = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"]
+execute = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"]
 hide = ["/etc/shadow", "/etc/gshadow"]
 tmp = true
 shm = "64MiB"

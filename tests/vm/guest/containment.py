@@ -129,7 +129,7 @@ description = "A policy of the tests."
 
 [filesystem]
 workspace = "write"
-read = ["/usr", "/bin", "/lib", "/lib64", "/etc"]
+execute = ["/usr", "/bin", "/lib", "/lib64", "/etc"]
 tmp = true
 
 [limits]

@@ -6,7 +6,7 @@ fn reach(path: &Path) -> Reach {
     let remedy = "filesystem.write with this path".to_owned();
     let own = ["/usr", "/etc", "/bin", "/opt"];
     if path.starts_with("/home/ada/.ssh") {
-        let rule = Some("filesystem.hide-in-home: .ssh".to_owned());
+        let rule = Some("filesystem.hide: ${home}/.ssh".to_owned());
         Reach::Hidden { rule }
     } else if path.starts_with("/var/lib/fumehood") {
         Reach::Hidden { rule: None }
@@ -235,7 +235,7 @@ fn a_conclusion_says_which_rule_and_what_would_allow_it() {
     assert_eq!(
         words,
         [
-            ("filesystem.hide-in-home: .ssh", "filesystem.hide-in-home without .ssh"),
+            ("filesystem.hide: ${home}/.ssh", "filesystem.hide without ${home}/.ssh"),
             ("the policy grants it read-only", "filesystem.write with this path"),
             ("it belongs to fumehood itself, which no command reaches", ""),
         ]

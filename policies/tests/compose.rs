@@ -1,0 +1,455 @@
+//! Extending, ceilings and printing: what is joined, where it comes from, and what never grows.
+
+use std::collections::BTreeMap;
+
+use fumehood_policies::{
+    Access, Facts, Home, LoadError, MAX_DEPTH, MAX_FILES, PathPattern, Policy, PolicyFile, Reference, Resolved,
+    Subject, Tool, Value, builtin, builtin_names, resolve,
+};
+use proptest::prelude::*;
+
+const FACTS: Facts<'static> = Facts {
+    home: "/home/ada",
+    workspace: "/home/ada/shop",
+};
+
+fn file(name: &str, body: &str) -> PolicyFile {
+    let text = format!("version = 1\nname = \"{name}\"\n{body}");
+    PolicyFile::parse(text.as_bytes(), &format!("{name}.toml")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Resolves the first of some files; the others can be extended by their names.
+fn resolved(files: &[(&str, &str)]) -> Result<Resolved, String> {
+    let all: BTreeMap<&str, PolicyFile> = files.iter().map(|(name, body)| (*name, file(name, body))).collect();
+    let load = |reference: &Reference| {
+        all.get(reference.text.as_str())
+            .cloned()
+            .ok_or_else(|| LoadError::Missing {
+                message: format!("there is no policy `{reference}`"),
+                help: None,
+            })
+    };
+    resolve(&all[files[0].0], &load).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn lists_are_joined_and_single_values_are_ones_own_or_the_strictest() {
+    let base = "[filesystem]\nhome = \"copy-on-write\"\nread = [\"/a\"]\nhide = [\"/h\"]\n[limits]\nwall = \"1h\"\nmemory = \"1GiB\"\nopen-files = { soft = 10, hard = 90 }\n[environment.set]\nA = \"base\"\nB = \"base\"\n";
+    let other = "[filesystem]\nhome = \"empty\"\nread = [\"/b\"]\n[limits]\nwall = \"2h\"\nopen-files = { soft = 20, hard = 50 }\n[environment.set]\nB = \"other\"\nC = \"other\"\n";
+    let own = "extends = [\"base\", \"other\"]\n[filesystem]\nread = [\"/c\", \"/a\"]\nhide = [\"/i\"]\n[limits]\nmemory = \"2GiB\"\n[environment.set]\nA = \"own\"\n";
+    let Resolved { policy, origins } = resolved(&[("own", own), ("base", base), ("other", other)]).unwrap();
+    let paths = |list: &[PathPattern]| list.iter().map(PathPattern::spelled).collect::<Vec<_>>();
+    assert_eq!(paths(&policy.filesystem.read), ["/a", "/b", "/c"]);
+    assert_eq!(
+        paths(&policy.filesystem.hide),
+        ["/h", "/i"],
+        "the list is stated, so that of default is not taken"
+    );
+    assert_eq!(policy.filesystem.home, Home::Empty);
+    assert_eq!(policy.limits.wall.unwrap().as_secs(), 3600);
+    assert_eq!(
+        policy.limits.memory_bytes,
+        Some(2 << 30),
+        "the file's own stands, looser or not"
+    );
+    assert_eq!((policy.limits.open_files_soft, policy.limits.open_files_hard), (10, 50));
+    let set: Vec<_> = policy.environment.set.iter().map(|(a, b)| format!("{a}={b}")).collect();
+    assert_eq!(set, ["A=own", "B=base", "C=other"]);
+    assert_eq!(policy.name, "own");
+
+    let place = |key: &str, path: &str| {
+        let entry = origins
+            .place_of(key, &Value::Path(PathPattern::Absolute(path.into())))
+            .unwrap();
+        (entry.place.to_string(), entry.by_default)
+    };
+    assert_eq!(place("filesystem.read", "/b"), ("other.toml:5".to_owned(), false));
+    assert_eq!(place("filesystem.read", "/a"), ("own.toml:5".to_owned(), false));
+    assert_eq!(origins.get("limits.wall").unwrap().place.to_string(), "base.toml:8");
+    assert!(origins.get("limits.disk").unwrap().by_default);
+    assert!(origins.get("filesystem.write").is_none());
+}
+
+#[test]
+fn a_preset_beside_the_default_takes_nothing_away() {
+    let Resolved { policy, .. } = resolved(&[("x", "extends = [\"default\", \"rust\", \"git\"]\n")]).unwrap();
+    let (_, default) = builtin("default").unwrap();
+    assert_eq!(
+        (policy.filesystem.home, policy.limits),
+        (Home::CopyOnWrite, default.limits)
+    );
+    assert_eq!(policy.filesystem.hide, default.filesystem.hide);
+    assert!(
+        policy
+            .filesystem
+            .copy_on_write
+            .contains(&PathPattern::Home(".cargo".into()))
+    );
+}
+
+#[test]
+fn cycles_depth_and_number_are_bounded_and_told_at_their_place() {
+    let cycle = resolved(&[
+        ("fa", "extends = [\"fb\"]\n"),
+        ("fb", "extends = [\"fc\"]\n"),
+        ("fc", "extends = [\"fa\"]\n"),
+    ]);
+    let error = cycle.unwrap_err();
+    assert!(
+        error.starts_with(
+            "fc.toml:3:12: extends[0]: it extends itself: fa.toml extends fb.toml extends fc.toml extends fa.toml"
+        ),
+        "{error}"
+    );
+    let names: Vec<String> = (0..=MAX_DEPTH).map(|n| format!("n{n}")).collect();
+    let bodies: Vec<String> = (0..=MAX_DEPTH)
+        .map(|n| format!("extends = [\"n{}\"]\n", n + 1))
+        .collect();
+    let mut chain: Vec<(&str, &str)> = names
+        .iter()
+        .map(String::as_str)
+        .zip(bodies.iter().map(String::as_str))
+        .collect();
+    assert!(resolved(&chain).unwrap_err().contains("more than 8 policies extend"));
+    chain.truncate(MAX_DEPTH);
+    chain[MAX_DEPTH - 1].1 = "";
+    resolved(&chain).unwrap();
+    // Each extends the next four: as many files as there are ways.
+    let many = "extends = [\"fb\", \"fc\", \"fd\", \"fe\"]\n";
+    let wide = resolved(&[
+        ("fa", many),
+        ("fb", "extends = [\"fc\", \"fd\", \"fe\"]\n"),
+        ("fc", "extends = [\"fd\", \"fe\", \"ff\", \"fg\"]\n"),
+        ("fd", "extends = [\"fe\", \"ff\", \"fg\"]\n"),
+        ("fe", "extends = [\"ff\", \"fg\"]\n"),
+        ("ff", "extends = [\"fg\"]\n"),
+        ("fg", ""),
+    ]);
+    assert!(wide.unwrap_err().contains(&format!("more than {MAX_FILES} files")));
+    assert!(
+        resolved(&[("fa", "extends = [\"zz\"]\n")])
+            .unwrap_err()
+            .contains("there is no policy `zz`")
+    );
+}
+
+#[test]
+fn what_a_parent_requires_cannot_be_given_up() {
+    let error = resolved(&[(
+        "x",
+        "extends = [\"default\"]\n[network]\nmode = \"host-without-isolation\"\n[protections]\nrequired = []\n",
+    )])
+    .unwrap_err();
+    assert!(
+        error.contains("`network` is required (built-in policy default:") && error.contains("extend another one"),
+        "{error}"
+    );
+    let error = resolved(&[("x", "extends = [\"default\"]\n[network]\ntcp-bind = [1]\n")]).unwrap_err();
+    assert!(error.starts_with("x.toml:5:12: network.tcp-bind"), "{error}");
+}
+
+#[test]
+fn every_built_in_policy_prints_and_reads_as_itself() {
+    for name in builtin_names() {
+        check_printing(&builtin(name).unwrap().1);
+    }
+}
+
+#[test]
+fn default_and_locked_state_every_restriction_themselves() {
+    use fumehood_policies::{Absent, KEYS, builtin_file};
+    for name in ["default", "locked"] {
+        let file = builtin_file(name).unwrap();
+        for key in KEYS.iter().filter(|key| key.absent == Absent::OfDefault) {
+            assert!(file.statements().get(&key.path()).is_some(), "{name}: {}", key.path());
+        }
+    }
+    for name in builtin_names()
+        .iter()
+        .filter(|name| !["default", "locked"].contains(name))
+    {
+        let file = builtin_file(name).unwrap();
+        let restricts = |key: &&fumehood_policies::Statement| key.key.nature == fumehood_policies::Nature::Restriction;
+        assert_eq!(
+            file.statements().iter().filter(restricts).count(),
+            0,
+            "{name} grants only"
+        );
+    }
+}
+
+#[test]
+fn the_examples_are_read_and_are_what_they_say() {
+    for name in ["ceiling", "ci", "project"] {
+        let path = format!("{}/examples/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        // Command rules are read where they are understood.
+        let sections = text.split("\n\n").filter(|part| {
+            !part.starts_with("[commands]") && !part.starts_with("[[commands") && !part.contains("\ncommand = ")
+        });
+        let text = sections.collect::<Vec<_>>().join("\n\n");
+        let file = PolicyFile::parse(text.as_bytes(), name).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(!file.tests().is_empty());
+        let policy = Policy::parse(text.as_bytes(), name).unwrap();
+        for test in file.tests() {
+            let path = |pattern: &PathPattern| match pattern {
+                PathPattern::Absolute(path) => path.clone(),
+                PathPattern::Home(rest) => format!("{}/{rest}", FACTS.home),
+                PathPattern::Workspace(rest) => format!("{}/{rest}", FACTS.workspace),
+            };
+            let allowed = match &test.subject {
+                Subject::Read(pattern) => policy.allows(Access::Read(&path(pattern)), FACTS),
+                Subject::Write(pattern) => policy.allows(Access::Write(&path(pattern)), FACTS),
+                Subject::Execute(pattern) => policy.allows(Access::Execute(&path(pattern)), FACTS),
+                Subject::Host(host, port) => policy.allows(Access::Connect(host, *port), FACTS),
+                Subject::Environment(name) => policy.allows(Access::Environment(name), FACTS),
+            };
+            assert_eq!(
+                if allowed { "allow" } else { "deny" },
+                test.expected.name(),
+                "{name}: {}",
+                test.place
+            );
+        }
+    }
+}
+
+fn check_printing(policy: &Policy) {
+    let text = policy.to_toml();
+    let again = Policy::parse(text.as_bytes(), "printed").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    assert_eq!(again, *policy);
+    assert_eq!(again.to_toml(), text);
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let base = prop_oneof![
+        Just(""),
+        Just("${home}"),
+        Just("${workspace}"),
+        Just("/home/ada"),
+        Just("/home/ada/shop")
+    ];
+    let name = prop_oneof![
+        Just("a"),
+        Just("b"),
+        Just("ab"),
+        Just("*"),
+        Just("a*"),
+        Just("?"),
+        Just(".v")
+    ];
+    (base, proptest::collection::vec(name, 1..3)).prop_map(|(base, names)| match names.join("/") {
+        rest if rest.starts_with('*') && base.is_empty() => format!("/r/{rest}"),
+        rest => format!("{base}/{rest}"),
+    })
+}
+
+fn list(entries: impl Strategy<Value = String>) -> impl Strategy<Value = Option<String>> {
+    proptest::option::of(proptest::collection::btree_set(entries, 0..4).prop_map(|set| {
+        let quoted: Vec<_> = set.into_iter().map(|entry| format!("\"{entry}\"")).collect();
+        format!("[{}]", quoted.join(", "))
+    }))
+}
+
+fn words(words: &'static [&'static str]) -> impl Strategy<Value = String> {
+    proptest::sample::select(words).prop_map(str::to_owned)
+}
+
+/// The text of a random policy; some are refused, for a path that is granted and hidden.
+fn text() -> impl Strategy<Value = String> {
+    let outside = || path().prop_map(|path| path.replace("${workspace}", "${home}"));
+    let files = (
+        list(path()),
+        list(path()),
+        list(path()),
+        list(path()),
+        list(outside()),
+        list(path()),
+        list(words(&[".v", "a/.v", "b"])),
+    );
+    let one = |words: &'static [&'static str]| proptest::option::of(proptest::sample::select(words));
+    let modes = (
+        one(&["read", "write"]),
+        one(&["empty", "copy-on-write"]),
+        one(&["true", "false"]),
+        one(&["none", "loopback", "loopback-silent", "host-without-isolation"]),
+    );
+    let calls = (
+        one(&["default", "strict"]),
+        list(words(&["ptrace", "bpf"])),
+        list(words(&["ptrace", "socket"])),
+    );
+    let env = (
+        list(words(&["A", "A*", "AB", "B*", "C"])),
+        list(words(&["*B", "C"])),
+        list(words(&["A", "*C*"])),
+    );
+    let ports = (
+        proptest::option::of("\\[(1|2|1, 2)?\\]"),
+        proptest::option::of("\\[(1|2|1, 2)?\\]"),
+    );
+    let rest = (
+        list(words(&["shell", "test", "git"])),
+        one(&["\"1s\"", "\"1m\"", "\"unlimited\""]),
+        one(&["\"1B\"", "\"1500KB\"", "\"unlimited\""]),
+        one(&["0.01", "1.5", "\"unlimited\""]),
+    );
+    (files, modes, calls, env, ports, rest).prop_map(|(files, modes, calls, env, ports, rest)| {
+        let mut text = "version = 1\nname = \"x\"\n".to_owned();
+        let mut line = |section: &str, lines: Vec<(&str, Option<String>)>| {
+            text.push_str(section);
+            for (key, value) in lines {
+                if let Some(value) = value {
+                    text.push_str(&format!("{key} = {value}\n"));
+                }
+            }
+        };
+        let quote = |word: Option<&str>| word.map(|word| format!("\"{word}\""));
+        let host = modes.3 == Some("host-without-isolation");
+        line("", vec![("tools", rest.0)]);
+        line(
+            "[filesystem]\n",
+            vec![
+                ("read", files.0),
+                ("execute", files.1),
+                ("write", files.2),
+                ("copy-on-write", files.3),
+                ("hide", files.4),
+                ("read-only", files.5),
+                ("protect", files.6),
+                ("workspace", quote(modes.0)),
+                ("home", quote(modes.1)),
+                ("tmp", modes.2.map(str::to_owned)),
+            ],
+        );
+        line(
+            "[network]\n",
+            vec![
+                ("mode", quote(modes.3)),
+                ("tcp-connect", ports.0.filter(|_| host)),
+                ("tcp-bind", ports.1.filter(|_| host)),
+            ],
+        );
+        line(
+            "[protections]\n",
+            vec![("required", Some("[]".to_owned()).filter(|_| host))],
+        );
+        line(
+            "[syscalls]\n",
+            vec![("profile", quote(calls.0)), ("allow", calls.1), ("deny", calls.2)],
+        );
+        line(
+            "[environment]\n",
+            vec![("pass", env.0), ("never", env.1), ("remove", env.2)],
+        );
+        line(
+            "[limits]\n",
+            vec![
+                ("wall", rest.1.map(str::to_owned)),
+                ("memory", rest.2.map(str::to_owned)),
+                ("cpus", rest.3.map(str::to_owned)),
+            ],
+        );
+        text
+    })
+}
+
+fn random() -> impl Strategy<Value = Policy> {
+    text().prop_filter_map("granted twice or hidden", |text| {
+        Policy::parse(text.as_bytes(), "random").ok()
+    })
+}
+
+/// Everything that is tried of a policy and its ceiling.
+fn tried() -> impl Iterator<Item = Access<'static>> {
+    const PATHS: &[&str] = &[
+        "/a",
+        "/a/b",
+        "/ab/a/x",
+        "/r/a/.v",
+        "/b/.v",
+        "/a/a/.v",
+        "/a/.v/b",
+        "/home",
+        "/home/ada",
+        "/home/ada/a",
+        "/home/ada/b/a",
+        "/home/ada/ab/.v/x",
+        "/home/ada/shop",
+        "/home/ada/shop/a",
+        "/home/ada/shop/a/.v",
+        "/home/ada/shop/.v",
+        "/home/ada/shop/b/ab",
+        "/tmp/x",
+        "/dev/null",
+        "/.v",
+        "/home/ada/.v/a",
+    ];
+    let paths = PATHS
+        .iter()
+        .flat_map(|path| [Access::Read(path), Access::Write(path), Access::Execute(path)]);
+    let names = ["A", "AB", "ABC", "B", "C", "Ax"].map(Access::Environment);
+    let hosts = [("example.org", 1), ("10.0.0.1", 2)].map(|(host, port)| Access::Connect(host, port));
+    let listen = [1, 2].map(Access::Listen);
+    let calls = ["ptrace", "bpf", "socket"].map(Access::SystemCall);
+    let tools = [Tool::Shell, Tool::Test, Tool::Git].map(Access::Tool);
+    let limits = ["limits.wall", "limits.memory", "limits.cpus"]
+        .into_iter()
+        .flat_map(|key| [1, 10, 1000, 2_000_000, u64::MAX].map(|amount| Access::Limit(key, amount)));
+    paths
+        .chain(names)
+        .chain(hosts)
+        .chain(listen)
+        .chain(calls)
+        .chain(tools)
+        .chain(limits)
+}
+
+fn check_narrowing(policy: &Policy, ceiling: &Policy) {
+    let narrowed = policy.narrowed_by(ceiling);
+    for access in tried().filter(|access| narrowed.allows(*access, FACTS)) {
+        for (which, policy) in [("policy", policy), ("ceiling", ceiling)] {
+            assert!(
+                policy.allows(access, FACTS),
+                "{access:?} is not allowed by the {which}\n{}\nnarrowed:\n{}",
+                policy.to_toml(),
+                narrowed.to_toml()
+            );
+        }
+    }
+    check_printing(&narrowed);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn narrowing_never_widens(policy in random(), ceiling in random()) {
+        check_narrowing(&policy, &ceiling);
+    }
+
+    #[test]
+    fn a_policy_under_itself_is_itself(policy in random()) {
+        let narrowed = policy.narrowed_by(&policy);
+        for access in tried() {
+            assert_eq!(narrowed.allows(access, FACTS), policy.allows(access, FACTS), "{access:?}\n{}", policy.to_toml());
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_as_the_same(policy in random()) {
+        check_printing(&policy);
+    }
+}
+
+proptest! {
+    // The lists of `default` are long, and each case prints and reads them several times.
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn narrowing_by_a_built_in_never_widens(policy in random(), name in proptest::sample::select(builtin_names())) {
+        let (_, built_in) = builtin(name).unwrap();
+        check_narrowing(&policy, &built_in);
+        check_narrowing(&built_in, &policy);
+    }
+}
