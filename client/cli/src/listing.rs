@@ -9,7 +9,7 @@ use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
-use crate::start::{self, Connected};
+use crate::start::{self, Absent, Connected};
 use crate::{print, render, table, tell};
 
 /// Runs asked for at once.
@@ -17,11 +17,15 @@ const PAGE: u32 = 200;
 /// Characters of a command that a line shows.
 const COMMAND_CHARS: usize = 60;
 
-/// `ps`. Without a daemon there are no runs.
+/// `ps`. Without a daemon there are no runs; one that was named and is not there is another matter.
 pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
-    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
-        tell("no daemon is running, and so no run");
-        return Ok(0);
+    let client = match start::connect_existing(&args.connect).await? {
+        Ok(Connected { client, .. }) => client,
+        Err(Absent { socket, named: true }) => return Err(Failure::NoDaemon(socket)),
+        Err(Absent { named: false, .. }) => {
+            tell("no daemon is running, and so no run");
+            return Ok(0);
+        }
     };
     let live = [
         RunState::Queued,
@@ -116,8 +120,9 @@ fn shell_word(argument: &[u8]) -> String {
 
 /// `kill`: each run in turn; 1 when one could not be ended.
 pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
-    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
-        return Err(Failure::NoDaemon);
+    let client = match start::connect_existing(&args.connect).await? {
+        Ok(Connected { client, .. }) => client,
+        Err(Absent { socket, .. }) => return Err(Failure::NoDaemon(socket)),
     };
     let mut code = 0;
     for run_id in args.run_ids {
@@ -169,8 +174,8 @@ pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
 pub async fn version(args: ConnectArgs) -> Result<u8, Failure> {
     print(&format!("fumehood {}\n", env!("CARGO_PKG_VERSION")))?;
     match start::connect_existing(&args).await? {
-        None => print("daemon   not running\n")?,
-        Some(connected) => {
+        Err(Absent { socket, .. }) => print(&format!("daemon   not running on {}\n", socket.display()))?,
+        Ok(connected) => {
             let version = &connected.version;
             let since = version
                 .started_at
