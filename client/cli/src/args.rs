@@ -156,7 +156,7 @@ pub enum PolicyCommand {
 /// `ps`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0, also when no daemon is running; 1 when none listens on the socket that --socket or FUMEHOOD_SOCKET names."
+    after_help = "Exit code: 0, also when no daemon is running; 1 when none listens on the socket that --socket names."
 )]
 pub struct PsArgs {
     /// Finished runs as well

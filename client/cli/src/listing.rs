@@ -9,7 +9,7 @@ use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
-use crate::start::{self, Absent, Connected};
+use crate::start::{self, Connected};
 use crate::{print, render, table, tell};
 
 /// Runs asked for at once.
@@ -21,8 +21,11 @@ const COMMAND_CHARS: usize = 60;
 pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
     let client = match start::connect_existing(&args.connect).await? {
         Ok(Connected { client, .. }) => client,
-        Err(Absent { socket, named: true }) => return Err(Failure::NoDaemon(socket)),
-        Err(Absent { named: false, .. }) => {
+        Err(socket) if args.connect.socket.is_some() => {
+            tell(&chain(&Failure::NoDaemon(socket)));
+            return Ok(1);
+        }
+        Err(_) => {
             tell("no daemon is running, and so no run");
             return Ok(0);
         }
@@ -122,7 +125,7 @@ fn shell_word(argument: &[u8]) -> String {
 pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
     let client = match start::connect_existing(&args.connect).await? {
         Ok(Connected { client, .. }) => client,
-        Err(Absent { socket, .. }) => return Err(Failure::NoDaemon(socket)),
+        Err(socket) => return Err(Failure::NoDaemon(socket)),
     };
     let mut code = 0;
     for run_id in args.run_ids {
@@ -174,7 +177,7 @@ pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
 pub async fn version(args: ConnectArgs) -> Result<u8, Failure> {
     print(&format!("fumehood {}\n", env!("CARGO_PKG_VERSION")))?;
     match start::connect_existing(&args).await? {
-        Err(Absent { socket, .. }) => print(&format!("daemon   not running on {}\n", socket.display()))?,
+        Err(socket) => print(&format!("daemon   not running on {}\n", socket.display()))?,
         Ok(connected) => {
             let version = &connected.version;
             let since = version

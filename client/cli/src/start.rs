@@ -117,22 +117,11 @@ pub async fn connect(args: &ConnectArgs) -> Result<Connected, Failure> {
     }
 }
 
-/// Connects to the daemon if there is one. `Err` holds the socket on which none listens, and whether that was named.
-pub async fn connect_existing(args: &ConnectArgs) -> Result<Result<Connected, Absent>, Failure> {
+/// Connects to the daemon if there is one; else gives the socket on which none listens.
+pub async fn connect_existing(args: &ConnectArgs) -> Result<Result<Connected, PathBuf>, Failure> {
     let place = Place::find(args)?;
     let found = place.reach().await?;
-    Ok(found.ok_or(Absent {
-        named: place.closed == Closed::ToWriters,
-        socket: place.socket,
-    }))
-}
-
-/// No daemon.
-pub struct Absent {
-    /// Where there is none.
-    pub socket: PathBuf,
-    /// Whether the caller said where to look.
-    pub named: bool,
+    Ok(found.ok_or(place.socket))
 }
 
 /// Where the daemon is.
