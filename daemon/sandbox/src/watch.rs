@@ -158,6 +158,10 @@ fn time_for(room: u64, per_second: u64) -> Duration {
     Duration::from_millis(u64::try_from(u128::from(room) * 1000 / u128::from(per_second)).unwrap_or(u64::MAX))
 }
 
+/// Tests that measure how much shared memory there is run one at a time: each makes some.
+#[cfg(test)]
+static MEASURING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;

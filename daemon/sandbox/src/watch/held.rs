@@ -158,6 +158,9 @@ mod tests {
 
     #[test]
     fn memory_files_and_unlinked_ones_are_found_while_they_are_open() {
+        let _alone = crate::watch::MEASURING
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Other tests of this process hold files as well: differences, with room for theirs.
         let memory_before = memory_files();
         let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
