@@ -65,7 +65,7 @@ pub enum Event {
     },
     /// The answer to [`Request::CpuTime`].
     CpuTime {
-        /// CPU time of the tree so far, in microseconds; what a process that was not waited for by its parent used before
+        /// CPU time of the tree so far but init's own, in microseconds; what a process that was not waited for by its parent used before
         /// init reaped it is counted when it is reaped.
         micros: u64,
     },

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{self, Backend, Leaf};
+use crate::cgroup::{self, Backend, CpuTime, Leaf};
 use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
@@ -128,6 +128,8 @@ struct Living {
     pidfd: OwnedFd,
     socket: OwnedFd,
     leaf: Option<Leaf>,
+    /// CPU time of init itself before its cgroup began to count, in microseconds.
+    uncounted_us: u64,
     scratch: PathBuf,
 }
 
@@ -272,6 +274,11 @@ impl Launcher {
                 init,
                 pidfd,
                 socket,
+                // On v2 it is born in its cgroup, on v1 it is moved there while it builds the view.
+                uncounted_us: match leaf.as_ref().map(Leaf::dir_fd) {
+                    Some(None) => own_cpu_us(init),
+                    Some(Some(_)) | None => 0,
+                },
                 leaf,
                 scratch,
             }),
@@ -414,6 +421,8 @@ impl Launcher {
     /// After init's death, which no process of the sandbox survives: takes its status, removes its cgroup, starts the removal of its scratch
     /// directory, and says so.
     fn bury(&mut self, sandbox: Living) {
+        // While it is a zombie: whoever reaps it gets its own time and that of its children in one sum.
+        let own_us = own_cpu_us(sandbox.init);
         let (init_status, rusage) = loop {
             match sys::reap(sandbox.init) {
                 Ok(Some((_, status, rusage))) => break (status, rusage),
@@ -422,7 +431,7 @@ impl Launcher {
                 Err(_) => break (0, Rusage::default()),
             }
         };
-        let usage = usage(sandbox.leaf.as_ref(), rusage);
+        let usage = usage(sandbox.leaf.as_ref(), rusage, own_us, sandbox.uncounted_us);
         if let Some(leaf) = &sandbox.leaf {
             remove(leaf);
         }
@@ -501,16 +510,69 @@ fn remove(leaf: &Leaf) {
     let _ = leaf.kill().and_then(|()| leaf.remove());
 }
 
-/// The cgroup's figures where there are any, else those of wait4.
-fn usage(leaf: Option<&Leaf>, rusage: Rusage) -> Usage {
+/// The cgroup's figures where there are any, else those of wait4; without init's own CPU time, `own_us` in all, of which the cgroup did not
+/// see `uncounted_us`.
+fn usage(leaf: Option<&Leaf>, rusage: Rusage, own_us: u64, uncounted_us: u64) -> Usage {
+    let cpu = CpuTime {
+        user_us: rusage.user_us,
+        system_us: rusage.system_us,
+    }
+    .without(own_us);
     let reaped = Usage {
-        cpu_user_us: rusage.user_us,
-        cpu_system_us: rusage.system_us,
+        cpu_user_us: cpu.user_us,
+        cpu_system_us: cpu.system_us,
         memory_peak_bytes: rusage.max_rss_bytes,
         oom_kills: 0,
         fork_failures: None,
         throttled_us: None,
         from_cgroup: false,
     };
-    leaf.map_or(reaped, |leaf| leaf.usage().over(reaped))
+    leaf.map_or(reaped, |leaf| {
+        let mut counted = leaf.usage();
+        counted.cpu = counted.cpu.map(|cpu| cpu.without(own_us.saturating_sub(uncounted_us)));
+        counted.over(reaped)
+    })
+}
+
+/// CPU time of a process with one thread, its children's not included, in microseconds. 0 where the kernel does not tell
+/// (without CONFIG_SCHED_INFO, which no distribution leaves out): then a run's figures hold init's as well.
+fn own_cpu_us(pid: Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    // Nanoseconds on a processor, nanoseconds waiting, turns. proc_pid_stat(5) has only ticks of 10 ms.
+    let on_cpu = text.split_ascii_whitespace().next();
+    on_cpu.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inits_own_processor_time_is_not_reported_as_the_commands() {
+        let rusage = || Rusage {
+            user_us: 500,
+            system_us: 3_000,
+            max_rss_bytes: 1,
+        };
+        let times = |own_us| {
+            let usage = usage(None, rusage(), own_us, 0);
+            (usage.cpu_user_us, usage.cpu_system_us)
+        };
+        assert_eq!(times(0), (500, 3_000));
+        assert_eq!(times(2_900), (500, 100));
+        assert_eq!(times(3_200), (300, 0));
+        assert_eq!(times(9_000), (0, 0));
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_process_itself_used() {
+        let begun = own_cpu_us(Pid::this());
+        let mut sum = 0u64;
+        // The figure of the main thread of this test program grows at its own pace: any growth of this process's shows that it is read.
+        while own_cpu_us(Pid::from_raw(rustix::thread::gettid().as_raw_nonzero().get())) == 0 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(own_cpu_us(Pid::this()) >= begun);
+        assert_eq!(own_cpu_us(Pid::from_raw(i32::MAX)), 0);
+    }
 }
