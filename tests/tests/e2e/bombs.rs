@@ -15,7 +15,7 @@ fn run_limited(house: &House, limits: &str, filesystem: &str, command: &[&str]) 
         "wall = \"30s\"\n"
     };
     let policy = format!(
-        "version = 1\nname = \"bounded\"\n[filesystem]\nworkspace = \"write\"\nread = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n\
+        "version = 1\nname = \"bounded\"\n[filesystem]\nworkspace = \"write\"\nexecute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n\
          tmp = true\n{filesystem}\n[limits]\ngrace = \"0s\"\n{wall}{limits}\n"
     );
     house.write("work/bounded.toml", policy);

@@ -393,7 +393,7 @@ fn a_run_ends_in_time_whatever_waits_for_its_init() {
 #[test]
 fn the_limit_of_a_files_size_holds_for_what_init_makes_long() {
     let house = house();
-    let policy = "version = 1\nname = \"small\"\n[filesystem]\nworkspace = \"write\"\nread = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\n\
+    let policy = "version = 1\nname = \"small\"\n[filesystem]\nworkspace = \"write\"\nexecute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\n\
                   [limits]\nfile-size = \"1MiB\"\n";
     house.write("small.toml", policy);
     let path = house.path("small.toml");

@@ -11,7 +11,7 @@ use super::for_both;
 /// A policy with this network and everything it takes to execute a program.
 fn policy(house: &House, network: &str, required: &str) -> String {
     let text = format!(
-        "version = 1\nname = \"network\"\n[filesystem]\nread = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n\
+        "version = 1\nname = \"network\"\n[filesystem]\nexecute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"]\n\
          workspace = \"write\"\ntmp = true\n[environment]\npass = [\"PATH\"]\n[network]\n{network}\n\
          [protections]\nrequired = [{required}]\n"
     );

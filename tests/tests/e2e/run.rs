@@ -321,7 +321,7 @@ fn a_policy_is_chosen_by_name_or_by_file() {
             ended.err()
         );
         assert!(!house.workspace().join("made").exists());
-        house.write("work/mine.toml", "version = 1\nname = \"mine\"\n[filesystem]\nworkspace = \"write\"\nread = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\n");
+        house.write("work/mine.toml", "version = 1\nname = \"mine\"\n[filesystem]\nworkspace = \"write\"\nexecute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\n");
         touch("mine.toml").expect(0);
         assert!(house.workspace().join("made").exists());
     });
