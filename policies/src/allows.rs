@@ -155,7 +155,7 @@ impl Policy {
 fn is_loopback(host: &str) -> bool {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let address = name
-        .parse::<std::net::IpAddr>()
+        .parse::<core::net::IpAddr>()
         .is_ok_and(|address| address.is_loopback());
     address || name == "localhost" || name.ends_with(".localhost")
 }
