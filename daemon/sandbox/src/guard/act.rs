@@ -533,6 +533,7 @@ impl Guard {
                 }
                 permitted!(Ok::<_, Errno>(judged));
                 place.demand_directory()?;
+                self.note(&place);
                 done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
@@ -709,10 +710,12 @@ impl Guard {
             Verdict::Allow => return Ok(Judged::Permitted),
             Verdict::Refuse(rule) => rule,
             Verdict::Adopt => {
-                let tree = &self.trees[place.tree];
-                match repository::adopt(tree, &place.parent, &place.directory)? {
+                match repository::adopt(&self.trees, &self.started, place)? {
                     Ok(()) => {
-                        self.rules.remember(&self.trees, place.tree, &place.directory);
+                        // What was one before stays what it was.
+                        if !self.started.knows(&place.parent) {
+                            self.rules.remember(&self.trees, place.tree, &place.directory);
+                        }
                         return Ok(Judged::Permitted);
                     }
                     Err(rule) => rule,
@@ -862,6 +865,8 @@ impl Guard {
             permitted!(self.judge(&from, Change::Replace(to_kind)));
             permitted!(self.may_move(&to, &from, kind));
         }
+        self.note(&from);
+        self.note(&to);
         done(rustix::fs::renameat_with(
             &from.parent,
             &from.name,
@@ -869,6 +874,17 @@ impl Guard {
             &to.name,
             flags,
         ))
+    }
+
+    /// Remembers the configuration of a repository before a name goes without which it would look like none, or like a new one.
+    fn note(&mut self, place: &Place) {
+        let told = repository::TELLING.iter().any(|name| same_name(&place.name, name));
+        if told
+            && self.look(place).is_repository(&place.directory)
+            && !self.rules.made_here(&self.trees, place.tree, &place.directory)
+        {
+            self.started.note(&place.parent);
+        }
     }
 
     /// Judges the moving of a directory, apart from the names.
@@ -891,7 +907,7 @@ impl Guard {
             Verdict::Configuration => Some(repository::Judged::Configuration {
                 made_here: self.rules.made_here(&self.trees, place.tree, &place.directory),
             }),
-            Verdict::Todo => Some(repository::Judged::Todo),
+            Verdict::Todo => Some(repository::Judged::State),
             _ => None,
         }
     }

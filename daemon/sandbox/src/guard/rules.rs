@@ -8,6 +8,7 @@
 //! All changes of a tree pass through one thread, one after the other, so what is looked up here holds until the change is made: nobody inside
 //! can move a directory in between. Who outside does so is not whom this guards against.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::place::{Tree, open_beneath};
+use super::roots::Roots;
+use super::state;
 
 /// What a change does to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub(super) enum Verdict {
     WorktreeConfiguration,
     /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
     CommonDirectory,
-    /// The name is the list of what a rebase still has to do: its new contents must be read first.
+    /// The name is the list of what a rebase still has to do, or another file of `state.rs`: its new contents must be read first.
     Todo,
 }
 
@@ -105,15 +108,18 @@ pub(super) struct Rules {
     programs: Vec<Vec<(PathBuf, String)>>,
     /// Repositories made in this sandbox: device and inode of their `.git`, or of the directory itself. Nobody outside trusts them yet.
     born: HashSet<(u64, u64)>,
+    /// Other repositories in the trees.
+    roots: RefCell<Roots>,
 }
 
 impl Rules {
-    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>) -> Self {
+    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>, roots: Roots) -> Self {
         Rules {
             protected,
             git,
             programs,
             born: HashSet::new(),
+            roots: RefCell::new(roots),
         }
     }
 
@@ -124,9 +130,13 @@ impl Rules {
         if let Some(rule) = self.protects(view, path, &names, change) {
             return Verdict::Refuse(rule);
         }
-        match self.git {
-            true => self.judge_git(view, path, &names, change),
-            false => Verdict::Allow,
+        if !self.git {
+            return Verdict::Allow;
+        }
+        let born = |mark: &Path| self.is_born(view, mark);
+        match self.roots.borrow_mut().refuses(trees, tree, &names, change, born) {
+            Some(rule) => Verdict::Refuse(rule),
+            None => self.judge_git(view, path, &names, change),
         }
     }
 
@@ -183,12 +193,18 @@ impl Rules {
             return refuse("git: a link among its own files is written through when git is used outside");
         }
         // Whatever the directory is called now, it can be moved to where git looks for its list.
-        if same_name(name, "git-rebase-todo") {
+        if same_name(name, "git-rebase-todo") || state::is_noted(path) {
             return match change {
                 Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Todo,
                 Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
-                _ => refuse("git: the list of a rebase can make it run programs"),
+                _ => refuse("git: what it notes about an unfinished rebase can make it run programs"),
             };
+        }
+        let brings = matches!(change, Change::Replace(Kind::Directory | Kind::Repository));
+        if (brings || matches!(change, Change::Create(Kind::Link) | Change::Replace(Kind::Link)))
+            && state::is_directory(name)
+        {
+            return refuse("git: what it notes about an unfinished rebase is not moved to where it looks for that");
         }
         // These mean something also where no repository is yet, or is not seen to be one.
         if same_name(name, "config.worktree") {
@@ -365,7 +381,7 @@ pub(super) fn same_name(name: &OsStr, other: &str) -> bool {
     name.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }
 
-fn starts_with(path: &Path, prefix: &Path) -> bool {
+pub(super) fn starts_with(path: &Path, prefix: &Path) -> bool {
     let mut names = path.iter();
     prefix.iter().all(|wanted| {
         names

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::place::{Tree, containing};
 use super::repository;
+use super::roots::Roots;
 use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
 
 use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
@@ -51,8 +52,8 @@ impl Example {
 
     fn rules(&self) -> Rules {
         let protected = vec![PathBuf::from(".vscode"), PathBuf::from(".github/hooks")];
-        let programs = repository::programs(&self.trees, 0, true, &protected);
-        Rules::new(protected, true, vec![programs])
+        let programs = repository::programs(&self.trees, 0, true, &protected, &[]);
+        Rules::new(protected, true, vec![programs], Roots::new(&[]))
     }
 
     fn judge(&self, path: &str, change: Change) -> Verdict {
@@ -160,7 +161,7 @@ fn a_root_that_is_a_repository_stays_one() {
     tree.repository = is_repository_root(&tree);
     assert!(tree.repository && !is_repository_root(&example.trees[0]));
     let trees = [tree];
-    let rules = Rules::new(Vec::new(), true, vec![Vec::new()]);
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()], Roots::new(&[]));
     fs::remove_dir(trees[0].path.join("refs")).unwrap();
     let verdict = rules.judge(&trees, 0, Path::new("hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
