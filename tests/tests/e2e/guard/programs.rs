@@ -21,9 +21,10 @@ fn nothing_runs_by_configuration_of_other_repositories_or_of_the_user() {
              hook .husky; git add -A; git commit -qm husky; git config core.hooksPath .husky
              git config core.fsmonitor ./tools/fsm.sh
              git worktree add -q -b f .wt/f; git -c core.hooksPath= clone -q . sub; hook sub/.husky; git -C sub config core.hooksPath .husky
-             git -c core.hooksPath= clone -q . ../lib; git -c core.hooksPath= submodule --quiet add $PWD/../lib sm; git -c core.hooksPath= commit -qm sm
+             git -c core.hooksPath= clone -q . ../home/lib; git -c core.hooksPath= submodule --quiet add $PWD/../home/lib sm; git -c core.hooksPath= commit -qm sm
              git -C sm config core.hooksPath .myhooks; git -C sm config alias.x '!./tools/x'",
         );
+        outside_ok(house, "mkdir -p ../home/.config/git");
         house.write("home/.config/git/config", "[core]\n\thooksPath = .userhooks\n[diff]\n\texternal = ./ext/diff\n");
         tried(
             house,
@@ -69,7 +70,7 @@ fn a_workspace_below_its_repositorys_root_holds_no_program_of_it() {
     let frontend = house.workspace().join("frontend");
     let evil = format!("{EVIL}evil .husky/pre-commit; evil tools/fsm; echo fine > other; true")
         .replace("MARKER", &marker.display().to_string());
-    let mut command = house.run_with(&["--workspace", &frontend.display().to_string()], &["/bin/sh", "-c", &evil]);
+    let command = house.run_with(&["--workspace", &frontend.display().to_string()], &["/bin/sh", "-c", &evil]);
     command.finish().expect(0);
     for line in ["status", "commit -q --allow-empty -m x"] {
         outside(&house, &frontend, "git", &line.split(' ').collect::<Vec<_>>());
@@ -87,7 +88,7 @@ fn what_is_unfinished_runs_nothing_when_it_is_continued_and_removed_configuratio
     outside_ok(
         &house,
         "echo b > a && git commit -qam b && git checkout -q -b side HEAD~1 && echo c > a && git commit -qam c
-         git clone -q . ../lib && git submodule --quiet add $PWD/../lib sm && git commit -qm sm && git -C sm remote set-url origin https://good.example/s.git",
+         git clone -q . ../home/lib && git submodule --quiet add $PWD/../home/lib sm && git commit -qm sm && git -C sm remote set-url origin https://good.example/s.git",
     );
     let plant = format!(
         "{EVIL}evil evil; mkdir -p git-merge-x
@@ -127,9 +128,9 @@ fn shared_repositories_strategies_and_scalar_work_and_a_refused_exec_says_what_t
          git switch -qc topic; echo t > t; git add t; git commit -qm t; git switch -q main; echo u > u; git add u; git commit -qm u
          git rebase -q -s ort -X ours main topic; git rebase -q --apply --whitespace=nowarn HEAD~1; git rebase -q -s recursive -X theirs HEAD~1
          git switch -q main; git cherry-pick --strategy=ort -X theirs topic
-         git clone -q . copy; git -c protocol.file.allow=always submodule --quiet add $PWD/copy sub; git -C sub sparse-checkout set x
-         git -C sub sparse-checkout disable; git commit -qm sub; git mv sub sub2; git commit -qm mv; git submodule --quiet deinit -f sub2
-         git submodule --quiet update --init; git -C sub2 status --short; echo done",
+         git clone -q . copy; git -c protocol.file.allow=always submodule --quiet add $PWD/copy sub
+         git commit -qm sub; git mv sub sub2; git commit -qm mv; git submodule --quiet deinit -f sub2
+         git submodule --quiet update --init; git -C sub2 sparse-checkout set x; git -C sub2 sparse-checkout disable; git -C sub2 status --short; echo done",
     );
     assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
     let scalar = house.sh("scalar register .");
