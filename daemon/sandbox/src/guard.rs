@@ -19,6 +19,7 @@
 //! roots.rs      repositories that are met on the way, and what theirs names
 //! state.rs      what git notes about something unfinished
 //! drafts.rs     configuration that a program writes itself
+//! locks.rs      one change at a time, also beside other sandboxes
 //! act.rs        the change itself
 //! ```
 
@@ -26,6 +27,7 @@ mod act;
 mod caller;
 mod drafts;
 mod gitconfig;
+mod locks;
 mod place;
 mod repository;
 mod roots;
@@ -45,6 +47,7 @@ use act::{Done, Operation};
 use caller::Caller;
 use drafts::Drafts;
 pub use gitconfig::{programs as named_programs, try_change, value};
+use locks::Locks;
 pub(crate) use place::Tree;
 use repository::Started;
 use roots::Roots;
@@ -54,6 +57,7 @@ use rules::Rules;
 #[derive(Debug)]
 pub(crate) struct Guard {
     trees: Vec<Tree>,
+    locks: Locks,
     rules: Rules,
     started: Started,
     /// `None` where there can be no watch on files: such files are not opened for writing then.
@@ -67,11 +71,14 @@ pub(crate) struct Refusal {
     pub path: PathBuf,
     /// The rule.
     pub rule: String,
+    /// Whether it is what had been written already, which whoever wrote it was not told.
+    pub dropped: bool,
 }
 
 impl Guard {
-    /// A guard of trees as they are now: what their repositories' configuration names is looked up here.
-    pub(crate) fn new(spec: &Spec, mut trees: Vec<Tree>) -> Guard {
+    /// A guard of trees as they are now: what their repositories' configuration names is looked up here. `locks` is the file that sandboxes
+    /// with the same trees share.
+    pub(crate) fn new(spec: &Spec, mut trees: Vec<Tree>, locks: Option<OwnedFd>) -> Guard {
         for tree in &mut trees {
             tree.find_covered();
             tree.repository = rules::is_repository_root(tree);
@@ -91,6 +98,7 @@ impl Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs, roots),
             started: Started::new(outside.iter().any(|program| program.path.is_relative())),
             drafts: Drafts::new().ok(),
+            locks: Locks::new(locks, &trees),
             trees,
         }
     }
@@ -103,7 +111,9 @@ impl Guard {
     /// Gives what was written and closed its name, where that is harmless. Returns what was refused.
     pub(crate) fn settle(&mut self) -> Vec<Refusal> {
         let closed = self.drafts.as_mut().map(Drafts::closed).unwrap_or_default();
-        closed.into_iter().filter_map(|draft| self.publish(draft)).collect()
+        let refused = closed.into_iter().filter_map(|draft| self.publish(draft)).collect();
+        self.locks.release();
+        refused
     }
 
     /// Answers a waiting call that the profile allows. Returns what was refused.
@@ -117,7 +127,11 @@ impl Guard {
             .ok()
             .and_then(|number| Call::of(Arch::NATIVE, number));
         let outcome = match name.and_then(|name| Operation::read(name, call.arguments)) {
-            Some(operation) => self.carry_out(caller, operation),
+            Some(operation) => {
+                let outcome = self.locks.begin().and_then(|()| self.carry_out(caller, operation));
+                self.locks.release();
+                outcome
+            }
             None => Ok(Done::Elsewhere),
         };
         let (answer, refusal) = match outcome {

@@ -6,7 +6,8 @@ use super::{ordinary, outside, outside_ok, tried, with_repository};
 use crate::for_both;
 
 /// A script that notes that it ran.
-const EVIL: &str = "evil() { mkdir -p \"$(dirname \"$1\")\"; printf '#!/bin/sh\\ntouch MARKER\\n' > \"$1\"; chmod +x \"$1\"; }\n";
+const EVIL: &str =
+    "evil() { mkdir -p \"$(dirname \"$1\")\"; printf '#!/bin/sh\\ntouch MARKER\\n' > \"$1\"; chmod +x \"$1\"; }\n";
 
 #[test]
 fn nothing_runs_by_configuration_of_other_repositories_or_of_the_user() {
@@ -25,7 +26,10 @@ fn nothing_runs_by_configuration_of_other_repositories_or_of_the_user() {
              git -C sm config core.hooksPath .myhooks; git -C sm config alias.x '!./tools/x'",
         );
         outside_ok(house, "mkdir -p ../home/.config/git");
-        house.write("home/.config/git/config", "[core]\n\thooksPath = .userhooks\n[diff]\n\texternal = ./ext/diff\n");
+        house.write(
+            "home/.config/git/config",
+            "[core]\n\thooksPath = .userhooks\n[diff]\n\texternal = ./ext/diff\n",
+        );
         tried(
             house,
             &script(
@@ -47,10 +51,16 @@ fn nothing_runs_by_configuration_of_other_repositories_or_of_the_user() {
             }
             // It is still a working tree.
             let status = outside(house, &directory, "git", &["rev-parse", "--is-inside-work-tree"]);
-            assert_eq!(String::from_utf8_lossy(&status.stdout), "true\n", "{}", directory.display());
+            assert_eq!(
+                String::from_utf8_lossy(&status.stdout),
+                "true\n",
+                "{}",
+                directory.display()
+            );
         }
         // Work goes on there, and what was met can be removed.
-        let work = "echo w > .wt/f/w && git -C .wt/f add w && git -C .wt/f commit -qm w && git worktree remove --force .wt/f
+        let work =
+            "echo w > .wt/f/w && git -C .wt/f add w && git -C .wt/f commit -qm w && git worktree remove --force .wt/f
             echo s > sub/s && git -C sub add s && rm -rf sub && git clone -q . sub && echo done";
         let ended = house.sh(&work.replace('\n', " && "));
         assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
@@ -70,7 +80,10 @@ fn a_workspace_below_its_repositorys_root_holds_no_program_of_it() {
     let frontend = house.workspace().join("frontend");
     let evil = format!("{EVIL}evil .husky/pre-commit; evil tools/fsm; echo fine > other; true")
         .replace("MARKER", &marker.display().to_string());
-    let command = house.run_with(&["--workspace", &frontend.display().to_string()], &["/bin/sh", "-c", &evil]);
+    let command = house.run_with(
+        &["--workspace", &frontend.display().to_string()],
+        &["/bin/sh", "-c", &evil],
+    );
     command.finish().expect(0);
     for line in ["status", "commit -q --allow-empty -m x"] {
         outside(&house, &frontend, "git", &line.split(' ').collect::<Vec<_>>());
@@ -101,7 +114,10 @@ fn what_is_unfinished_runs_nothing_when_it_is_continued_and_removed_configuratio
     );
     tried(&house, &plant.replace("MARKER", &marker.display().to_string()));
     // What the first run left, the second uses.
-    tried(&house, "git -C sm remote add origin https://evil.example/s.git; cp n .git/modules/sm/config; git config -f .git/modules/sm/config remote.origin.url https://evil.example/s.git");
+    tried(
+        &house,
+        "git -C sm remote add origin https://evil.example/s.git; cp n .git/modules/sm/config; git config -f .git/modules/sm/config remote.origin.url https://evil.example/s.git",
+    );
     outside(&house, &house.workspace(), "git", &["cherry-pick", "--continue"]);
     outside_ok(&house, "git cherry-pick --quit; git checkout -q -f side");
     tried(
