@@ -27,6 +27,9 @@ pub(super) const MAX_BYTES: u64 = 1 << 20;
 /// Why a longer one is refused.
 pub(super) const TOO_LONG: &str = "git: a configuration or list of more than 1 MiB";
 
+/// Why a repository that was without configuration gets none that says where to push.
+const NO_REMOTES: &str = "git configuration: a repository that had none is not given remotes";
+
 /// Longest file that names a repository, in bytes: a path and a few words.
 const MAX_POINTER_BYTES: u64 = 8192;
 
@@ -147,7 +150,7 @@ pub(super) fn publish(
             let lost = plain && !made_here && !known && old.is_none() && headed();
             let addresses = |config: &[u8]| gitconfig::addresses(config);
             match lost && addresses(new) > 0 {
-                true => Err("git configuration: a repository that had none is not given remotes".to_owned()),
+                true => Err(NO_REMOTES.to_owned()),
                 // To those of the configuration proper they would be added: a push goes to all addresses of a remote.
                 false if !plain && addresses(new) > old.as_deref().map_or(0, addresses) => {
                     Err("git configuration: a remote is not added for one worktree".to_owned())
@@ -181,6 +184,9 @@ pub(super) fn adopt(trees: &[Tree], started: &Started, place: &Place) -> Ruling 
     };
     // One that only lacked a part of itself for a while is not new.
     let start = started.get(&place.parent);
+    if started.knows(&place.parent) && start.is_none() && gitconfig::addresses(&bytes) > 0 {
+        return Ok(Err(NO_REMOTES.to_owned()));
+    }
     let made = if started.knows(&place.parent) {
         Made::Before
     } else {
