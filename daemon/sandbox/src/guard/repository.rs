@@ -136,7 +136,6 @@ pub(super) fn publish(
                 Err(error) => return Err(error),
             };
             let everywhere = started.named_everywhere;
-            let known = started.knows(&to.parent);
             let start = match made_here {
                 true => &None,
                 false => started
@@ -147,7 +146,7 @@ pub(super) fn publish(
             let plain = same_name(&to.name, "config");
             // An earlier run may have taken its configuration away, and its remotes with it.
             let headed = || rustix::fs::statat(&to.parent, "HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok();
-            let lost = plain && !made_here && !known && old.is_none() && headed();
+            let lost = plain && !made_here && start.is_none() && headed();
             let addresses = |config: &[u8]| gitconfig::addresses(config);
             match lost && addresses(new) > 0 {
                 true => Err(NO_REMOTES.to_owned()),
