@@ -344,6 +344,7 @@ fn test_spec() -> SandboxSpec {
         guard: Guard {
             protected: vec![selftest::PROTECTED.into()],
             git: true,
+            programs: Vec::new(),
         },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },

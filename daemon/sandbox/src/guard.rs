@@ -16,6 +16,8 @@
 //! rules.rs      what may change there
 //! repository.rs configuration of git repositories: read, judged, written anew
 //! gitconfig.rs  which configuration is harmless
+//! roots.rs      repositories that are met on the way, and what theirs names
+//! state.rs      what git notes about something unfinished
 //! drafts.rs     configuration that a program writes itself
 //! locks.rs      one change at a time, also beside other sandboxes
 //! act.rs        the change itself
@@ -28,7 +30,9 @@ mod gitconfig;
 mod locks;
 mod place;
 mod repository;
+mod roots;
 mod rules;
+mod state;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -42,10 +46,11 @@ pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 use caller::Caller;
 use drafts::Drafts;
-pub use gitconfig::try_change;
+pub use gitconfig::{programs as named_programs, try_change, value};
 use locks::Locks;
 pub(crate) use place::Tree;
 use repository::Started;
+use roots::Roots;
 use rules::Rules;
 
 /// Guards the trees of a sandbox.
@@ -78,12 +83,20 @@ impl Guard {
             tree.find_covered();
             tree.repository = rules::is_repository_root(tree);
         }
+        let outside = match spec.git {
+            true => spec.programs.as_slice(),
+            false => &[],
+        };
         let programs = (0..trees.len())
-            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected))
+            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected, outside))
             .collect();
+        let mut roots = Roots::new(outside);
+        if spec.git {
+            (0..trees.len()).for_each(|tree| roots.meet_checkouts(&trees, tree));
+        }
         Guard {
-            rules: Rules::new(spec.protected.clone(), spec.git, programs),
-            started: Started::new(),
+            rules: Rules::new(spec.protected.clone(), spec.git, programs, roots),
+            started: Started::new(outside.iter().any(|program| program.path.is_relative())),
             drafts: Drafts::new().ok(),
             locks: Locks::new(locks, &trees),
             trees,

@@ -11,6 +11,8 @@ use fumehood_tests::{House, Who};
 
 use super::{builder, for_both, house};
 
+mod programs;
+
 /// The system's own: others may lie where the test's user cannot go.
 pub(super) const PYTHON: &str = "/usr/bin/python3";
 

@@ -535,6 +535,7 @@ impl Guard {
                 }
                 permitted!(Ok::<_, Errno>(judged));
                 place.demand_directory()?;
+                self.note(&place);
                 self.rules.note_departure(&self.trees, place.tree, &place.relative());
                 done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
             }
@@ -728,10 +729,12 @@ impl Guard {
             Verdict::Allow => return Ok(Judged::Permitted),
             Verdict::Refuse(rule) => rule,
             Verdict::Adopt => {
-                let tree = &self.trees[place.tree];
-                match repository::adopt(tree, &place.parent, &place.directory)? {
+                match repository::adopt(&self.trees, &self.started, place)? {
                     Ok(()) => {
-                        self.rules.remember(&self.trees, place.tree, &place.directory);
+                        // What was one before stays what it was.
+                        if !self.started.knows(&place.parent) {
+                            self.rules.remember(&self.trees, place.tree, &place.directory);
+                        }
                         return Ok(Judged::Permitted);
                     }
                     Err(rule) => rule,
@@ -882,6 +885,8 @@ impl Guard {
             permitted!(self.judge(&from, Change::Replace(to_kind)));
             permitted!(self.may_move(&to, &from, kind));
         }
+        self.note(&from);
+        self.note(&to);
         if kind == FileType::Directory {
             self.rules.note_departure(&self.trees, from.tree, &from.relative());
             self.rules.note_move(from.tree, &from.relative(), &to.relative());
@@ -897,6 +902,17 @@ impl Guard {
             &to.name,
             flags,
         ))
+    }
+
+    /// Remembers the configuration of a repository before a name goes without which it would look like none, or like a new one.
+    fn note(&mut self, place: &Place) {
+        let told = repository::TELLING.iter().any(|name| same_name(&place.name, name));
+        if told
+            && self.look(place).is_repository(&place.directory)
+            && !self.rules.made_here(&self.trees, place.tree, &place.directory)
+        {
+            self.started.note(&place.parent);
+        }
     }
 
     /// Judges the moving of a directory, apart from the names.
@@ -919,7 +935,7 @@ impl Guard {
             Verdict::Configuration => Some(repository::Judged::Configuration {
                 made_here: self.rules.made_here(&self.trees, place.tree, &place.directory),
             }),
-            Verdict::Todo => Some(repository::Judged::Todo),
+            Verdict::Todo => Some(repository::Judged::State),
             _ => None,
         }
     }

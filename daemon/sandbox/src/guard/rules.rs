@@ -9,6 +9,7 @@
 //! can move a directory in between. Who outside does so is not whom this guards against.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::place::{PATH_MAX, Tree, open_beneath};
+use super::roots::Roots;
+use super::state;
 
 /// What a change does to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub(super) enum Verdict {
     WorktreeConfiguration,
     /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
     CommonDirectory,
-    /// The name is the list of what a rebase still has to do: its new contents must be read first.
+    /// The name is the list of what a rebase still has to do, or another file of `state.rs`: its new contents must be read first.
     Todo,
 }
 
@@ -110,6 +113,8 @@ pub(super) struct Rules {
     programs: Vec<Vec<(PathBuf, String)>>,
     /// Repositories made in this sandbox: device and inode of their `.git`, or of the directory itself. Nobody outside trusts them yet.
     born: HashSet<(u64, u64)>,
+    /// Other repositories in the trees.
+    checkouts: RefCell<Roots>,
     /// Directories, by tree and path, that were the root of a repository before this sandbox and from which its `.git`, or which
     /// themselves, were taken away in it. People know them by their paths: names stay protected there, whatever is put in the place.
     roots: HashSet<(usize, PathBuf)>,
@@ -118,12 +123,13 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>) -> Self {
+    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>, checkouts: Roots) -> Self {
         Rules {
             protected,
             git,
             programs,
             born: HashSet::new(),
+            checkouts: RefCell::new(checkouts),
             roots: HashSet::new(),
             began: clock_gettime(ClockId::RealtimeCoarse),
         }
@@ -140,9 +146,13 @@ impl Rules {
         if let Some(rule) = self.protects(view, path, &names, change) {
             return Verdict::Refuse(rule);
         }
-        match self.git {
-            true => self.judge_git(view, path, &names, change),
-            false => Verdict::Allow,
+        if !self.git {
+            return Verdict::Allow;
+        }
+        let born = |mark: &Path| self.is_born(view, mark);
+        match self.checkouts.borrow_mut().refuses(trees, tree, &names, change, born) {
+            Some(rule) => Verdict::Refuse(rule),
+            None => self.judge_git(view, path, &names, change),
         }
     }
 
@@ -249,12 +259,18 @@ impl Rules {
             return refuse("git: a link among its own files is written through when git is used outside");
         }
         // Whatever the directory is called now, it can be moved to where git looks for its list.
-        if same_name(name, "git-rebase-todo") {
+        if same_name(name, "git-rebase-todo") || state::is_noted(path) {
             return match change {
                 Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Todo,
                 Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
-                _ => refuse("git: the list of a rebase can make it run programs"),
+                _ => refuse("git: what it notes about an unfinished rebase can make it run programs"),
             };
+        }
+        let brings = matches!(change, Change::Replace(Kind::Directory | Kind::Repository));
+        if (brings || matches!(change, Change::Create(Kind::Link) | Change::Replace(Kind::Link)))
+            && state::is_directory(name)
+        {
+            return refuse("git: what it notes about an unfinished rebase is not moved to where it looks for that");
         }
         // These mean something also where no repository is yet, or is not seen to be one.
         if same_name(name, "config.worktree") {
@@ -532,7 +548,7 @@ fn folded(name: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(folded.into_bytes())
 }
 
-fn starts_with(path: &Path, prefix: &Path) -> bool {
+pub(super) fn starts_with(path: &Path, prefix: &Path) -> bool {
     let mut names = path.iter();
     prefix.iter().all(|wanted| {
         names

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::place::{Tree, containing, open_beneath, path_of};
 use super::repository;
+use super::roots::Roots;
 use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
 
 use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
@@ -51,8 +52,8 @@ impl Example {
 
     fn rules(&self) -> Rules {
         let protected = vec![PathBuf::from(".vscode"), PathBuf::from(".github/hooks")];
-        let programs = repository::programs(&self.trees, 0, true, &protected);
-        Rules::new(protected, true, vec![programs])
+        let programs = repository::programs(&self.trees, 0, true, &protected, &[]);
+        Rules::new(protected, true, vec![programs], Roots::new(&[]))
     }
 
     /// Those of a sandbox that begins when what is there is a moment old: the clock of files moves in steps.
@@ -213,7 +214,7 @@ fn a_root_that_is_a_repository_stays_one() {
     tree.repository = is_repository_root(&tree);
     assert!(tree.repository && !is_repository_root(&example.trees[0]));
     let trees = [tree];
-    let rules = Rules::new(Vec::new(), true, vec![Vec::new()]);
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()], Roots::new(&[]));
     fs::remove_dir(trees[0].path.join("refs")).unwrap();
     let verdict = rules.judge(&trees, 0, Path::new("hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
@@ -277,7 +278,7 @@ fn paths_longer_than_the_kernel_takes_are_found_and_looked_at() {
     }
     assert_eq!(path_of(&at).unwrap(), tree.path.join(&relative));
     rustix::fs::mkdirat(&at, ".git", Mode::from_raw_mode(0o700)).unwrap();
-    let rules = Rules::new(Vec::new(), true, vec![Vec::new()]);
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()], Roots::new(&[]));
     let trees = [tree];
     let verdict = rules.judge(&trees, 0, &relative.join(".git/hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
