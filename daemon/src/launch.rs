@@ -346,6 +346,7 @@ fn test_spec() -> SandboxSpec {
             protected: vec![selftest::PROTECTED.into()],
             read_only: Vec::new(),
             git: true,
+            programs: Vec::new(),
         },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },

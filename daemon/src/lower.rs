@@ -69,6 +69,7 @@ fn guard(grants: &Grants, host: &Host) -> Guard {
         protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
         read_only: resolved(&grants.filesystem.read_only, host),
         git: grants.filesystem.git == GitAccess::Guarded,
+        programs: host.programs.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ mod find;
 mod host;
 mod journal;
 mod model;
+mod programs;
 mod table;
 mod worktree;
 

@@ -53,17 +53,19 @@ pub(crate) struct Birth<'a> {
     pub fallback: Fallback,
     /// Whether calls can be made to wait for init.
     pub can_guard: bool,
+    /// The file by whose locks sandboxes change the same trees one after the other; there if trees are guarded.
+    pub locks: Option<OwnedFd>,
 }
 
 /// Runs init. Never returns.
-pub(crate) fn run(birth: Birth<'_>) -> ! {
+pub(crate) fn run(mut birth: Birth<'_>) -> ! {
     // Asked for again after the ids change, which clears it. From here to there the launcher's death shows as end of file.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     wait_for_launcher(&birth.go);
     // A session of its own, and with it a scheduling group (autogroup): what a command does to init's stays here. Cannot fail in a
     // process that has just been born.
     let _ = rustix::process::setsid();
-    let code = match set_up(&birth) {
+    let code = match set_up(&mut birth) {
         Ok(ready) => serve(&birth.socket, birth.life, ready),
         Err(failure) => {
             let _ = wire::send(birth.socket.as_fd(), &Event::Failed(failure), &[]);
@@ -104,7 +106,7 @@ fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl
     }
 }
 
-fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
+fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
     let spec = birth.spec;
     use Protection::{FilesystemView, Ipc, Network as Net, Privileges, Processes};
     sys::reserve_low(&[0, 1, 3]).map_err(fail(Protection::Descriptors, "reserve descriptors"))?;
@@ -139,7 +141,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     let mut built = view::build(&spec.view, scratch.as_fd(), birth.can_guard)?;
     drop(scratch);
     let trees = std::mem::take(&mut built.guarded);
-    let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
+    let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees, birth.locks.take()));
     // What truncate(2) makes long is made so by init. The command's own limits are set after the fork, within the hard one.
     if let (Some(_), Some(bytes)) = (&guard, spec.limits.file_bytes) {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -139,6 +139,8 @@ struct Launcher {
     resources: State,
     /// `<scratch root>/<instance>`
     scratch: PathBuf,
+    /// The file of locks that every launcher of the scratch root opens.
+    locks: PathBuf,
     /// The write end that only this process holds: inits see it hang up when this process dies.
     life: (OwnedFd, OwnedFd),
     living: Vec<Living>,
@@ -184,6 +186,7 @@ impl Launcher {
             backend,
             resources,
             scratch: own,
+            locks: scratch::locks(&configuration.scratch_root),
             life,
             living: Vec::new(),
             sweepers: Vec::new(),
@@ -329,6 +332,11 @@ impl Launcher {
         leaf: Option<&Leaf>,
         resources: State,
     ) -> Result<(Pid, OwnedFd, OwnedFd), Failure> {
+        // Opened for each sandbox: locks belong to what was opened.
+        let locks = (spec.is_guarded() && self.can_guard)
+            .then(|| scratch::open_locks(&self.locks))
+            .transpose()
+            .map_err(failure(Some(Protection::ProtectedPaths), "open the file of locks"))?;
         let (go_read, go_write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
         let child = sys::clone_namespaces(
@@ -350,6 +358,7 @@ impl Launcher {
                 resources,
                 fallback,
                 can_guard: self.can_guard,
+                locks,
             })
         };
         drop(go_read);
@@ -384,9 +393,10 @@ impl Launcher {
 
     /// The child's side of the clone: lets go of what belongs to the launcher, then is init.
     fn become_init(&self, birth: Birth<'_>) -> ! {
-        // Of the launcher's descriptors only these four survive. Those of other sandboxes (sockets, pidfds) must not: a socket held here
+        // Of the launcher's descriptors only these survive. Those of other sandboxes (sockets, pidfds) must not: a socket held here
         // would keep another sandbox's end of file from the daemon, and the write end of `life` would keep this one alive.
-        let keep = [birth.socket.as_fd(), birth.go.as_fd(), birth.life];
+        let mut keep = vec![birth.socket.as_fd(), birth.go.as_fd(), birth.life];
+        keep.extend(birth.locks.iter().map(AsFd::as_fd));
         if sys::close_all_but(&keep).is_err() {
             std::process::exit(1);
         }
