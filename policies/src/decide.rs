@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::{Finding, Verdict};
 use crate::model::{Filesystem, Limits, Network, Policy, Protection, SyscallProfile};
 
 /// Which tool asks.
@@ -56,8 +57,23 @@ pub struct RequestedLimits {
 pub enum Decision {
     /// Run it with these grants and no others.
     Allowed(Box<Grants>),
+    /// Run it once somebody has approved it.
+    Ask(Question),
     /// Do not run it.
     Denied(Denial),
+}
+
+/// What has to be approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The rule that asks, as a path into the policy: `commands.rules[3]`, `commands.default`, `commands.unreadable`.
+    pub rule: String,
+    /// Why, in the rule's words.
+    pub reason: String,
+    /// The commands that are asked about, as they were read: quoted, escaped, at most 200 characters each.
+    pub commands: Vec<String>,
+    /// What the run gets when it is approved.
+    pub grants: Box<Grants>,
 }
 
 /// What an allowed request gets.
@@ -91,11 +107,11 @@ impl Policy {
     ///
     /// A request may only tighten: a bound looser than the policy's is denied, never cut down in silence. Where several
     /// are looser the denial names the first as its rule and explains all. A bound of zero is what it says, a bound of
-    /// nothing; it does not mean unlimited. `argv` is not looked at yet: a policy has no rules about commands.
+    /// nothing; it does not mean unlimited. Bounds are looked at first, then the command: see [`command`](crate::command).
     pub fn decide(&self, request: &Request<'_>) -> Decision {
         let Request {
             tool: Tool::Shell,
-            argv: _,
+            argv,
             caller_env,
             env,
             limits,
@@ -104,14 +120,50 @@ impl Policy {
             Ok(limits) => limits,
             Err(denial) => return Decision::Denied(denial),
         };
-        Decision::Allowed(Box::new(Grants {
+        let judgement = self.commands.judge(argv);
+        let why = judgement.decisive().map(|finding| (finding.place.clone(), self.why(finding)));
+        let (rule, reason) = why.unwrap_or_default();
+        if judgement.verdict == Verdict::Deny {
+            return Decision::Denied(Denial {
+                rule,
+                explanation: reason,
+            });
+        }
+        let grants = Box::new(Grants {
             filesystem: self.filesystem.clone(),
             network: self.network.clone(),
             syscalls: self.syscalls,
             limits,
             env: self.environment.build(caller_env, env),
             required: self.protections.required.clone(),
-        }))
+        });
+        if judgement.verdict == Verdict::Allow {
+            return Decision::Allowed(grants);
+        }
+        let asked = judgement.findings.into_iter().filter(|finding| finding.verdict == Verdict::Ask);
+        Decision::Ask(Question {
+            rule,
+            reason,
+            commands: asked.map(|finding| finding.command).collect(),
+            grants,
+        })
+    }
+
+    fn why(&self, finding: &Finding) -> String {
+        let Finding {
+            command,
+            verdict,
+            reason,
+            place,
+            ..
+        } = finding;
+        let does = match verdict {
+            Verdict::Allow => "allows",
+            Verdict::Ask => "asks about",
+            Verdict::Deny => "denies",
+        };
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        format!("policy `{}` {does} `{command}` ({place}){reason}", self.name)
     }
 
     /// The policy's bounds with the request's in their place where those are as tight or tighter.
@@ -249,14 +301,14 @@ mod tests {
     fn allowed(policy: &Policy, limits: RequestedLimits) -> Limits {
         match policy.decide(&request(limits)) {
             Decision::Allowed(grants) => grants.limits,
-            Decision::Denied(denial) => panic!("denied: {denial:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
     fn denied(policy: &Policy, limits: RequestedLimits) -> Denial {
         match policy.decide(&request(limits)) {
             Decision::Denied(denial) => denial,
-            Decision::Allowed(grants) => panic!("allowed: {grants:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

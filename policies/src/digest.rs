@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::command::{ArgPattern, CommandRules, Pattern, Rule};
 use crate::model::{
     Environment, Filesystem, GitAccess, Home, Limits, Network, PathPattern, Policy, Ports, Protections, SyscallProfile,
     WorkspaceAccess,
 };
 
 /// Begins the canonical form. A change of the form or of the meaning of a field is a new version.
-const FORMAT: &str = "fumehood-policy-2";
+const FORMAT: &str = "fumehood-policy-3";
 
 /// SHA-256 of the canonical form of a policy. Displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,7 @@ impl Digest {
             limits,
             environment,
             protections,
+            commands,
             digest: _,
         } = policy;
         let mut form = Canonical(Sha256::new());
@@ -68,6 +70,7 @@ impl Digest {
         form.environment(environment);
         let Protections { required } = protections;
         form.sorted(required, |form, protection| form.text(protection.name()));
+        form.commands(commands);
         Self(form.0.finalize().into())
     }
 }
@@ -178,6 +181,41 @@ impl Canonical {
         self.optional(disk_bytes, Self::number);
         self.optional(files, Self::number);
         self.optional(output_bytes, Self::number);
+    }
+
+    fn commands(&mut self, commands: &CommandRules) {
+        let CommandRules {
+            default,
+            unreadable,
+            rules,
+        } = commands;
+        self.text(default.name());
+        self.text(unreadable.name());
+        // In their order: a denial names a rule by its place.
+        self.number(rules.len() as u64);
+        for rule in rules {
+            let Rule {
+                program,
+                args,
+                exact,
+                has,
+                decision,
+                reason,
+                // Checked when the file was read; they decide nothing.
+                matches: _,
+                no_match: _,
+            } = rule;
+            let pattern = |form: &mut Self, Pattern(text): &Pattern| form.text(text);
+            self.sorted(program, pattern);
+            self.number(args.len() as u64);
+            for ArgPattern(alternatives) in args {
+                self.sorted(alternatives, pattern);
+            }
+            self.number((*exact).into());
+            self.sorted(has, pattern);
+            self.text(decision.name());
+            self.text(reason);
+        }
     }
 
     fn environment(&mut self, environment: &Environment) {

@@ -6,6 +6,7 @@
 //! paths are text until the daemon looks at them.
 
 mod builtin;
+pub mod command;
 mod decide;
 mod digest;
 mod environment;

@@ -1,11 +1,12 @@
 //! The model of a policy: what a checked file says.
 //!
-//! Small on purpose. The full language (command rules, presets, layering) grows here; `daemon/src/lower.rs`
+//! Small on purpose. The full language (presets, layering) grows here; `daemon/src/lower.rs`
 //! is the other end of the seam.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::CommandRules;
 use crate::digest::Digest;
 
 /// A policy that was parsed and checked.
@@ -38,6 +39,8 @@ pub struct Policy {
     pub environment: Environment,
     /// Which protections a run cannot do without, and which it should have.
     pub protections: Protections,
+    /// Which commands are run, asked about and refused. Absent: everything is allowed and nothing is read.
+    pub commands: CommandRules,
     /// SHA-256 of the canonical form: equal policies have equal digests whatever their comments and order of keys.
     pub digest: Digest,
 }

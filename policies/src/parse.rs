@@ -3,6 +3,7 @@
 //! The file is walked by hand over the TOML parser's spanned values, not through serde: serde ends at the first error,
 //! and who writes a policy wants them all. A wrong value is noted and stands in as its type's default until the end.
 
+mod commands;
 mod path;
 mod text;
 mod value;
@@ -33,6 +34,7 @@ const SYSCALLS: &str = "syscalls";
 const LIMITS: &str = "limits";
 const ENVIRONMENT: &str = "environment";
 const PROTECTIONS: &str = "protections";
+const COMMANDS: &str = "commands";
 
 const TOP_KEYS: &[&str] = &[
     "version",
@@ -44,6 +46,7 @@ const TOP_KEYS: &[&str] = &[
     LIMITS,
     ENVIRONMENT,
     PROTECTIONS,
+    COMMANDS,
 ];
 
 /// The sections and their keys.
@@ -84,6 +87,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     (ENVIRONMENT, &["pass", "never", "set"]),
     (PROTECTIONS, &["required"]),
+    (COMMANDS, &["default", "unreadable", "rules"]),
 ];
 
 /// Where an absent restriction is taken from.
@@ -199,6 +203,7 @@ impl Walker<'_> {
             limits: self.limits(document),
             environment: self.environment(document),
             protections: self.protections(document),
+            commands: self.commands(document),
             digest: Digest([0; 32]),
         };
         self.network_can_be_required(&policy, document);

@@ -145,6 +145,11 @@ impl Actor {
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
+            // There is nobody to ask yet.
+            Decision::Ask(question) => {
+                let explanation = format!("it needs an approval, which nobody can give here: {}", question.reason);
+                return self.deny(question.rule, explanation).await;
+            }
         };
         let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
         if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {

@@ -1,0 +1,36 @@
+//! Command rules: allow, ask or deny by program and arguments.
+//!
+//! # What they are
+//!
+//! They guide and document; **the sandbox is the boundary**. A rule is about what a command line says. A program can be copied under
+//! another name, an interpreter can be told to do anything, a script can be written and run: no rule sees that, and the sandbox holds
+//! all the same.
+//!
+//! # What they mean
+//!
+//! - The line is read as a shell would read it ([`read`]), into simple commands and what could not be read.
+//! - A simple command gets the strictest verdict of all the rules that match it; `default` when none does. The order of rules means nothing.
+//! - A command that only starts another one (`sh -c`, `env`, `nice`, `timeout`, see [`SimpleCommand::transparent`]) does not get `default`:
+//!   what it starts does. Rules that name it match it.
+//! - What could not be read gets `unreadable`.
+//! - The line gets the strictest of all these.
+//! - A word that is not known before it runs (`$x`, `*.c`, `$(…)`) matches every pattern that it could become of rules that ask or deny, and none of
+//!   rules that allow.
+//! - A rule that allows applies to a command of which every word is known, that writes no file by redirection (`/dev/null` is none), and
+//!   sets no variable but those that change only how output looks (`LANG`, `NO_COLOR`, `RUST_BACKTRACE` and their like).
+//! - Without the section `[commands]` everything is allowed and nothing is read.
+
+mod narrow;
+mod options;
+mod pieces;
+mod read;
+mod rules;
+mod script;
+mod shell;
+mod unwrap;
+mod word;
+
+pub use narrow::NotNarrow;
+pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line};
+pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
+pub use word::Word;
