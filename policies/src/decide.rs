@@ -121,7 +121,9 @@ impl Policy {
             Err(denial) => return Decision::Denied(denial),
         };
         let judgement = self.commands.judge(argv);
-        let why = judgement.decisive().map(|finding| (finding.place.clone(), self.why(finding)));
+        let why = judgement
+            .decisive()
+            .map(|finding| (finding.place.clone(), self.why(finding)));
         let (rule, reason) = why.unwrap_or_default();
         if judgement.verdict == Verdict::Deny {
             return Decision::Denied(Denial {
@@ -140,7 +142,10 @@ impl Policy {
         if judgement.verdict == Verdict::Allow {
             return Decision::Allowed(grants);
         }
-        let asked = judgement.findings.into_iter().filter(|finding| finding.verdict == Verdict::Ask);
+        let asked = judgement
+            .findings
+            .into_iter()
+            .filter(|finding| finding.verdict == Verdict::Ask);
         Decision::Ask(Question {
             rule,
             reason,
@@ -162,7 +167,11 @@ impl Policy {
             Verdict::Ask => "asks about",
             Verdict::Deny => "denies",
         };
-        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
         format!("policy `{}` {does} `{command}` ({place}){reason}", self.name)
     }
 

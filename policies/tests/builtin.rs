@@ -263,6 +263,6 @@ fn the_canonical_form_is_fixed() {
     );
     assert_eq!(
         digest(text),
-        "55446d673e577b63219a699ba7550db74377e10b66a5c91a873edbdea8f94c00"
+        "611569bcec44ef7372e179523773bbdd8c6e9b70e099d0aa9acdbbdc4a55e914"
     );
 }

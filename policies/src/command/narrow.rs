@@ -39,19 +39,142 @@ impl std::error::Error for NotNarrow {}
 /// Programs that run, or can be told to run, anything; and those whose every use is worth a question.
 const RUN_ANYTHING: &[&str] = &[
     // Interpreters.
-    "python", "pypy", "ipython", "node", "nodejs", "deno", "bun", "tsx", "ts-node", "perl", "ruby", "irb", "php", "lua", "luajit",
-    "awk", "gawk", "mawk", "nawk", "tclsh", "wish", "Rscript", "R", "julia", "java", "jshell", "groovy", "scala", "kotlin", "ghci",
-    "runghc", "elixir", "iex", "erl", "guile", "sbcl", "emacs", "osascript", "powershell", "pwsh", "sqlite", "psql", "mysql",
-    "gdb", "lldb", "bc", "dc", "m4", "jq",
+    "python",
+    "pypy",
+    "ipython",
+    "node",
+    "nodejs",
+    "deno",
+    "bun",
+    "tsx",
+    "ts-node",
+    "perl",
+    "ruby",
+    "irb",
+    "php",
+    "lua",
+    "luajit",
+    "awk",
+    "gawk",
+    "mawk",
+    "nawk",
+    "tclsh",
+    "wish",
+    "Rscript",
+    "R",
+    "julia",
+    "java",
+    "jshell",
+    "groovy",
+    "scala",
+    "kotlin",
+    "ghci",
+    "runghc",
+    "elixir",
+    "iex",
+    "erl",
+    "guile",
+    "sbcl",
+    "emacs",
+    "osascript",
+    "powershell",
+    "pwsh",
+    "sqlite",
+    "psql",
+    "mysql",
+    "gdb",
+    "lldb",
+    "bc",
+    "dc",
+    "m4",
+    "jq",
     // Start what they are told.
-    "env", "sudo", "doas", "su", "xargs", "parallel", "find", "watch", "strace", "ltrace", "flock", "script", "ssh", "unshare",
-    "nsenter", "chroot", "busybox", "toybox", "nice", "ionice", "chrt", "taskset", "timeout", "nohup", "setsid", "stdbuf", "time",
-    "command", "exec", "builtin", "eval", "trap", "source", ".", "npx", "bunx", "uvx", "pipx", "docker", "podman", "kubectl",
-    "systemd-run", "tmux", "screen", "at", "crontab", "make", "gmake", "ninja", "just", "rake", "ant", "gradle", "mvn", "entr",
+    "env",
+    "sudo",
+    "doas",
+    "su",
+    "xargs",
+    "parallel",
+    "find",
+    "watch",
+    "strace",
+    "ltrace",
+    "flock",
+    "script",
+    "ssh",
+    "unshare",
+    "nsenter",
+    "chroot",
+    "busybox",
+    "toybox",
+    "nice",
+    "ionice",
+    "chrt",
+    "taskset",
+    "timeout",
+    "nohup",
+    "setsid",
+    "stdbuf",
+    "time",
+    "command",
+    "exec",
+    "builtin",
+    "eval",
+    "trap",
+    "source",
+    ".",
+    "npx",
+    "bunx",
+    "uvx",
+    "pipx",
+    "docker",
+    "podman",
+    "kubectl",
+    "systemd-run",
+    "tmux",
+    "screen",
+    "at",
+    "crontab",
+    "make",
+    "gmake",
+    "ninja",
+    "just",
+    "rake",
+    "ant",
+    "gradle",
+    "mvn",
+    "entr",
     // Editors and pagers.
-    "vi", "vim", "nvim", "nano", "ed", "ex", "sed", "less", "more", "man", "code", "view",
+    "vi",
+    "vim",
+    "nvim",
+    "nano",
+    "ed",
+    "ex",
+    "sed",
+    "less",
+    "more",
+    "man",
+    "code",
+    "view",
     // Take options that run programs.
-    "tar", "rsync", "zip", "unzip", "curl", "wget", "scp", "sftp", "nc", "ncat", "socat", "openssl", "gcc", "g++", "cc", "clang", "ld",
+    "tar",
+    "rsync",
+    "zip",
+    "unzip",
+    "curl",
+    "wget",
+    "scp",
+    "sftp",
+    "nc",
+    "ncat",
+    "socat",
+    "openssl",
+    "gcc",
+    "g++",
+    "cc",
+    "clang",
+    "ld",
 ];
 
 /// Package managers whose subcommand runs what a file of the project says, or anything.
@@ -69,8 +192,33 @@ const RUN_SCRIPTS: &[(&str, &[&str])] = &[
 
 /// What git does that runs nothing it is told to, given to a rule with all its arguments.
 const GIT_PLAIN: &[&str] = &[
-    "status", "add", "commit", "log", "diff", "show", "branch", "tag", "fetch", "pull", "push", "switch", "checkout", "restore",
-    "stash", "merge", "reset", "rev-parse", "describe", "ls-files", "remote", "mv", "rm", "init", "blame", "cherry-pick", "revert",
+    "status",
+    "add",
+    "commit",
+    "log",
+    "diff",
+    "show",
+    "branch",
+    "tag",
+    "fetch",
+    "pull",
+    "push",
+    "switch",
+    "checkout",
+    "restore",
+    "stash",
+    "merge",
+    "reset",
+    "rev-parse",
+    "describe",
+    "ls-files",
+    "remote",
+    "mv",
+    "rm",
+    "init",
+    "blame",
+    "cherry-pick",
+    "revert",
 ];
 
 impl CommandRules {
@@ -80,7 +228,10 @@ impl CommandRules {
     /// # Errors
     /// Why there is none. `npm run x` and `make x` are refused: what they run is a file of the project, which the command can change.
     pub fn rule_for(argv: &[Vec<u8>]) -> Result<Rule, NotNarrow> {
-        let program = argv.first().map(|program| String::from_utf8_lossy(program).into_owned()).unwrap_or_default();
+        let program = argv
+            .first()
+            .map(|program| String::from_utf8_lossy(program).into_owned())
+            .unwrap_or_default();
         let name = program.rsplit('/').next().unwrap_or(&program).to_owned();
         let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
         if dialect(&name).is_some() || RUN_ANYTHING.contains(&base) || RUN_ANYTHING.contains(&name.as_str()) {
@@ -101,15 +252,27 @@ impl CommandRules {
         }
         let scripts = RUN_SCRIPTS.iter().find(|(program, _)| *program == name);
         if let Some((_, subcommands)) = scripts {
-            let run = argv[1..].iter().find(|word| !word.starts_with(b"-") && !word.starts_with(b"+"));
+            let run = argv[1..]
+                .iter()
+                .find(|word| !word.starts_with(b"-") && !word.starts_with(b"+"));
             let run = run.map(|word| String::from_utf8_lossy(word).into_owned());
             match run {
-                None => return Err(NotNarrow::OpenArguments(format!("`{name}` alone leaves open what it does"))),
+                None => {
+                    return Err(NotNarrow::OpenArguments(format!(
+                        "`{name}` alone leaves open what it does"
+                    )));
+                }
                 Some(run) if subcommands.contains(&run.as_str()) => {
                     return Err(NotNarrow::RunsAnything(format!("{name} {run}")));
                 }
-                Some(_) if argv[1].starts_with(b"-") || argv[1].starts_with(b"+") || argv[1..].iter().any(|word| word.starts_with(b"--config")) => {
-                    return Err(NotNarrow::OpenArguments(format!("options of `{name}` may change what it runs")));
+                Some(_)
+                    if argv[1].starts_with(b"-")
+                        || argv[1].starts_with(b"+")
+                        || argv[1..].iter().any(|word| word.starts_with(b"--config")) =>
+                {
+                    return Err(NotNarrow::OpenArguments(format!(
+                        "options of `{name}` may change what it runs"
+                    )));
                 }
                 Some(_) => {}
             }
@@ -119,7 +282,9 @@ impl CommandRules {
         }
         let mut args = Vec::new();
         for word in &argv[1..] {
-            let text = std::str::from_utf8(word).ok().filter(|text| Pattern::is_sayable(text) && !text.contains('*'));
+            let text = std::str::from_utf8(word)
+                .ok()
+                .filter(|text| Pattern::is_sayable(text) && !text.contains('*'));
             let Some(text) = text else {
                 return Err(NotNarrow::NotSayable(
                     "an argument is empty, long or holds `*` or what is no text, which a rule cannot say".to_owned(),
@@ -128,10 +293,15 @@ impl CommandRules {
             args.push(ArgPattern(vec![Pattern(text.to_owned())]));
         }
         if args.len() > 32 {
-            return Err(NotNarrow::NotSayable(format!("{} arguments, and a rule names at most 32", args.len())));
+            return Err(NotNarrow::NotSayable(format!(
+                "{} arguments, and a rule names at most 32",
+                args.len()
+            )));
         }
         if !Pattern::is_sayable(&program) || program.contains('*') || program.starts_with('.') {
-            return Err(NotNarrow::NotSayable("the program's name depends on the directory, or cannot be said".to_owned()));
+            return Err(NotNarrow::NotSayable(
+                "the program's name depends on the directory, or cannot be said".to_owned(),
+            ));
         }
         Ok(Rule {
             program: vec![Pattern(program)],
@@ -157,11 +327,25 @@ impl CommandRules {
 fn git(command: &super::SimpleCommand) -> Result<(), NotNarrow> {
     let at = first_operand(&GIT, &command.args).filter(|at| *at == 0);
     let Some(sub) = at.and_then(|at| command.args.get(at)).and_then(|word| word.text()) else {
-        return Err(NotNarrow::OpenArguments("git with options before its subcommand, or without one, may run programs".to_owned()));
+        return Err(NotNarrow::OpenArguments(
+            "git with options before its subcommand, or without one, may run programs".to_owned(),
+        ));
     };
     let runs = |text: &str| {
-        let names = ["--ext-diff", "--textconv", "--output", "--upload-pack", "--receive-pack", "--exec", "--open-files-in-pager",
-                     "--template", "--separate-git-dir", "--edit", "--interactive", "--patch"];
+        let names = [
+            "--ext-diff",
+            "--textconv",
+            "--output",
+            "--upload-pack",
+            "--receive-pack",
+            "--exec",
+            "--open-files-in-pager",
+            "--template",
+            "--separate-git-dir",
+            "--edit",
+            "--interactive",
+            "--patch",
+        ];
         // An abbreviation of `--exec` is `--exe`.
         names.iter().any(|name| {
             let stem = text.split('=').next().unwrap_or_default();
@@ -171,8 +355,15 @@ fn git(command: &super::SimpleCommand) -> Result<(), NotNarrow> {
     if !GIT_PLAIN.contains(&sub) {
         return Err(NotNarrow::OpenArguments(format!("`git {sub}` may run programs")));
     }
-    if command.args.iter().filter_map(|word| word.text()).any(|text| runs(text) || text.starts_with("ext::")) {
-        return Err(NotNarrow::OpenArguments("an option of git's may run programs".to_owned()));
+    if command
+        .args
+        .iter()
+        .filter_map(|word| word.text())
+        .any(|text| runs(text) || text.starts_with("ext::"))
+    {
+        return Err(NotNarrow::OpenArguments(
+            "an option of git's may run programs".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -210,7 +401,10 @@ impl Rule {
         }
         for (key, lines) in [("match", &self.matches), ("no-match", &self.no_match)] {
             if !lines.is_empty() {
-                text.push_str(&format!("{key} = {}\n", strings(lines.iter().map(|line| string(line)).collect())));
+                text.push_str(&format!(
+                    "{key} = {}\n",
+                    strings(lines.iter().map(|line| string(line)).collect())
+                ));
             }
         }
         text

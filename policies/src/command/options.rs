@@ -27,7 +27,11 @@ impl Parsed {
 
     /// The last value of one of these options.
     pub(super) fn value(&self, names: &[&str]) -> Option<&Word> {
-        let found = self.options.iter().rev().find(|(name, _)| names.contains(&name.as_str()));
+        let found = self
+            .options
+            .iter()
+            .rev()
+            .find(|(name, _)| names.contains(&name.as_str()));
         found.and_then(|(_, value)| value.as_ref())
     }
 }
@@ -40,9 +44,9 @@ impl Options {
             let Some(bytes) = word.bytes() else {
                 // What begins as a path, or a text, is an operand whatever it becomes.
                 return match word {
-                    Word::Dynamic { prefix, many: false, .. } if prefix.first().is_some_and(|byte| *byte != b'-') => {
-                        Ok(parsed)
-                    }
+                    Word::Dynamic {
+                        prefix, many: false, ..
+                    } if prefix.first().is_some_and(|byte| *byte != b'-') => Ok(parsed),
                     _ => Err(word.clone()),
                 };
             };
@@ -69,7 +73,10 @@ impl Options {
             Some((name, value)) => (name, Some(Word::known(value))),
             None => (long, None),
         };
-        let known = self.long.iter().find(|known| known.trim_end_matches(['=', '?']) == name)?;
+        let known = self
+            .long
+            .iter()
+            .find(|known| known.trim_end_matches(['=', '?']) == name)?;
         let value = match (known.chars().last(), attached) {
             (Some('='), None) => {
                 parsed.operand += 1;

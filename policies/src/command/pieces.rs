@@ -67,7 +67,10 @@ impl Reading {
 }
 
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./=:,@%+^".contains(&byte))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-./=:,@%+^".contains(&byte))
 }
 
 struct Cut<'a> {
@@ -253,11 +256,15 @@ impl Cut<'_> {
                 _ => {}
             }
         }
-        let mut chars = body.chars();
-        match chars.next() {
-            // `${ command; }` and `${|command; }` of newer shells.
-            None | Some(' ' | '\t' | '\n' | '|') => return Err("not an expansion that is understood"),
-            _ => {}
+        // `${ command; }` and `${|command; }` of newer shells have no name.
+        let name = body.trim_start_matches(['!', '#']);
+        let name = name.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        let special = name.len() == body.len() && body.starts_with(['@', '*', '?', '$', '-']);
+        let rest = if special { &name[1..] } else { name };
+        if body.is_empty()
+            || !(rest.is_empty() || rest.starts_with([':', '-', '=', '+', '?', '%', '#', '/', '^', ',', '@', '[', '*']))
+        {
+            return Err("not an expansion that is understood");
         }
         if body.contains("@P") || body.contains("<(") || body.contains(">(") || body.starts_with('(') {
             return Err("this expansion may run what a variable holds");
@@ -282,9 +289,9 @@ impl Cut<'_> {
 
     fn substitution(&mut self, body: &str) -> Result<(), Why> {
         // Where a substitution with these ends, shells and parsers see differently.
-        let comment = body.match_indices('#').any(|(at, _)| {
-            at == 0 || body[..at].ends_with([' ', '\t', '\n', ';', '&', '|', '('])
-        });
+        let comment = body
+            .match_indices('#')
+            .any(|(at, _)| at == 0 || body[..at].ends_with([' ', '\t', '\n', ';', '&', '|', '(']));
         if comment || body.contains("case") || body.contains("esac") || body.contains("<<") {
             return Err("a comment, case or here-document in a substitution");
         }
@@ -393,9 +400,25 @@ fn close(text: &str, mut at: usize, closing: u8, nested: usize) -> Result<usize,
                 at += 1;
             }
             // Inside `"${x:-'}"` a single quote is none; where it matters the text is refused for what follows.
-            b'\'' if closing == b')' => at += bytes.get(at..).ok_or(OPEN)?.iter().position(|b| *b == b'\'').ok_or(OPEN)? + 1,
+            b'\'' if closing == b')' => {
+                at += bytes
+                    .get(at..)
+                    .ok_or(OPEN)?
+                    .iter()
+                    .position(|b| *b == b'\'')
+                    .ok_or(OPEN)?
+                    + 1
+            }
             b'\'' if closing == b'}' => return Err("a quote inside of an expansion"),
-            b'`' => at += bytes.get(at..).ok_or(OPEN)?.iter().position(|b| *b == b'`').ok_or(OPEN)? + 1,
+            b'`' => {
+                at += bytes
+                    .get(at..)
+                    .ok_or(OPEN)?
+                    .iter()
+                    .position(|b| *b == b'`')
+                    .ok_or(OPEN)?
+                    + 1
+            }
             _ if byte == closing => return Ok(at - 1),
             b'"' => at = close(text, at, b'"', nested + 1)? + 1,
             b'(' if closing == b')' => at = close(text, at, b')', nested + 1)? + 1,

@@ -204,7 +204,10 @@ impl Reading {
             return;
         }
         if context.depth > MAX_DEPTH {
-            self.cannot(words[0].show(), format!("more than {MAX_DEPTH} programs that start each other"));
+            self.cannot(
+                words[0].show(),
+                format!("more than {MAX_DEPTH} programs that start each other"),
+            );
             return;
         }
         let args = words.split_off(1);
@@ -264,7 +267,9 @@ impl SimpleCommand {
 /// Variables of a script's own, which programs do not see: lower case, but for the few that programs do look at.
 fn is_local(name: &str) -> bool {
     harmless(name)
-        || (name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        || (name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
             && !name.contains("proxy")
             && !name.starts_with("npm_")
             && name != "path")
@@ -273,9 +278,28 @@ fn is_local(name: &str) -> bool {
 /// Variables that change how output looks and not what runs. A list of the dangerous ones could not be complete.
 pub(super) fn harmless(name: &str) -> bool {
     const NAMES: &[&str] = &[
-        "LANG", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI",
-        "DEBUG", "VERBOSE", "RUST_BACKTRACE", "RUST_LOG", "NODE_ENV", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
-        "PYTHONIOENCODING", "DEBIAN_FRONTEND", "GIT_TERMINAL_PROMPT", "CARGO_TERM_COLOR", "CARGO_NET_OFFLINE",
+        "LANG",
+        "TZ",
+        "TERM",
+        "COLUMNS",
+        "LINES",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "CLICOLOR",
+        "CLICOLOR_FORCE",
+        "CI",
+        "DEBUG",
+        "VERBOSE",
+        "RUST_BACKTRACE",
+        "RUST_LOG",
+        "NODE_ENV",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONIOENCODING",
+        "DEBIAN_FRONTEND",
+        "GIT_TERMINAL_PROMPT",
+        "CARGO_TERM_COLOR",
+        "CARGO_NET_OFFLINE",
     ];
     NAMES.contains(&name) || name.starts_with("LC_")
 }

@@ -188,7 +188,11 @@ impl CommandRules {
     }
 
     fn decide(&self, command: &SimpleCommand, reading: &Reading) -> (Verdict, Option<usize>) {
-        let matching = self.rules.iter().enumerate().filter(|(_, rule)| rule.matches(command, reading));
+        let matching = self
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.matches(command, reading));
         // Of equally strict ones the first.
         let strictest = matching.max_by_key(|(index, rule)| (rule.decision, std::cmp::Reverse(*index)));
         match strictest {
@@ -281,21 +285,32 @@ impl Rule {
             return false;
         };
         let path = program.contains(&b'/');
-        let named = self.program.iter().any(|pattern| match (pattern.0.contains('/'), path) {
-            (true, _) => pattern.matches(program),
-            (false, false) => pattern.matches(program),
-            // `./cargo` is whatever lies there; in a directory of the system it is what its name says.
-            (false, true) => SYSTEM.iter().any(|directory| {
-                program.strip_prefix(directory.as_bytes()).is_some_and(|name| !name.contains(&b'/') && pattern.matches(name))
-            }),
-        });
+        let named = self
+            .program
+            .iter()
+            .any(|pattern| match (pattern.0.contains('/'), path) {
+                (true, _) => pattern.matches(program),
+                (false, false) => pattern.matches(program),
+                // `./cargo` is whatever lies there; in a directory of the system it is what its name says.
+                (false, true) => SYSTEM.iter().any(|directory| {
+                    program
+                        .strip_prefix(directory.as_bytes())
+                        .is_some_and(|name| !name.contains(&b'/') && pattern.matches(name))
+                }),
+            });
         let leading = self.args.len() <= args.len()
-            && self.args.iter().zip(&args).all(|(arg, word)| arg.0.iter().any(|pattern| pattern.matches(word)));
+            && self
+                .args
+                .iter()
+                .zip(&args)
+                .all(|(arg, word)| arg.0.iter().any(|pattern| pattern.matches(word)));
         named
             && leading
             && (!self.exact || args.len() == self.args.len())
             && (self.has.is_empty()
-                || args[self.args.len()..].iter().any(|word| self.has.iter().any(|pattern| has_surely(pattern, word))))
+                || args[self.args.len()..]
+                    .iter()
+                    .any(|word| self.has.iter().any(|pattern| has_surely(pattern, word))))
     }
 
     fn maybe(&self, command: &SimpleCommand) -> bool {
@@ -303,9 +318,12 @@ impl Rule {
             Word::Known(path) if pattern.0.contains('/') => pattern.matches(path),
             Word::Known(path) => pattern.matches(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)),
             // The known end may hold the last part of a path.
-            Word::Dynamic { suffix, many: false, .. } if !pattern.0.contains('/') && suffix.contains(&b'/') => {
+            Word::Dynamic {
+                suffix, many: false, ..
+            } if !pattern.0.contains('/') && suffix.contains(&b'/') => {
                 pattern.matches(suffix.rsplit(|byte| *byte == b'/').next().unwrap_or(suffix))
             }
+            Word::Dynamic { many: false, .. } if pattern.0.contains('/') => pattern.may_match(&command.program),
             Word::Dynamic { .. } => true,
         });
         if !named {
@@ -314,7 +332,10 @@ impl Rule {
         if command.program.is_many() {
             return true;
         }
-        let git = command.program.bytes().is_none_or(|path| path == b"git" || path.ends_with(b"/git"));
+        let git = command
+            .program
+            .bytes()
+            .is_none_or(|path| path == b"git" || path.ends_with(b"/git"));
         let args = match git.then(|| GIT.parse(&command.args)) {
             // Where the subcommand stands is not known.
             Some(Err(_)) => return true,
@@ -334,7 +355,9 @@ impl Rule {
             return false;
         }
         self.has.is_empty()
-            || rest.iter().any(|word| self.has.iter().any(|pattern| has_maybe(pattern, word)))
+            || rest
+                .iter()
+                .any(|word| self.has.iter().any(|pattern| has_maybe(pattern, word)))
     }
 
     /// Whether it surely matches whatever `other` matches. May say no where it does.
@@ -342,14 +365,18 @@ impl Rule {
         let program = other.program.iter().all(|program| {
             let name = program.0.rsplit('/').next().unwrap_or(&program.0);
             self.program.iter().any(|own| {
-                own == program || own.0 == "*" || (!own.0.contains('/') && !name.contains('*') && own.matches(name.as_bytes()))
+                own == program
+                    || own.0 == "*"
+                    || (!own.0.contains('/') && !name.contains('*') && own.matches(name.as_bytes()))
             })
         });
         let args = (self.args.len() <= other.args.len() && !self.exact
             || self.args.len() == other.args.len() && other.exact)
             && self.args.iter().zip(&other.args).all(|(own, arg)| {
                 arg.0.iter().all(|pattern| {
-                    own.0.iter().any(|own| own == pattern || (!pattern.0.contains('*') && own.matches(pattern.0.as_bytes())))
+                    own.0
+                        .iter()
+                        .any(|own| own == pattern || (!pattern.0.contains('*') && own.matches(pattern.0.as_bytes())))
                 })
             });
         let has = self.has.is_empty()
@@ -366,7 +393,10 @@ const SYSTEM: &[&str] = &["/bin/", "/usr/bin/", "/sbin/", "/usr/sbin/", "/usr/lo
 fn has_surely(pattern: &Pattern, word: &[u8]) -> bool {
     pattern.matches(word)
         || (pattern.0.starts_with("--")
-            && word.iter().position(|byte| *byte == b'=').is_some_and(|at| pattern.matches(&word[..at])))
+            && word
+                .iter()
+                .position(|byte| *byte == b'=')
+                .is_some_and(|at| pattern.matches(&word[..at])))
 }
 
 fn has_maybe(pattern: &Pattern, word: &Word) -> bool {
@@ -375,7 +405,9 @@ fn has_maybe(pattern: &Pattern, word: &Word) -> bool {
             // `-…` may be a cluster, `--fo…` an abbreviation.
             Word::Dynamic { prefix, .. } if prefix.starts_with(b"-") && pattern.0.starts_with('-') => {
                 let stem = prefix.split(|byte| *byte == b'=').next().unwrap_or_default();
-                has_maybe(pattern, &Word::known(stem)) || pattern.may_match(word) || !prefix.starts_with(b"--")
+                has_maybe(pattern, &Word::known(stem))
+                    || pattern.may_match(word)
+                    || !prefix.starts_with(b"--")
                     || pattern.0.as_bytes().starts_with(stem)
             }
             word => pattern.may_match(word) || (pattern.0.starts_with("--") && word.is_many()),

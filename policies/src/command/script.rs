@@ -84,7 +84,10 @@ impl Reading {
         match compound {
             CompoundCommand::Arithmetic(arithmetic) => self.arithmetic(context, &arithmetic.expr.value),
             CompoundCommand::ArithmeticForClause(clause) => {
-                for part in [&clause.initializer, &clause.condition, &clause.updater].into_iter().flatten() {
+                for part in [&clause.initializer, &clause.condition, &clause.updater]
+                    .into_iter()
+                    .flatten()
+                {
                     self.arithmetic(context, &part.value);
                 }
                 self.list(context, &clause.body.list);
@@ -250,13 +253,7 @@ impl Reading {
         }
     }
 
-    fn redirect(
-        &mut self,
-        context: &Context,
-        redirect: &IoRedirect,
-        redirects: &mut Vec<Redirect>,
-        input: &mut Input,
-    ) {
+    fn redirect(&mut self, context: &Context, redirect: &IoRedirect, redirects: &mut Vec<Redirect>, input: &mut Input) {
         match redirect {
             IoRedirect::File(fd, kind, target) => {
                 let reads = matches!(kind, IoFileRedirectKind::Read | IoFileRedirectKind::DuplicateInput);
@@ -275,9 +272,9 @@ impl Reading {
                     IoFileRedirectTarget::Duplicate(word) => {
                         let target = self.expand_one(context, &word.value);
                         // `>&2` and `>&-` name descriptors, `>&name` a file.
-                        let descriptor = target.bytes().is_some_and(|bytes| {
-                            bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')
-                        });
+                        let descriptor = target
+                            .bytes()
+                            .is_some_and(|bytes| bytes.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-'));
                         if !descriptor {
                             redirects.push(Redirect { target, writes: !reads });
                         }
@@ -385,7 +382,8 @@ fn nesting(tokens: &[Token]) -> Result<usize, String> {
             // `fi)` may be the pattern of a case.
             "}" | "fi" | "done" | "esac" => {
                 let next = text(tokens.get(index + 1));
-                Some(word).filter(|close| open.last() == Some(close) && next != "|" && (next != ")" || open.contains(&")")))
+                Some(word)
+                    .filter(|close| open.last() == Some(close) && next != "|" && (next != ")" || open.contains(&")")))
             }
             _ => None,
         };

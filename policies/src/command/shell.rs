@@ -9,7 +9,9 @@ pub(super) fn dialect(name: &str) -> Option<Dialect> {
     let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
     match base.trim_start_matches('-') {
         "bash" | "rbash" => Some(Dialect::Bash),
-        "sh" | "dash" | "ash" | "ksh" | "mksh" | "pdksh" | "oksh" | "posh" | "yash" | "hush" | "lksh" => Some(Dialect::Posix),
+        "sh" | "dash" | "ash" | "ksh" | "mksh" | "pdksh" | "oksh" | "posh" | "yash" | "hush" | "lksh" => {
+            Some(Dialect::Posix)
+        }
         "zsh" | "rzsh" => Some(Dialect::Zsh),
         _ => None,
     }
@@ -28,7 +30,10 @@ impl Reading {
         let (mut at, mut script, mut stdin) = (0, false, false);
         while let Some(word) = args.get(at) {
             let Some(text) = word.text() else {
-                self.cannot(word.show(), format!("this argument of `{name}` is not known before it runs"));
+                self.cannot(
+                    word.show(),
+                    format!("this argument of `{name}` is not known before it runs"),
+                );
                 return false;
             };
             let (long, cluster) = (text.strip_prefix("--"), text.strip_prefix(['-', '+']));
@@ -112,7 +117,9 @@ impl Reading {
             }
         }
         let rest = &args[parsed.operand..];
-        let Some(sub) = rest.first().map(Word::text) else { return };
+        let Some(sub) = rest.first().map(Word::text) else {
+            return;
+        };
         let Some(sub) = sub else {
             self.cannot("git", "what git is to do is not known before it runs");
             return;
@@ -120,7 +127,13 @@ impl Reading {
         let rest = &rest[1..];
         let run = |reading: &mut Self, via: &str, words: &[Word]| {
             if !words.is_empty() {
-                reading.command(&context.inside(via), words.to_vec(), Vec::new(), Vec::new(), Input::Unknown);
+                reading.command(
+                    &context.inside(via),
+                    words.to_vec(),
+                    Vec::new(),
+                    Vec::new(),
+                    Input::Unknown,
+                );
             }
         };
         match sub {
@@ -145,8 +158,16 @@ impl Reading {
                 context,
                 "git filter-branch",
                 rest,
-                &["--tree-filter", "--index-filter", "--msg-filter", "--env-filter", "--commit-filter", "--parent-filter",
-                  "--tag-name-filter", "--setup"],
+                &[
+                    "--tree-filter",
+                    "--index-filter",
+                    "--msg-filter",
+                    "--env-filter",
+                    "--commit-filter",
+                    "--parent-filter",
+                    "--tag-name-filter",
+                    "--setup",
+                ],
             ),
             "clone" | "fetch" | "push" | "pull" | "ls-remote" => self.git_option(
                 context,
@@ -196,12 +217,49 @@ impl Reading {
     /// `-c key=value`: most keys of git's are harmless, and a list of the others could not be complete.
     fn git_setting(&mut self, context: &Context, setting: &Word) {
         const HARMLESS: &[&str] = &[
-            "user.", "author.", "committer.", "color.", "advice.", "init.defaultbranch", "core.quotepath", "core.autocrlf",
-            "core.eol", "core.filemode", "core.symlinks", "core.longpaths", "core.abbrev", "core.bare", "core.ignorecase",
-            "core.precomposeunicode", "core.logallrefupdates", "commit.gpgsign", "tag.gpgsign", "gc.auto", "http.postbuffer",
-            "http.lowspeed", "fetch.prune", "fetch.parallel", "pull.rebase", "pull.ff", "push.default", "merge.conflictstyle",
-            "merge.ff", "diff.renames", "diff.renamelimit", "diff.algorithm", "log.", "status.", "branch.sort", "safe.directory",
-            "index.", "pack.", "feature.", "rebase.autostash", "rebase.autosquash", "protocol.version", "maintenance.auto",
+            "user.",
+            "author.",
+            "committer.",
+            "color.",
+            "advice.",
+            "init.defaultbranch",
+            "core.quotepath",
+            "core.autocrlf",
+            "core.eol",
+            "core.filemode",
+            "core.symlinks",
+            "core.longpaths",
+            "core.abbrev",
+            "core.bare",
+            "core.ignorecase",
+            "core.precomposeunicode",
+            "core.logallrefupdates",
+            "commit.gpgsign",
+            "tag.gpgsign",
+            "gc.auto",
+            "http.postbuffer",
+            "http.lowspeed",
+            "fetch.prune",
+            "fetch.parallel",
+            "pull.rebase",
+            "pull.ff",
+            "push.default",
+            "merge.conflictstyle",
+            "merge.ff",
+            "diff.renames",
+            "diff.renamelimit",
+            "diff.algorithm",
+            "log.",
+            "status.",
+            "branch.sort",
+            "safe.directory",
+            "index.",
+            "pack.",
+            "feature.",
+            "rebase.autostash",
+            "rebase.autosquash",
+            "protocol.version",
+            "maintenance.auto",
         ];
         let Some(text) = setting.text() else {
             self.cannot(setting.show(), "a setting of git that is not known may run a program");
@@ -223,8 +281,30 @@ impl Reading {
 /// git's options before its subcommand.
 pub(super) const GIT: Options = Options {
     short: "C:c:pPvh",
-    long: &["git-dir=", "work-tree=", "namespace=", "super-prefix=", "config-env=", "exec-path?", "html-path", "man-path",
-            "info-path", "paginate", "no-pager", "no-replace-objects", "no-lazy-fetch", "no-optional-locks", "no-advice",
-            "bare", "literal-pathspecs", "glob-pathspecs", "noglob-pathspecs", "icase-pathspecs", "attr-source=",
-            "list-cmds=", "version", "help"],
+    long: &[
+        "git-dir=",
+        "work-tree=",
+        "namespace=",
+        "super-prefix=",
+        "config-env=",
+        "exec-path?",
+        "html-path",
+        "man-path",
+        "info-path",
+        "paginate",
+        "no-pager",
+        "no-replace-objects",
+        "no-lazy-fetch",
+        "no-optional-locks",
+        "no-advice",
+        "bare",
+        "literal-pathspecs",
+        "glob-pathspecs",
+        "noglob-pathspecs",
+        "icase-pathspecs",
+        "attr-source=",
+        "list-cmds=",
+        "version",
+        "help",
+    ],
 };

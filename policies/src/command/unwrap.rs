@@ -45,7 +45,16 @@ const WRAPPERS: &[Wrapper] = &[
         ..wrapper(
             &["ionice"],
             "c:n:p:P:tu:hV",
-            &["class=", "classdata=", "pid=", "pgid=", "ignore", "uid=", "help", "version"],
+            &[
+                "class=",
+                "classdata=",
+                "pid=",
+                "pgid=",
+                "ignore",
+                "uid=",
+                "help",
+                "version",
+            ],
         )
     },
     Wrapper {
@@ -54,7 +63,15 @@ const WRAPPERS: &[Wrapper] = &[
         ..wrapper(
             &["timeout"],
             "k:s:vpf",
-            &["kill-after=", "signal=", "verbose", "foreground", "preserve-status", "help", "version"],
+            &[
+                "kill-after=",
+                "signal=",
+                "verbose",
+                "foreground",
+                "preserve-status",
+                "help",
+                "version",
+            ],
         )
     },
     Wrapper {
@@ -67,14 +84,27 @@ const WRAPPERS: &[Wrapper] = &[
     },
     Wrapper {
         transparent: true,
-        ..wrapper(&["stdbuf"], "i:o:e:", &["input=", "output=", "error=", "help", "version"])
+        ..wrapper(
+            &["stdbuf"],
+            "i:o:e:",
+            &["input=", "output=", "error=", "help", "version"],
+        )
     },
     Wrapper {
         transparent: true,
         ..wrapper(
             &["time"],
             "pvaqVf:o:",
-            &["portability", "verbose", "append", "quiet", "version", "format=", "output=", "help"],
+            &[
+                "portability",
+                "verbose",
+                "append",
+                "quiet",
+                "version",
+                "format=",
+                "output=",
+                "help",
+            ],
         )
     },
     Wrapper {
@@ -98,25 +128,77 @@ const WRAPPERS: &[Wrapper] = &[
         ..wrapper(
             &["chrt"],
             "abfimorRvT:P:D:pdhV",
-            &["all-tasks", "batch", "fifo", "idle", "max", "other", "rr", "reset-on-fork", "verbose", "pid", "help"],
+            &[
+                "all-tasks",
+                "batch",
+                "fifo",
+                "idle",
+                "max",
+                "other",
+                "rr",
+                "reset-on-fork",
+                "verbose",
+                "pid",
+                "help",
+            ],
         )
     },
     Wrapper {
         skip: 1,
         without: &["p", "pid", "h", "V", "help", "version"],
-        ..wrapper(&["taskset"], "acphV", &["all-tasks", "cpu-list", "pid", "help", "version"])
+        ..wrapper(
+            &["taskset"],
+            "acphV",
+            &["all-tasks", "cpu-list", "pid", "help", "version"],
+        )
     },
     Wrapper {
         assignments: true,
-        without: &["l", "list", "v", "validate", "V", "version", "K", "remove-timestamp", "k", "reset-timestamp", "h", "help"],
+        without: &[
+            "l",
+            "list",
+            "v",
+            "validate",
+            "V",
+            "version",
+            "K",
+            "remove-timestamp",
+            "k",
+            "reset-timestamp",
+            "h",
+            "help",
+        ],
         ..wrapper(
             &["sudo"],
             "AbBC:D:EeHiKklNnPp:R:r:SsT:t:U:u:g:vVh",
             &[
-                "askpass", "background", "bell", "close-from=", "chdir=", "preserve-env?", "set-home", "login",
-                "non-interactive", "preserve-groups", "prompt=", "chroot=", "role=", "stdin", "shell", "type=",
-                "command-timeout=", "other-user=", "user=", "group=", "host=", "list", "validate", "version", "help",
-                "reset-timestamp", "remove-timestamp",
+                "askpass",
+                "background",
+                "bell",
+                "close-from=",
+                "chdir=",
+                "preserve-env?",
+                "set-home",
+                "login",
+                "non-interactive",
+                "preserve-groups",
+                "prompt=",
+                "chroot=",
+                "role=",
+                "stdin",
+                "shell",
+                "type=",
+                "command-timeout=",
+                "other-user=",
+                "user=",
+                "group=",
+                "host=",
+                "list",
+                "validate",
+                "version",
+                "help",
+                "reset-timestamp",
+                "remove-timestamp",
             ],
         )
     },
@@ -126,42 +208,148 @@ const WRAPPERS: &[Wrapper] = &[
         ..wrapper(
             &["strace", "ltrace"],
             "a:b:cCdDe:E:fFhiI:kl:nNo:O:p:P:qrs:S:tTu:U:vVwxX:yYzZA:L",
-            &["follow-forks", "output=", "trace=", "expr=", "env=", "attach=", "string-limit=", "summary-only", "summary",
-              "help", "version", "quiet?", "seccomp-bpf", "absolute-timestamps?", "relative-timestamps?"],
+            &[
+                "follow-forks",
+                "output=",
+                "trace=",
+                "expr=",
+                "env=",
+                "attach=",
+                "string-limit=",
+                "summary-only",
+                "summary",
+                "help",
+                "version",
+                "quiet?",
+                "seccomp-bpf",
+                "absolute-timestamps?",
+                "relative-timestamps?",
+            ],
         )
     },
     wrapper(
         &["unshare"],
         "mnpuUCTfrciw:R:S:G:hV",
-        &["mount?", "net?", "pid?", "uts?", "user?", "ipc?", "cgroup?", "time?", "fork", "map-root-user",
-          "map-current-user", "keep-caps", "kill-child?", "mount-proc?", "root=", "wd=", "setuid=", "setgid=",
-          "propagation=", "setgroups=", "map-user=", "map-group="],
+        &[
+            "mount?",
+            "net?",
+            "pid?",
+            "uts?",
+            "user?",
+            "ipc?",
+            "cgroup?",
+            "time?",
+            "fork",
+            "map-root-user",
+            "map-current-user",
+            "keep-caps",
+            "kill-child?",
+            "mount-proc?",
+            "root=",
+            "wd=",
+            "setuid=",
+            "setgid=",
+            "propagation=",
+            "setgroups=",
+            "map-user=",
+            "map-group=",
+        ],
     ),
     wrapper(
         &["nsenter"],
         "at:m;n;p;u;U;C;T;i;r;w;S:G:FZeh",
-        &["all", "target=", "mount?", "net?", "pid?", "uts?", "user?", "ipc?", "cgroup?", "time?", "root?", "wd?",
-          "setuid=", "setgid=", "no-fork", "preserve-credentials"],
+        &[
+            "all",
+            "target=",
+            "mount?",
+            "net?",
+            "pid?",
+            "uts?",
+            "user?",
+            "ipc?",
+            "cgroup?",
+            "time?",
+            "root?",
+            "wd?",
+            "setuid=",
+            "setgid=",
+            "no-fork",
+            "preserve-credentials",
+        ],
     ),
     Wrapper {
         skip: 1,
-        ..wrapper(&["chroot"], "", &["userspec=", "groups=", "skip-chdir", "help", "version"])
+        ..wrapper(
+            &["chroot"],
+            "",
+            &["userspec=", "groups=", "skip-chdir", "help", "version"],
+        )
     },
 ];
 
 /// Programs that start others in ways that are not read here.
 const LAUNCHERS: &[&str] = &[
-    "systemd-run", "dbus-run-session", "dbus-launch", "xvfb-run", "fakeroot", "proot", "setpriv", "prlimit", "numactl",
-    "capsh", "firejail", "bwrap", "faketime", "unbuffer", "rlwrap", "valgrind", "perf", "gdb", "lldb", "torsocks",
-    "proxychains", "proxychains4", "pkexec", "runuser", "at", "batch", "crontab", "screen", "tmux", "expect", "socat",
-    "entr", "chpst", "setarch", "linux32", "linux64", "start-stop-daemon", "runcon", "sg", "newgrp", "catchsegv",
-    "osascript", "cgexec", "daemonize", "chronic", "ts", "fish", "csh", "tcsh", "elvish", "nu", "pwsh", "xonsh",
+    "systemd-run",
+    "dbus-run-session",
+    "dbus-launch",
+    "xvfb-run",
+    "fakeroot",
+    "proot",
+    "setpriv",
+    "prlimit",
+    "numactl",
+    "capsh",
+    "firejail",
+    "bwrap",
+    "faketime",
+    "unbuffer",
+    "rlwrap",
+    "valgrind",
+    "perf",
+    "gdb",
+    "lldb",
+    "torsocks",
+    "proxychains",
+    "proxychains4",
+    "pkexec",
+    "runuser",
+    "at",
+    "batch",
+    "crontab",
+    "screen",
+    "tmux",
+    "expect",
+    "socat",
+    "entr",
+    "chpst",
+    "setarch",
+    "linux32",
+    "linux64",
+    "start-stop-daemon",
+    "runcon",
+    "sg",
+    "newgrp",
+    "catchsegv",
+    "osascript",
+    "cgexec",
+    "daemonize",
+    "chronic",
+    "ts",
+    "fish",
+    "csh",
+    "tcsh",
+    "elvish",
+    "nu",
+    "pwsh",
+    "xonsh",
 ];
 
 impl Reading {
     /// Reads on in what a program starts. Whether it is transparent: see [`SimpleCommand::transparent`].
     pub(super) fn unwrap(&mut self, context: &Context, name: &[u8], command: &SimpleCommand, input: Input) -> bool {
-        let Ok(name) = std::str::from_utf8(name) else { return false };
+        let Ok(name) = std::str::from_utf8(name) else {
+            return false;
+        };
         if let Some(dialect) = super::shell::dialect(name) {
             return self.shell(context, name, dialect, command, input);
         }
@@ -172,7 +360,16 @@ impl Reading {
             const LOADER: Wrapper = wrapper(
                 &[],
                 "",
-                &["library-path=", "preload=", "argv0=", "audit=", "inhibit-cache", "inhibit-rpath=", "verify", "list"],
+                &[
+                    "library-path=",
+                    "preload=",
+                    "argv0=",
+                    "audit=",
+                    "inhibit-cache",
+                    "inhibit-rpath=",
+                    "verify",
+                    "list",
+                ],
             );
             return self.wrapper(context, name, &LOADER, command, input);
         }
@@ -191,7 +388,12 @@ impl Reading {
             "busybox" | "toybox" => self.applet(context, name, args, input),
             "git" => self.git(context, args),
             "npx" => self.npx(context, "npx", args),
-            "npm" if args.first().and_then(Word::text).is_some_and(|sub| matches!(sub, "exec" | "x")) => {
+            "npm"
+                if args
+                    .first()
+                    .and_then(Word::text)
+                    .is_some_and(|sub| matches!(sub, "exec" | "x")) =>
+            {
                 self.npx(context, "npm exec", &args[1..]);
             }
             "." | "source" => self.sourced(args),
@@ -202,21 +404,36 @@ impl Reading {
             "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(args),
             "unset" | "set" | "shift" | "shopt" => {}
             name if LAUNCHERS.contains(&name) => {
-                self.cannot(command.show(160), format!("`{name}` starts programs in ways that are not read"));
+                self.cannot(
+                    command.show(160),
+                    format!("`{name}` starts programs in ways that are not read"),
+                );
             }
             _ => {}
         }
         false
     }
 
-    fn wrapper(&mut self, context: &Context, name: &str, wrapper: &Wrapper, command: &SimpleCommand, input: Input) -> bool {
+    fn wrapper(
+        &mut self,
+        context: &Context,
+        name: &str,
+        wrapper: &Wrapper,
+        command: &SimpleCommand,
+        input: Input,
+    ) -> bool {
         let args = &command.args;
-        let Some(parsed) = self.options(name, &wrapper.options, args) else { return false };
+        let Some(parsed) = self.options(name, &wrapper.options, args) else {
+            return false;
+        };
         let without = parsed.has(wrapper.without);
         let mut at = parsed.operand;
         for _ in 0..wrapper.skip {
             // `chrt -o` and its like may be told no priority.
-            let number = |word: &Word| word.text().is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let number = |word: &Word| {
+                word.text()
+                    .is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            };
             if name != "chrt" || args.get(at).is_some_and(number) {
                 at += 1;
             }
@@ -225,7 +442,10 @@ impl Reading {
             return false;
         }
         if args[..at.min(args.len())].iter().any(Word::is_many) {
-            self.cannot(command.show(160), format!("where the command of `{name}` begins is not known"));
+            self.cannot(
+                command.show(160),
+                format!("where the command of `{name}` begins is not known"),
+            );
             return false;
         }
         let mut rest = args.get(at..).unwrap_or_default();
@@ -238,11 +458,20 @@ impl Reading {
         }
         if rest.is_empty() {
             if !wrapper.without.contains(&"") {
-                self.cannot(command.show(160), format!("`{name}` without a command, or with one from elsewhere"));
+                self.cannot(
+                    command.show(160),
+                    format!("`{name}` without a command, or with one from elsewhere"),
+                );
             }
             return false;
         }
-        self.command(&context.inside(name), rest.to_vec(), assignments, command.redirects.clone(), input);
+        self.command(
+            &context.inside(name),
+            rest.to_vec(),
+            assignments,
+            command.redirects.clone(),
+            input,
+        );
         wrapper.transparent
     }
 
@@ -251,7 +480,10 @@ impl Reading {
         match options.parse(args) {
             Ok(parsed) => Some(parsed),
             Err(word) => {
-                self.cannot(format!("{name} {}", word.show()), format!("this option of `{name}` is not understood"));
+                self.cannot(
+                    format!("{name} {}", word.show()),
+                    format!("this option of `{name}` is not understood"),
+                );
                 None
             }
         }
@@ -260,19 +492,37 @@ impl Reading {
     fn env(&mut self, context: &Context, command: &SimpleCommand, input: Input) -> bool {
         const ENV: Options = Options {
             short: "i0vu:C:S:a:",
-            long: &["ignore-environment", "null", "debug", "unset=", "chdir=", "split-string=", "argv0=",
-                    "default-signal?", "ignore-signal?", "block-signal?", "list-signal-handling", "help", "version"],
+            long: &[
+                "ignore-environment",
+                "null",
+                "debug",
+                "unset=",
+                "chdir=",
+                "split-string=",
+                "argv0=",
+                "default-signal?",
+                "ignore-signal?",
+                "block-signal?",
+                "list-signal-handling",
+                "help",
+                "version",
+            ],
         };
         let mut args = command.args.clone();
         // Each `-S` is cut into words in its place, which may hold options again.
         for _ in 0..4 {
-            let Some(parsed) = self.options("env", &ENV, &args) else { return false };
+            let Some(parsed) = self.options("env", &ENV, &args) else {
+                return false;
+            };
             let Some(split) = parsed.value(&["S", "split-string"]) else {
                 let mut rest = &args[parsed.operand..];
                 let mut assignments = command.assignments.clone();
                 if let Some((_, value)) = parsed.options.iter().find(|(name, _)| name == "argv0" || name == "a") {
                     let value = value.clone().unwrap_or_else(Word::anything);
-                    assignments.push(Assignment { name: "argv0".to_owned(), value });
+                    assignments.push(Assignment {
+                        name: "argv0".to_owned(),
+                        value,
+                    });
                 }
                 if rest.first().and_then(Word::bytes) == Some(b"-") {
                     rest = &rest[1..];
@@ -284,7 +534,13 @@ impl Reading {
                 if rest.is_empty() {
                     return false;
                 }
-                self.command(&context.inside("env"), rest.to_vec(), assignments, command.redirects.clone(), input);
+                self.command(
+                    &context.inside("env"),
+                    rest.to_vec(),
+                    assignments,
+                    command.redirects.clone(),
+                    input,
+                );
                 return true;
             };
             let Some(text) = split.text().filter(|text| !text.contains(['\\', '\'', '"', '$', '#'])) else {
@@ -335,17 +591,38 @@ impl Reading {
     fn xargs(&mut self, context: &Context, args: &[Word]) {
         const XARGS: Options = Options {
             short: "0a:d:E:e;I:i;L:l;n:oP:prs:tx",
-            long: &["null", "arg-file=", "delimiter=", "eof?", "replace?", "max-lines?", "max-args=", "open-tty",
-                    "max-procs=", "interactive", "no-run-if-empty", "max-chars=", "verbose", "exit", "show-limits",
-                    "process-slot-var=", "help", "version"],
+            long: &[
+                "null",
+                "arg-file=",
+                "delimiter=",
+                "eof?",
+                "replace?",
+                "max-lines?",
+                "max-args=",
+                "open-tty",
+                "max-procs=",
+                "interactive",
+                "no-run-if-empty",
+                "max-chars=",
+                "verbose",
+                "exit",
+                "show-limits",
+                "process-slot-var=",
+                "help",
+                "version",
+            ],
         };
-        let Some(parsed) = self.options("xargs", &XARGS, args) else { return };
+        let Some(parsed) = self.options("xargs", &XARGS, args) else {
+            return;
+        };
         let mut words = args[parsed.operand..].to_vec();
         if words.is_empty() {
             return;
         }
         if parsed.has(&["I", "i", "replace"]) {
-            let marker = parsed.value(&["I", "i", "replace"]).map_or(Some(b"{}".to_vec()), |word| word.bytes().map(<[u8]>::to_vec));
+            let marker = parsed
+                .value(&["I", "i", "replace"])
+                .map_or(Some(b"{}".to_vec()), |word| word.bytes().map(<[u8]>::to_vec));
             let Some(marker) = marker.filter(|marker| !marker.is_empty()) else {
                 self.cannot("xargs -I", "what `xargs` replaces is not known");
                 return;
@@ -376,17 +653,25 @@ impl Reading {
                 continue;
             }
             let rest = &args[at..];
-            let plus = |index: usize| {
-                rest[index].bytes() == Some(b"+") && index > 0 && rest[index - 1].bytes() == Some(b"{}")
-            };
+            let plus =
+                |index: usize| rest[index].bytes() == Some(b"+") && index > 0 && rest[index - 1].bytes() == Some(b"{}");
             let end = (0..rest.len()).find(|index| rest[*index].bytes() == Some(b";") || plus(*index));
             let Some(end) = end else {
                 self.cannot(format!("find {action}"), "the command of `find` has no end");
                 return;
             };
             let many = plus(end);
-            let words: Vec<Word> = rest[..end].iter().map(|word| word.clone().without(b"{}", many)).collect();
-            self.command(&context.inside(&format!("find {action}")), words, Vec::new(), Vec::new(), Input::Unknown);
+            let words: Vec<Word> = rest[..end]
+                .iter()
+                .map(|word| word.clone().without(b"{}", many))
+                .collect();
+            self.command(
+                &context.inside(&format!("find {action}")),
+                words,
+                Vec::new(),
+                Vec::new(),
+                Input::Unknown,
+            );
             at += end + 1;
         }
     }
@@ -410,13 +695,37 @@ impl Reading {
     fn watch(&mut self, context: &Context, args: &[Word]) {
         const WATCH: Options = Options {
             short: "bcCd;efgn:pq:rs:twxhv",
-            long: &["beep", "color", "no-color", "differences?", "errexit", "chgexit", "interval=", "precise", "equexit=",
-                    "no-rerun", "no-title", "no-wrap", "exec", "follow", "help", "version"],
+            long: &[
+                "beep",
+                "color",
+                "no-color",
+                "differences?",
+                "errexit",
+                "chgexit",
+                "interval=",
+                "precise",
+                "equexit=",
+                "no-rerun",
+                "no-title",
+                "no-wrap",
+                "exec",
+                "follow",
+                "help",
+                "version",
+            ],
         };
-        let Some(parsed) = self.options("watch", &WATCH, args) else { return };
+        let Some(parsed) = self.options("watch", &WATCH, args) else {
+            return;
+        };
         let rest = &args[parsed.operand..];
         if parsed.has(&["x", "exec"]) && !rest.is_empty() {
-            self.command(&context.inside("watch"), rest.to_vec(), Vec::new(), Vec::new(), Input::Unknown);
+            self.command(
+                &context.inside("watch"),
+                rest.to_vec(),
+                Vec::new(),
+                Vec::new(),
+                Input::Unknown,
+            );
         } else if !rest.is_empty() {
             self.joined(context, "watch", rest);
         }
@@ -425,25 +734,66 @@ impl Reading {
     fn flock(&mut self, context: &Context, args: &[Word]) {
         const FLOCK: Options = Options {
             short: "sxeunoFvw:E:c:hV",
-            long: &["shared", "exclusive", "unlock", "nonblock", "nb", "close", "no-fork", "verbose", "timeout=", "wait=",
-                    "conflict-exit-code=", "command=", "fcntl", "help", "version"],
+            long: &[
+                "shared",
+                "exclusive",
+                "unlock",
+                "nonblock",
+                "nb",
+                "close",
+                "no-fork",
+                "verbose",
+                "timeout=",
+                "wait=",
+                "conflict-exit-code=",
+                "command=",
+                "fcntl",
+                "help",
+                "version",
+            ],
         };
-        let Some(parsed) = self.options("flock", &FLOCK, args) else { return };
+        let Some(parsed) = self.options("flock", &FLOCK, args) else {
+            return;
+        };
         let rest = args.get(parsed.operand + 1..).unwrap_or_default();
         match rest.first().map(Word::bytes) {
             None => {}
             Some(Some(b"-c" | b"--command")) => self.joined(context, "flock -c", &rest[1..]),
-            Some(_) => self.command(&context.inside("flock"), rest.to_vec(), Vec::new(), Vec::new(), Input::Unknown),
+            Some(_) => self.command(
+                &context.inside("flock"),
+                rest.to_vec(),
+                Vec::new(),
+                Vec::new(),
+                Input::Unknown,
+            ),
         }
     }
 
     fn script_program(&mut self, context: &Context, args: &[Word]) {
         const SCRIPT: Options = Options {
             short: "aefqt;c:E:I:O:B:T:m:o:hV",
-            long: &["append", "return", "flush", "force", "quiet", "timing?", "command=", "echo=", "log-in=", "log-out=",
-                    "log-io=", "log-timing=", "logging-format=", "output-limit=", "help", "version"],
+            long: &[
+                "append",
+                "return",
+                "flush",
+                "force",
+                "quiet",
+                "timing?",
+                "command=",
+                "echo=",
+                "log-in=",
+                "log-out=",
+                "log-io=",
+                "log-timing=",
+                "logging-format=",
+                "output-limit=",
+                "help",
+                "version",
+            ],
         };
-        let Some(parsed) = self.options("script", &SCRIPT, args) else { return };
+        let Some(parsed) = self.options("script", &SCRIPT, args) else {
+            return;
+        };
         let operands = args.len() - parsed.operand;
         match parsed.value(&["c", "command"]).cloned() {
             Some(command) if operands <= 1 => self.joined(context, "script -c", &[command]),
@@ -454,15 +804,29 @@ impl Reading {
     fn su(&mut self, context: &Context, args: &[Word]) {
         const SU: Options = Options {
             short: "c:fg:G:lmpPs:T:w:hV",
-            long: &["command=", "session-command=", "fast", "group=", "supp-group=", "login", "preserve-environment", "pty",
-                    "shell=", "whitelist-environment=", "help", "version"],
+            long: &[
+                "command=",
+                "session-command=",
+                "fast",
+                "group=",
+                "supp-group=",
+                "login",
+                "preserve-environment",
+                "pty",
+                "shell=",
+                "whitelist-environment=",
+                "help",
+                "version",
+            ],
         };
         // Options may stand behind the user's name here.
         let mut command = None;
         let mut operands = 0;
         let mut rest = args;
         while !rest.is_empty() {
-            let Some(parsed) = self.options("su", &SU, rest) else { return };
+            let Some(parsed) = self.options("su", &SU, rest) else {
+                return;
+            };
             if let Some(value) = parsed.value(&["c", "command", "session-command"]) {
                 command = Some(value.clone());
             }
@@ -481,29 +845,75 @@ impl Reading {
     fn parallel(&mut self, context: &Context, args: &[Word]) {
         const PARALLEL: Options = Options {
             short: "k0uXmrtj:n:N:L:C:d:a:qP:",
-            long: &["keep-order", "null", "ungroup", "xargs", "no-run-if-empty", "verbose", "bar", "progress", "eta",
-                    "dry-run", "will-cite", "jobs=", "max-args=", "colsep=", "delimiter=", "arg-file=", "timeout=",
-                    "joblog=", "halt=", "delay=", "retries=", "tag", "line-buffer"],
+            long: &[
+                "keep-order",
+                "null",
+                "ungroup",
+                "xargs",
+                "no-run-if-empty",
+                "verbose",
+                "bar",
+                "progress",
+                "eta",
+                "dry-run",
+                "will-cite",
+                "jobs=",
+                "max-args=",
+                "colsep=",
+                "delimiter=",
+                "arg-file=",
+                "timeout=",
+                "joblog=",
+                "halt=",
+                "delay=",
+                "retries=",
+                "tag",
+                "line-buffer",
+            ],
         };
-        let Some(parsed) = self.options("parallel", &PARALLEL, args) else { return };
+        let Some(parsed) = self.options("parallel", &PARALLEL, args) else {
+            return;
+        };
         let rest = &args[parsed.operand..];
-        let end = rest.iter().position(|word| word.bytes().is_some_and(|bytes| bytes.starts_with(b":::")));
+        let end = rest
+            .iter()
+            .position(|word| word.bytes().is_some_and(|bytes| bytes.starts_with(b":::")));
         let template = &rest[..end.unwrap_or(rest.len())];
         let simple = |word: &Word| {
             word.text().is_some_and(|text| {
-                text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" _-./=:,@%+^{}".contains(&byte))
+                text.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b" _-./=:,@%+^{}".contains(&byte))
             })
         };
         if template.is_empty() || !template.iter().all(simple) {
-            self.cannot("parallel", "what `parallel` gives to a shell is not known before it runs");
+            self.cannot(
+                "parallel",
+                "what `parallel` gives to a shell is not known before it runs",
+            );
             return;
         }
-        let words = template.iter().filter_map(Word::text).flat_map(|text| text.split(' ')).filter(|text| !text.is_empty());
+        let words = template
+            .iter()
+            .filter_map(Word::text)
+            .flat_map(|text| text.split(' '))
+            .filter(|text| !text.is_empty());
         let mut words: Vec<Word> = words
-            .map(|text| if text.contains('{') { Word::anything() } else { Word::known(text) })
+            .map(|text| {
+                if text.contains('{') {
+                    Word::anything()
+                } else {
+                    Word::known(text)
+                }
+            })
             .collect();
         words.push(Word::anything());
-        self.command(&context.inside("parallel"), words, Vec::new(), Vec::new(), Input::Unknown);
+        self.command(
+            &context.inside("parallel"),
+            words,
+            Vec::new(),
+            Vec::new(),
+            Input::Unknown,
+        );
     }
 
     fn applet(&mut self, context: &Context, name: &str, args: &[Word], input: Input) {
@@ -511,7 +921,10 @@ impl Reading {
             None => {}
             Some(word) if word.bytes().is_none_or(|bytes| bytes.starts_with(b"-")) => {
                 if !matches!(word.text(), Some("--list" | "--help" | "--list-full")) {
-                    self.cannot(format!("{name} {}", word.show()), format!("this option of `{name}` is not understood"));
+                    self.cannot(
+                        format!("{name} {}", word.show()),
+                        format!("this option of `{name}` is not understood"),
+                    );
                 }
             }
             Some(_) => self.command(&context.inside(name), args.to_vec(), Vec::new(), Vec::new(), input),
@@ -521,17 +934,38 @@ impl Reading {
     fn npx(&mut self, context: &Context, via: &str, args: &[Word]) {
         const NPX: Options = Options {
             short: "yqp:c:w:",
-            long: &["yes", "no", "no-install", "quiet", "package=", "call=", "workspace=", "workspaces", "prefer-offline",
-                    "offline", "ignore-existing", "help", "version"],
+            long: &[
+                "yes",
+                "no",
+                "no-install",
+                "quiet",
+                "package=",
+                "call=",
+                "workspace=",
+                "workspaces",
+                "prefer-offline",
+                "offline",
+                "ignore-existing",
+                "help",
+                "version",
+            ],
         };
-        let Some(parsed) = self.options(via, &NPX, args) else { return };
+        let Some(parsed) = self.options(via, &NPX, args) else {
+            return;
+        };
         if let Some(call) = parsed.value(&["c", "call"]).cloned() {
             self.joined(context, &format!("{via} -c"), &[call]);
             return;
         }
         let rest = &args[parsed.operand..];
         if !rest.is_empty() {
-            self.command(&context.inside(via), rest.to_vec(), Vec::new(), Vec::new(), Input::Unknown);
+            self.command(
+                &context.inside(via),
+                rest.to_vec(),
+                Vec::new(),
+                Vec::new(),
+                Input::Unknown,
+            );
         }
     }
 
@@ -550,7 +984,9 @@ impl Reading {
             .map(|(name, value)| Assignment { name, value })
             .collect();
         self.look_at_values(&assignments);
-        let dynamic = args.iter().any(|word| word.bytes().is_none() && assigned(word).is_none());
+        let dynamic = args
+            .iter()
+            .any(|word| word.bytes().is_none() && assigned(word).is_none());
         let environment = |assignment: &Assignment| !super::read::harmless(&assignment.name);
         self.changed_environment |= dynamic || assignments.iter().any(environment);
     }

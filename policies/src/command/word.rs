@@ -91,7 +91,10 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn known(&mut self, bytes: &[u8]) {
-        self.suffix.as_mut().unwrap_or(&mut self.prefix).extend_from_slice(bytes);
+        self.suffix
+            .as_mut()
+            .unwrap_or(&mut self.prefix)
+            .extend_from_slice(bytes);
     }
 
     /// Quotes stand here, so an empty word is a word.

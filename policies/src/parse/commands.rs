@@ -15,7 +15,9 @@ const MAX_WORDS: usize = 32;
 /// Longest example, in bytes.
 const MAX_EXAMPLE_BYTES: usize = 1024;
 
-const RULE_KEYS: &[&str] = &["program", "args", "exact", "has", "decision", "reason", "match", "no-match"];
+const RULE_KEYS: &[&str] = &[
+    "program", "args", "exact", "has", "decision", "reason", "match", "no-match",
+];
 const VERDICTS: &[(&str, Verdict)] = &[
     (Verdict::Allow.name(), Verdict::Allow),
     (Verdict::Ask.name(), Verdict::Ask),
@@ -58,7 +60,9 @@ impl Walker<'_> {
             unreadable,
             rules: Vec::new(),
         };
-        let Some(rules) = section.get("rules") else { return commands };
+        let Some(rules) = section.get("rules") else {
+            return commands;
+        };
         let offset = rules.span().start;
         let DeValue::Array(rules) = rules.get_ref() else {
             let problem = Problem::expected(
@@ -111,12 +115,17 @@ impl Walker<'_> {
             let name: &str = key.get_ref();
             if !RULE_KEYS.contains(&name) {
                 let near = text::nearest(name, RULE_KEYS.iter().copied());
-                self.errors.push(key.span().start, &format!("{path}.{}", quoted(name)), "unknown key", || {
-                    Some(match near {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("the keys here are {}", RULE_KEYS.join(", ")),
-                    })
-                });
+                self.errors.push(
+                    key.span().start,
+                    &format!("{path}.{}", quoted(name)),
+                    "unknown key",
+                    || {
+                        Some(match near {
+                            Some(near) => format!("did you mean `{near}`?"),
+                            None => format!("the keys here are {}", RULE_KEYS.join(", ")),
+                        })
+                    },
+                );
             }
         }
         let program = self.patterns(table, &path, "program");
@@ -137,7 +146,9 @@ impl Walker<'_> {
                 self.problem(offset, &format!("{path}.decision"), Problem::new("missing", help));
                 None
             }
-            Some(value) => self.checked(value, &format!("{path}.decision"), |value| text::choice(value, VERDICTS)),
+            Some(value) => self.checked(value, &format!("{path}.decision"), |value| {
+                text::choice(value, VERDICTS)
+            }),
         };
         let reason = match table.get("reason") {
             None => Some(String::new()),
@@ -173,11 +184,7 @@ impl Walker<'_> {
     }
 
     /// The entries of a list, or a string that stands for a list of one.
-    fn entries<'t>(
-        &mut self,
-        value: &'t Spanned<DeValue<'t>>,
-        path: &str,
-    ) -> Vec<(String, &'t Spanned<DeValue<'t>>)> {
+    fn entries<'t>(&mut self, value: &'t Spanned<DeValue<'t>>, path: &str) -> Vec<(String, &'t Spanned<DeValue<'t>>)> {
         match value.get_ref() {
             DeValue::String(_) => vec![(path.to_owned(), value)],
             DeValue::Array(array) if array.len() > MAX_WORDS => {
@@ -185,9 +192,11 @@ impl Walker<'_> {
                 self.problem(value.span().start, path, Problem::new(message, "write a second rule"));
                 Vec::new()
             }
-            DeValue::Array(array) => {
-                array.iter().enumerate().map(|(index, value)| (format!("{path}[{index}]"), value)).collect()
-            }
+            DeValue::Array(array) => array
+                .iter()
+                .enumerate()
+                .map(|(index, value)| (format!("{path}[{index}]"), value))
+                .collect(),
             other => {
                 let problem = Problem::expected("a list of strings", other, "write [\"…\", \"…\"]");
                 self.problem(value.span().start, path, problem);
@@ -200,11 +209,18 @@ impl Walker<'_> {
     fn patterns(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Option<Vec<Pattern>> {
         let value = table.get(key)?;
         let entries = self.entries(value, &format!("{path}.{key}"));
-        Some(entries.into_iter().filter_map(|(path, value)| self.checked(value, &path, pattern)).collect())
+        Some(
+            entries
+                .into_iter()
+                .filter_map(|(path, value)| self.checked(value, &path, pattern))
+                .collect(),
+        )
     }
 
     fn args(&mut self, table: &DeTable<'_>, path: &str) -> Option<Vec<ArgPattern>> {
-        let Some(value) = table.get("args") else { return Some(Vec::new()) };
+        let Some(value) = table.get("args") else {
+            return Some(Vec::new());
+        };
         let mut args = Vec::new();
         let mut complete = true;
         for (path, value) in self.entries(value, &format!("{path}.args")) {
@@ -215,7 +231,11 @@ impl Walker<'_> {
                 .collect();
             if matches!(value.get_ref(), DeValue::Array(array) if array.is_empty()) {
                 let help = "remove it, or write \"*\" for any one word";
-                self.problem(value.span().start, &path, Problem::new("no alternative is listed", help));
+                self.problem(
+                    value.span().start,
+                    &path,
+                    Problem::new("no alternative is listed", help),
+                );
             }
             complete &= !found.is_empty();
             args.push(ArgPattern(found));
@@ -275,7 +295,11 @@ fn gets(judgement: &Judgement) -> String {
     let verdict = judgement.verdict;
     match judgement.decisive() {
         Some(finding) => {
-            format!("the line gets \"{verdict}\" by {} for `{}`", finding.place, quoted(&finding.command))
+            format!(
+                "the line gets \"{verdict}\" by {} for `{}`",
+                finding.place,
+                quoted(&finding.command)
+            )
         }
         None => format!("the line gets \"{verdict}\": no command was found in it"),
     }
@@ -292,7 +316,10 @@ fn pattern(value: &DeValue<'_>) -> Result<Pattern, Problem> {
     let text = string(value)?;
     if !Pattern::is_sayable(text) {
         let help = "write one word as it is after quoting; `*` stands for any rest";
-        return Err(Problem::new("a word has 1 to 256 bytes and no control characters", help));
+        return Err(Problem::new(
+            "a word has 1 to 256 bytes and no control characters",
+            help,
+        ));
     }
     Ok(Pattern(text.to_owned()))
 }
