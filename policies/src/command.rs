@@ -13,13 +13,16 @@
 //! - A command that only starts another one (`sh -c`, `env`, `nice`, `timeout`, see [`SimpleCommand::transparent`]) does not get `default`:
 //!   what it starts does. Rules that name it match it.
 //! - What could not be read gets `unreadable`.
-//! - The line gets the strictest of all these.
+//! - The line gets the strictest of all these; one in which no command is found gets `default`.
 //! - A word that is not known before it runs (`$x`, `*.c`, `$(…)`) matches every pattern that it could become of rules that ask or deny, and none of
 //!   rules that allow.
 //! - A rule that allows applies to a command of which every word is known, that writes no file by redirection (`/dev/null` is none), and
-//!   sets no variable but those that change only how output looks (`LANG`, `NO_COLOR`, `RUST_BACKTRACE` and their like).
+//!   sets no variable but those that change only how output looks (`LANG`, `NO_COLOR`, `RUST_BACKTRACE` and their like). An option by
+//!   which a program that reads writes a file or runs a script (`sort -o`, `sed -i`, `find -delete`, `git diff --output`) it has to name, in `args`
+//!   or `has`. One by which such a program runs another (`rg --pre`, `git diff --ext-diff`, `tar --to-command`) makes the line unreadable.
 //! - Without the section `[commands]` everything is allowed and nothing is read.
 
+mod doors;
 mod narrow;
 mod options;
 mod pieces;

@@ -269,6 +269,10 @@ impl Cut<'_> {
         if body.contains("@P") || body.contains("<(") || body.contains(">(") || body.starts_with('(') {
             return Err("this expansion may run what a variable holds");
         }
+        if rest.starts_with('=') || rest.starts_with(":=") {
+            let name = &body[..body.len() - rest.len()];
+            self.reading.changed_environment |= !super::read::is_local(name);
+        }
         self.dynamic(quoted, body.contains('@'));
         self.deeper(body);
         Ok(())

@@ -49,6 +49,8 @@ pub struct SimpleCommand {
     pub assignments: Vec<Assignment>,
     /// Its redirections to files.
     pub redirects: Vec<Redirect>,
+    /// Indices of arguments by which it writes a file or runs a script out of one: `sort -o`, `sed -i`. A rule that allows has to name them.
+    pub doors: Vec<usize>,
     /// What it was read out of, outermost first: `bash -c`, `xargs`, `find -exec`.
     pub via: Vec<String>,
     /// It does nothing but start what follows it in the list: `nice`, `env`, `sh -c`.
@@ -196,7 +198,11 @@ impl Reading {
         if words.is_empty() {
             // `PATH=/x` alone stays for what comes after it; so do exported variables.
             self.changed_environment |= assignments.iter().any(|assignment| !is_local(&assignment.name));
-            return;
+            if !redirects.iter().any(Redirect::changes_something) {
+                return;
+            }
+            // `> x` is what `: > x` is.
+            words.push(Word::known(":"));
         }
         self.budget.words += words.len();
         if self.commands.len() >= MAX_COMMANDS || self.budget.words > MAX_WORDS && self.commands.len() > 1 {
@@ -218,6 +224,7 @@ impl Reading {
             args,
             assignments,
             redirects,
+            doors: Vec::new(),
             via: context.via.clone(),
             transparent: false,
         });
@@ -227,6 +234,9 @@ impl Reading {
             return;
         };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path).to_vec();
+        if let Ok(name) = std::str::from_utf8(&name) {
+            self.commands[index].doors = self.look_at_doors(name, &command);
+        }
         let transparent = self.unwrap(context, &name, &command, input);
         self.commands[index].transparent = transparent;
     }
@@ -265,7 +275,7 @@ impl SimpleCommand {
 }
 
 /// Variables of a script's own, which programs do not see: lower case, but for the few that programs do look at.
-fn is_local(name: &str) -> bool {
+pub(super) fn is_local(name: &str) -> bool {
     harmless(name)
         || (name
             .bytes()

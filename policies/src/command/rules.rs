@@ -184,6 +184,9 @@ impl CommandRules {
             findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
             findings.truncate(MAX_FINDINGS);
         }
+        if findings.is_empty() {
+            verdict = verdict.max(self.default);
+        }
         Judgement { verdict, findings }
     }
 
@@ -281,9 +284,31 @@ impl Rule {
             && command.assignments.iter().all(|assignment| harmless(&assignment.name))
             && !command.redirects.iter().any(super::read::Redirect::changes_something);
         let args: Option<Vec<&[u8]>> = command.args.iter().map(Word::bytes).collect();
-        let (true, Some(program), Some(args)) = (known, command.program.bytes(), args) else {
+        let (true, Some(program), Some(mut args)) = (known, command.program.bytes(), args) else {
             return false;
         };
+        let named = |at: usize, word: &[u8]| {
+            let patterns = self.args.get(at).map_or(&self.has, |arg| &arg.0);
+            patterns
+                .iter()
+                .any(|pattern| !pattern.0.starts_with('*') && has_surely(pattern, word))
+        };
+        if !command
+            .doors
+            .iter()
+            .all(|at| args.get(*at).is_some_and(|word| named(*at, word)))
+        {
+            return false;
+        }
+        let options = program.rsplit(|byte| *byte == b'/').next() == Some(b"git")
+            && !self
+                .args
+                .first()
+                .is_some_and(|arg| arg.0.iter().any(|pattern| pattern.0.starts_with('-')));
+        if options {
+            let plain = args.iter().take_while(|word| GIT_PLAIN.contains(word)).count();
+            args.drain(..plain);
+        }
         let path = program.contains(&b'/');
         let named = self
             .program
@@ -389,6 +414,9 @@ impl Rule {
 
 /// Where a program's name says what it is.
 const SYSTEM: &[&str] = &["/bin/", "/usr/bin/", "/sbin/", "/usr/sbin/", "/usr/local/bin/"];
+
+/// git's options before its subcommand that do not matter to a rule that allows.
+const GIT_PLAIN: &[&[u8]] = &[b"--no-pager", b"-P", b"--no-optional-locks", b"--no-advice"];
 
 fn has_surely(pattern: &Pattern, word: &[u8]) -> bool {
     pattern.matches(word)

@@ -31,6 +31,10 @@ impl Reading {
         if !self.may_parse(context, text) {
             return;
         }
+        if text.chars().any(misleads) {
+            // Read on all the same: what it hides may be forbidden.
+            self.cannot(text, "a control character, which shows other than shells read it");
+        }
         match parse(text) {
             Ok(program) => {
                 for list in &program.complete_commands {
@@ -106,6 +110,7 @@ impl Reading {
                     })
                     .collect();
                 self.look_at_values(&values);
+                self.changed_environment |= !super::read::is_local(&clause.variable_name);
                 self.list(context, &clause.body.list);
             }
             CompoundCommand::CaseClause(clause) => {
@@ -322,13 +327,16 @@ impl Redirect {
     }
 }
 
+/// Carriage returns, escapes, overrides of the direction of writing and what has no width.
+fn misleads(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 fn parse(text: &str) -> Result<ast::Program, String> {
     let openings = text.matches("$(").count() + text.matches("${").count() + text.matches("$[").count();
     if openings + text.matches("<(").count() + text.matches(">(").count() > MAX_OPENINGS {
         return Err(format!("more than {MAX_OPENINGS} substitutions"));
-    }
-    if text.contains('\r') {
-        return Err("a carriage return, which shells take for a part of the word".to_owned());
     }
     let options = options();
     let tokenizer: TokenizerOptions = options.tokenizer_options();

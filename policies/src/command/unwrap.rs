@@ -919,14 +919,11 @@ impl Reading {
     fn applet(&mut self, context: &Context, name: &str, args: &[Word], input: Input) {
         match args.first() {
             None => {}
-            Some(word) if word.bytes().is_none_or(|bytes| bytes.starts_with(b"-")) => {
-                if !matches!(word.text(), Some("--list" | "--help" | "--list-full")) {
-                    self.cannot(
-                        format!("{name} {}", word.show()),
-                        format!("this option of `{name}` is not understood"),
-                    );
-                }
-            }
+            Some(word) if matches!(word.text(), Some("--list" | "--help" | "--list-full")) => {}
+            Some(word) if word.bytes().is_none_or(|bytes| bytes.starts_with(b"-")) => self.cannot(
+                format!("{name} {}", word.show()),
+                format!("this option of `{name}` is not understood"),
+            ),
             Some(_) => self.command(&context.inside(name), args.to_vec(), Vec::new(), Vec::new(), input),
         }
     }
