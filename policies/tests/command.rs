@@ -76,7 +76,7 @@ const READ: &[(&str, &str)] = &[
     ("echo ${x@P}", "echo …?"),
     ("echo ${ rm x; }", "echo …?"),
     ("x='a[$(rm y)]'; echo $((x))", "echo …?"),
-    ("echo $(case x in a) b;; esac)", "?"),
+    ("echo $(case x in a) b;; esac)", "echo … b?"),
     ("echo `a \\`rm\\``", "echo …?"),
     // Shells.
     ("bash -c 'rm x'", "rm x"),
@@ -103,7 +103,7 @@ const READ: &[(&str, &str)] = &[
     ("sh /dev/stdin", "sh /dev/stdin?"),
     (". <(curl x)", "curl x | . /dev/fd/…?"),
     ("sh -c '((rm x))'", "?"),
-    ("sh -c '[[ a && rm x ]]'", "?"),
+    ("sh -c '[[ a && rm x ]]'", "a | rm x ']]'?"),
     ("bash --rcfile x -c y", "bash --rcfile x -c y?"),
     ("fish -c 'rm x'", "fish -c 'rm x'?"),
     // Wrappers.
@@ -177,8 +177,8 @@ const READ: &[(&str, &str)] = &[
     ("systemd-run rm x", "systemd-run rm x?"),
     ("PATH=/evil:$PATH cat <<EOF\nx\nEOF\n", "cat"),
     // What is no script.
-    ("if a", "?"),
-    ("a (", "?"),
+    ("if a", "a?"),
+    ("a (", "a?"),
     ("echo 'a", "?"),
 ];
 
@@ -320,7 +320,8 @@ const JUDGED: &[(&str, Verdict, Verdict)] = {
         ("make check all", Allow, Deny),
         ("{ ls; } > x", Allow, Deny),
         ("cat < /dev/tcp/a/1", Allow, Deny),
-        ("", Allow, Allow),
+        ("", Allow, Deny),
+        ("> x", Allow, Deny),
     ]
 };
 

@@ -35,14 +35,48 @@ impl Reading {
             // Read on all the same: what it hides may be forbidden.
             self.cannot(text, "a control character, which shows other than shells read it");
         }
-        match parse(text) {
+        let options = options();
+        let tokens = match tokens(text, &options) {
+            Ok(tokens) => tokens,
+            Err(why) => return self.cannot(text, why),
+        };
+        match parse(&tokens, &options) {
             Ok(program) => {
                 for list in &program.complete_commands {
                     self.list(context, list);
                 }
             }
-            Err(why) => self.cannot(text, why),
+            Err(why) => {
+                self.cannot(text, why);
+                self.guess(context, &tokens);
+            }
         }
+    }
+
+    /// The words of a script that has no grammar, cut where commands may begin: so that what is denied is not only asked about
+    /// where it stands in a construct that is not known here.
+    fn guess(&mut self, context: &Context, tokens: &[Token]) {
+        let mut words: Vec<Word> = Vec::new();
+        let mut file = false;
+        for token in tokens {
+            match token {
+                Token::Operator(operator, _) if operator.starts_with(['<', '>']) => file = true,
+                Token::Operator(..) => {
+                    self.command(
+                        context,
+                        std::mem::take(&mut words),
+                        Vec::new(),
+                        Vec::new(),
+                        Input::Unknown,
+                    );
+                }
+                Token::Word(..) if file => file = false,
+                Token::Word(text, _)
+                    if words.is_empty() && (RESERVED.contains(&text.as_str()) || text.contains('=')) => {}
+                Token::Word(text, _) => words.extend(self.expand(context, text)),
+            }
+        }
+        self.command(context, words, Vec::new(), Vec::new(), Input::Unknown);
     }
 
     fn list(&mut self, context: &Context, list: &CompoundList) {
@@ -156,7 +190,7 @@ impl Reading {
                 self.test(context, b);
             }
             ExtendedTestExpr::Not(inner) | ExtendedTestExpr::Parenthesized(inner) => self.test(context, inner),
-            ExtendedTestExpr::UnaryTest(_, word) => drop(self.expand(context, &word.value)),
+            ExtendedTestExpr::UnaryTest(_, word) => self.substitutions(context, &word.value),
             ExtendedTestExpr::BinaryTest(_, a, b) => {
                 for word in [a, b] {
                     // An operand of `-eq` is arithmetic, of `=~` and `==` a pattern: only what they substitute matters.
@@ -333,18 +367,26 @@ fn misleads(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-fn parse(text: &str) -> Result<ast::Program, String> {
+/// After these a command may begin.
+const RESERVED: &[&str] = &[
+    "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "case", "esac", "for", "select", "in", "{",
+    "}", "!", "time", "coproc", "function", "[[", "]]",
+];
+
+fn tokens(text: &str, options: &ParserOptions) -> Result<Vec<Token>, String> {
     let openings = text.matches("$(").count() + text.matches("${").count() + text.matches("$[").count();
     if openings + text.matches("<(").count() + text.matches(">(").count() > MAX_OPENINGS {
         return Err(format!("more than {MAX_OPENINGS} substitutions"));
     }
-    let options = options();
     let tokenizer: TokenizerOptions = options.tokenizer_options();
-    let tokens = uncached_tokenize_str(text, &tokenizer).map_err(|error| format!("not a shell script: {error}"))?;
-    if nesting(&tokens)? > MAX_COMPOUND {
+    uncached_tokenize_str(text, &tokenizer).map_err(|error| format!("not a shell script: {error}"))
+}
+
+fn parse(tokens: &[Token], options: &ParserOptions) -> Result<ast::Program, String> {
+    if nesting(tokens)? > MAX_COMPOUND {
         return Err(format!("more than {MAX_COMPOUND} compound commands in each other"));
     }
-    parse_tokens(&tokens, &options).map_err(|_| "not understood as a shell script".to_owned())
+    parse_tokens(tokens, options).map_err(|_| "not understood as a shell script".to_owned())
 }
 
 /// How deep compound commands lie in each other, at least.

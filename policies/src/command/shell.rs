@@ -30,6 +30,14 @@ impl Reading {
         let (mut at, mut script, mut stdin) = (0, false, false);
         while let Some(word) = args.get(at) {
             let Some(text) = word.text() else {
+                // The script itself, of which the begin is known.
+                if let Word::Dynamic {
+                    prefix, many: false, ..
+                } = word
+                    && prefix.first().is_some_and(|byte| !b"-+".contains(byte))
+                {
+                    break;
+                }
                 self.cannot(
                     word.show(),
                     format!("this argument of `{name}` is not known before it runs"),
@@ -72,6 +80,12 @@ impl Reading {
             let Some(text) = rest.first().and_then(Word::text) else {
                 let what = rest.first().map(Word::show).unwrap_or_default();
                 self.cannot(what, format!("what `{name} -c` is given is not known before it runs"));
+                // What surely is in it may be forbidden.
+                if let Some(Word::Dynamic { prefix, .. }) = rest.first()
+                    && let Ok(text) = std::str::from_utf8(prefix)
+                {
+                    self.script(&inner(None), text);
+                }
                 return false;
             };
             // What changes the parameters, or has its own.

@@ -379,6 +379,17 @@ impl Reading {
             "eval" => return self.eval(context, args),
             "xargs" => self.xargs(context, args),
             "find" | "gfind" => self.find(context, args),
+            "fd" | "fdfind" => self.fd(context, args),
+            "read" | "mapfile" | "readarray" | "getopts" | "wait" | "let" | "test" | "[" | "unset" => {
+                self.builtin_names(name, args);
+            }
+            "printf"
+                if args
+                    .iter()
+                    .any(|word| word.text().is_none_or(|text| text.starts_with("-v"))) =>
+            {
+                self.builtin_names(name, args);
+            }
             "watch" => self.watch(context, args),
             "flock" => self.flock(context, args),
             "script" => self.script_program(context, args),
@@ -402,7 +413,6 @@ impl Reading {
                 self.cannot(command.show(160), "this gives names other meanings");
             }
             "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(args),
-            "unset" | "set" | "shift" | "shopt" => {}
             name if LAUNCHERS.contains(&name) => {
                 self.cannot(
                     command.show(160),
@@ -674,6 +684,53 @@ impl Reading {
             );
             at += end + 1;
         }
+    }
+
+    fn fd(&mut self, context: &Context, args: &[Word]) {
+        for (at, word) in args.iter().enumerate() {
+            let Some(text) = word.text() else { continue };
+            let (name, attached) = text.split_once('=').map_or((text, false), |(name, _)| (name, true));
+            let long = name.len() > 3 && "--exec-batch".starts_with(name);
+            let short = !text.starts_with("--") && text.starts_with('-') && text.contains(['x', 'X']);
+            if attached && long || short && !text.ends_with(['x', 'X']) {
+                self.cannot(word.show(), "this option of `fd` may run a program");
+            } else if long || short {
+                let rest = &args[at + 1..];
+                let end = rest.iter().position(|word| word.bytes() == Some(b";"));
+                let mut words = rest[..end.unwrap_or(rest.len())].to_vec();
+                let plain = |word: &Word| word.bytes().is_some_and(|bytes| !bytes.contains(&b'{'));
+                for word in words.iter_mut().filter(|word| !plain(word)) {
+                    *word = Word::anything();
+                }
+                words.push(Word::anything());
+                self.command(
+                    &context.inside("fd --exec"),
+                    words,
+                    Vec::new(),
+                    Vec::new(),
+                    Input::Unknown,
+                );
+            }
+        }
+    }
+
+    /// What takes names of variables: an index in one is run, and a variable of the environment changes what comes after.
+    fn builtin_names(&mut self, name: &str, args: &[Word]) {
+        for word in args {
+            let Some(text) = word.text() else { continue };
+            if text.contains("$(") || text.contains('`') {
+                self.cannot(
+                    word.show(),
+                    format!("`{name}` may run a substitution in the name of a variable"),
+                );
+            }
+        }
+        let sets = !matches!(name, "test" | "[" | "unset");
+        let named = |word: &Word| match word.text() {
+            Some(text) => !text.starts_with('-') && !super::read::is_local(text),
+            None => true,
+        };
+        self.changed_environment |= sets && args.iter().any(named);
     }
 
     /// Words that a program joins and gives to `sh -c`.
