@@ -541,7 +541,7 @@ fn always_is_a_rule_for_one_command_line_and_no_other() {
             rule.to_toml()
         );
         let read = policy(&text).commands;
-        assert_eq!(read.rules, [rule.clone()], "{text}");
+        assert_eq!(read.rules, std::slice::from_ref(&rule), "{text}");
         assert_eq!(read.judge(&argv(words)).verdict, Verdict::Allow, "{words:?}");
         let more = [words, &["more"]].concat();
         assert_eq!(read.judge(&argv(&more)).verdict, Verdict::Ask, "{more:?}");
