@@ -14,6 +14,7 @@ mod denials;
 mod host;
 mod journal;
 mod model;
+mod programs;
 mod table;
 mod worktree;
 
