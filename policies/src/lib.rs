@@ -38,6 +38,7 @@ mod pattern;
 mod print;
 mod resolve;
 mod statement;
+mod widens;
 mod words;
 
 pub use allows::{Access, Facts};
@@ -51,3 +52,4 @@ pub use model::*;
 pub use pattern::matches_name;
 pub use resolve::{Load, LoadError, MAX_DEPTH, MAX_FILES, Resolved, resolve};
 pub use statement::{Entry, Place, Statement, Statements, Value};
+pub use widens::{More, Widening};
