@@ -53,6 +53,11 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
     };
     let input = surroundings.input;
     let request = request::build(&args, surroundings)?;
+    let workspace = request
+        .spec
+        .as_ref()
+        .map(|spec| spec.workspace.to_vec())
+        .unwrap_or_default();
 
     let connected = start::connect(&args.connect).await?;
     let system = |action| move |source| Failure::System { action, source };
@@ -79,6 +84,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         json: args.json,
         verbose: args.verbose,
         program,
+        workspace,
         run: None,
         started: None,
         notices: Vec::new(),
@@ -128,6 +134,7 @@ struct Follower {
     json: bool,
     verbose: bool,
     program: Vec<u8>,
+    workspace: Vec<u8>,
     /// The run's id, once it was told.
     run: Option<String>,
     started: Option<Started>,
@@ -304,7 +311,10 @@ impl Follower {
             Some(Event::Accepted(Accepted { queue_position })) if *queue_position > 0 && self.verbose => {
                 tell(&format!("waiting behind {queue_position} other runs"));
             }
-            Some(Event::Started(started)) => self.started = Some(started.clone()),
+            Some(Event::Started(started)) => {
+                self.notices.extend(render::not_given(started, &self.workspace));
+                self.started = Some(started.clone());
+            }
             Some(Event::Output(piece)) => {
                 let stream = if piece.stream() == OutputStream::Stderr {
                     Stream::Stderr
