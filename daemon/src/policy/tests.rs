@@ -79,7 +79,7 @@ fn peer() -> Peer {
     }
 }
 
-const MORE: &str = "extends = [\"default\"]\n[network]\nmode = \"host-without-isolation\"\n[limits]\nwall = \"1m\"\n\
+const MORE: &str = "[network]\nmode = \"host-without-isolation\"\n[limits]\nwall = \"1m\"\n\
                     [protections]\nrequired = [\"privileges\"]\n";
 
 fn mode(choice: &Choice) -> fumehood_policies::NetworkMode {
