@@ -3,6 +3,8 @@
 //! What is answered is what the policy says. The kernel's own permissions, what git's guard refuses by a file's contents, and whether a
 //! path exists are not looked at.
 
+use crate::command::Verdict;
+use crate::file::{Expected, Subject};
 use crate::model::{Home, Network, NetworkMode, PathPattern, Policy, SyscallProfile, Tool, WorkspaceAccess};
 use crate::pattern::{is_at_or_below, names_of};
 
@@ -43,6 +45,33 @@ const OWN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
 impl Policy {
+    /// What the policy says to what an expectation is about.
+    pub fn answers(&self, subject: &Subject, facts: Facts<'_>) -> Expected {
+        let path = |pattern: &PathPattern| match pattern {
+            PathPattern::Absolute(path) => path.clone(),
+            PathPattern::Home(rest) => below(facts.home, rest),
+            PathPattern::Workspace(rest) => below(facts.workspace, rest),
+        };
+        let allowed = match subject {
+            Subject::Read(pattern) => self.allows(Access::Read(&path(pattern)), facts),
+            Subject::Write(pattern) => self.allows(Access::Write(&path(pattern)), facts),
+            Subject::Execute(pattern) => self.allows(Access::Execute(&path(pattern)), facts),
+            Subject::Host(host, port) => self.allows(Access::Connect(host, *port), facts),
+            Subject::Environment(name) => self.allows(Access::Environment(name), facts),
+            Subject::Command(line) => {
+                return match self.commands.judge_line(line).verdict {
+                    Verdict::Deny => Expected::Deny,
+                    Verdict::Ask => Expected::Ask,
+                    Verdict::Allow => Expected::Allow,
+                };
+            }
+        };
+        match allowed {
+            true => Expected::Allow,
+            false => Expected::Deny,
+        }
+    }
+
     /// Whether the policy gives this and nothing in it takes it away.
     pub fn allows(&self, access: Access<'_>, facts: Facts<'_>) -> bool {
         match access {
@@ -203,6 +232,13 @@ impl Network {
                 NetworkMode::Loopback | NetworkMode::Host => Network::Loopback,
             },
         }
+    }
+}
+
+fn below(base: &str, rest: &str) -> String {
+    match rest {
+        "" => base.to_owned(),
+        rest => format!("{}/{rest}", base.trim_end_matches('/')),
     }
 }
 

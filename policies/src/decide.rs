@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::{Finding, Verdict};
 use crate::environment::matches_any;
 use crate::model::{Arguments, Filesystem, Limits, Network, Policy, Protection, Syscalls, Tool};
 
@@ -50,8 +51,23 @@ pub struct RequestedLimits {
 pub enum Decision {
     /// Run it with these grants and no others.
     Allowed(Box<Grants>),
+    /// Run it once somebody has approved it.
+    Ask(Question),
     /// Do not run it.
     Denied(Denial),
+}
+
+/// What has to be approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The rule that asks, as a path into the policy: `commands.rules[3]`, `commands.default`, `commands.unreadable`.
+    pub rule: String,
+    /// Why, in the rule's words.
+    pub reason: String,
+    /// The commands that are asked about, as they were read: quoted, escaped, at most 200 characters each.
+    pub commands: Vec<String>,
+    /// What the run gets when it is approved.
+    pub grants: Box<Grants>,
 }
 
 /// What an allowed request gets.
@@ -98,11 +114,11 @@ impl Policy {
     ///
     /// A request may only tighten: a bound looser than the policy's is denied, never cut down in silence. Where several
     /// are looser the denial names the first as its rule and explains all. A bound of zero is what it says, a bound of
-    /// nothing; it does not mean unlimited. `argv` is not looked at yet: a policy has no rules about commands.
+    /// nothing; it does not mean unlimited. Bounds are looked at first, then the command: see [`command`](crate::command).
     pub fn decide(&self, request: &Request<'_>) -> Decision {
         let Request {
             tool,
-            argv: _,
+            argv,
             caller_env,
             env,
             limits,
@@ -114,7 +130,18 @@ impl Policy {
             Ok(limits) => limits,
             Err(denial) => return Decision::Denied(denial),
         };
-        Decision::Allowed(Box::new(Grants {
+        let judgement = self.commands.judge(argv);
+        let why = judgement
+            .decisive()
+            .map(|finding| (finding.place.clone(), self.why(finding)));
+        let (rule, reason) = why.unwrap_or_default();
+        if judgement.verdict == Verdict::Deny {
+            return Decision::Denied(Denial {
+                rule,
+                explanation: reason,
+            });
+        }
+        let grants = Box::new(Grants {
             filesystem: self.filesystem.clone(),
             network: self.network.clone(),
             syscalls: self.syscalls.clone(),
@@ -124,7 +151,44 @@ impl Policy {
             required: self.protections.required.clone(),
             preferred: self.protections.preferred.clone(),
             arguments: self.audit.arguments,
-        }))
+        });
+        if judgement.verdict == Verdict::Allow {
+            return Decision::Allowed(grants);
+        }
+        // Each once, though its own rules and a ceiling's may ask about the same.
+        let mut commands: Vec<String> = Vec::new();
+        for finding in judgement.findings {
+            if finding.verdict == Verdict::Ask && !commands.contains(&finding.command) {
+                commands.push(finding.command);
+            }
+        }
+        Decision::Ask(Question {
+            rule,
+            reason,
+            commands,
+            grants,
+        })
+    }
+
+    fn why(&self, finding: &Finding) -> String {
+        let Finding {
+            command,
+            verdict,
+            reason,
+            place,
+            ..
+        } = finding;
+        let does = match verdict {
+            Verdict::Allow => "allows",
+            Verdict::Ask => "asks about",
+            Verdict::Deny => "denies",
+        };
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
+        format!("policy `{}` {does} `{command}` ({place}){reason}", self.name)
     }
 
     fn refuses_tool(&self, tool: Tool) -> Option<Denial> {
@@ -293,14 +357,14 @@ mod tests {
     fn allowed(policy: &Policy, limits: RequestedLimits) -> Limits {
         match policy.decide(&request(limits)) {
             Decision::Allowed(grants) => grants.limits,
-            Decision::Denied(denial) => panic!("denied: {denial:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
     fn denied(policy: &Policy, limits: RequestedLimits) -> Denial {
         match policy.decide(&request(limits)) {
             Decision::Denied(denial) => denial,
-            Decision::Allowed(grants) => panic!("allowed: {grants:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -58,6 +58,8 @@ pub enum Subject {
     Host(String, u16),
     /// Passing a variable on from the caller.
     Environment(String),
+    /// Running a command line, as bash would read it.
+    Command(String),
 }
 
 /// What is expected.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::{CommandRules, Commands, Rule, Verdict};
 use crate::digest::Digest;
 use crate::model::{
     Approvals, Arguments, Audit, Environment, Filesystem, GitAccess, Home, Limits, Network, NetworkMode, PathPattern,
@@ -72,6 +73,93 @@ impl Statements {
         };
         self.get(key)?;
         Some(sorted(self.values(key).filter_map(port).collect()))
+    }
+
+    fn commands(&self) -> Commands {
+        let stated = |key: &str| match self.one(key) {
+            Some(Value::Word(word)) => Verdict::of(word),
+            _ => None,
+        };
+        let rule = |value: &Value| match value {
+            Value::Rule(rule) => Some(rule.deciding()),
+            _ => None,
+        };
+        let ceiling = |value: &Value| match value {
+            Value::Rules(set) => Some(CommandRules {
+                rules: set.rules.iter().map(Rule::deciding).collect(),
+                ..**set
+            }),
+            _ => None,
+        };
+        let is_there = ["default", "unreadable", "rules"]
+            .iter()
+            .any(|key| self.get(&format!("commands.{key}")).is_some());
+        Commands {
+            own: match is_there {
+                true => CommandRules::of(
+                    stated("commands.default"),
+                    stated("commands.unreadable"),
+                    self.values("commands.rules").filter_map(rule).collect(),
+                ),
+                false => CommandRules::default(),
+            },
+            ceilings: self.values("commands.ceilings").filter_map(ceiling).collect(),
+        }
+    }
+}
+
+impl CommandRules {
+    /// What a section states. What cannot be read may be anything: it is never treated better than what no rule is about.
+    pub(crate) fn of(default: Option<Verdict>, unreadable: Option<Verdict>, rules: Vec<Rule>) -> CommandRules {
+        let default = default.unwrap_or_default();
+        CommandRules {
+            default,
+            unreadable: unreadable.unwrap_or(Verdict::Ask).max(default),
+            rules,
+        }
+    }
+}
+
+impl Rule {
+    /// What of it decides anything, in one form.
+    fn deciding(&self) -> Rule {
+        let mut rule = Rule {
+            matches: Vec::new(),
+            no_match: Vec::new(),
+            ..self.clone()
+        };
+        let alternatives = rule.args.iter_mut().map(|arg| &mut arg.0);
+        for list in alternatives.chain([&mut rule.program, &mut rule.has]) {
+            list.sort();
+            list.dedup();
+        }
+        rule
+    }
+}
+
+impl Commands {
+    /// Nothing, where everything is allowed and nothing is said.
+    fn stated(&self) -> Vec<(&'static str, Vec<Value>)> {
+        if *self == Commands::default() {
+            return Vec::new();
+        }
+        let Commands {
+            own:
+                CommandRules {
+                    default,
+                    unreadable,
+                    rules,
+                },
+            ceilings,
+        } = self;
+        let rule = |rule: &Rule| Value::Rule(Box::new(rule.clone()));
+        let set = |set: &CommandRules| Value::Rules(Box::new(set.clone()));
+        vec![
+            ("commands.default", vec![Value::Word(default.name())]),
+            ("commands.unreadable", vec![Value::Word(unreadable.name())]),
+            ("commands.rules", rules.iter().map(rule).collect()),
+            ("commands.ceilings", ceilings.iter().map(set).collect()),
+        ]
     }
 }
 
@@ -149,6 +237,7 @@ impl Policy {
                 required: s.words("protections.required", Protection::of),
                 preferred: s.words("protections.preferred", Protection::of),
             },
+            commands: s.commands(),
             approvals: Approvals {
                 wait: s.duration("approvals.wait").unwrap_or_default(),
                 own: s.word("approvals.self", SelfApproval::of),
@@ -181,6 +270,7 @@ impl Policy {
                     set,
                 },
             protections: Protections { required, preferred },
+            commands,
             approvals: Approvals { wait, own },
             audit: Audit { arguments },
             digest: _,
@@ -221,6 +311,7 @@ impl Policy {
                 }
             }
         }
+        all.extend(commands.stated());
         all.extend(filesystem.stated());
         all.extend(limits.stated());
         all

@@ -1,5 +1,6 @@
 //! The keys of the language, as one table: what the parser knows, what the JSON Schema is made from, and what `explain` says of a key.
 
+use crate::command::Verdict;
 use crate::model::{
     Arguments, GitAccess, Home, NetworkMode, Protection, SelfApproval, SyscallProfile, Tool, WorkspaceAccess,
 };
@@ -96,6 +97,10 @@ pub enum Kind {
     Variables,
     /// Names of system calls.
     SystemCalls,
+    /// Rules about commands, an array of tables.
+    Rules,
+    /// Sets of rules about commands, an array of tables.
+    Ceilings,
     /// Expectations, an array of tables.
     Tests,
 }
@@ -116,7 +121,18 @@ impl Kind {
                 | Kind::NeverNames
                 | Kind::Variables
                 | Kind::SystemCalls
+                | Kind::Rules
+                | Kind::Ceilings
         )
+    }
+
+    /// The most entries that a list may have. Each path may become a mount, each rule is compared with each command.
+    pub const fn max_entries(self) -> usize {
+        match self {
+            Kind::Rules => 256,
+            Kind::Ceilings => 16,
+            _ => 1024,
+        }
     }
 }
 
@@ -205,6 +221,10 @@ pub const KEYS: &[Key] = &[
     key(ENV, "set", Kind::Variables, GRANT, LEAST, "Variables set for every command."),
     key("protections", "required", Kind::Words(Protection::WORDS), RESTRICTION, OF_DEFAULT, "Protections without which a run does not start."),
     key("protections", "preferred", Kind::Words(Protection::WORDS), RESTRICTION, OF_DEFAULT, "Protections without which a run starts, and says so."),
+    key("commands", "default", Kind::Word(Verdict::WORDS), RESTRICTION, LEAST, "For a command that no rule matches; absent: \"allow\"."),
+    key("commands", "unreadable", Kind::Word(Verdict::WORDS), RESTRICTION, LEAST, "For what cannot be read. Never laxer than `default`; absent: \"ask\" or as strict as `default`."),
+    key("commands", "rules", Kind::Rules, RESTRICTION, LEAST, "Rules about programs and arguments: of those that match a command the strictest holds."),
+    key("commands", "ceilings", Kind::Ceilings, RESTRICTION, LEAST, "More sets of rules, as a policy has that was narrowed by others: each is judged by itself, and the strictest holds."),
     key("approvals", "wait", Kind::Wait, RESTRICTION, OF_DEFAULT, "How long a question waits for its answer; then it is \"no\"."),
     key("approvals", "self", Kind::Word(SelfApproval::WORDS), GRANT, LEAST, "Whether who asks may answer: never, from a terminal, always."),
     key("audit", "arguments", Kind::Word(Arguments::WORDS), RESTRICTION, OF_DEFAULT, "What the audit log keeps of a command line: all but secrets, the program, or a digest."),

@@ -24,6 +24,7 @@
 
 mod allows;
 mod builtin;
+pub mod command;
 mod decide;
 mod digest;
 mod environment;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::Commands;
 use crate::digest::Digest;
 use crate::words::words;
 
@@ -18,7 +19,8 @@ use crate::words::words;
 /// - an absent **grant** is nothing or the least: `filesystem.workspace` is `"read"`, `filesystem.home` is `"empty"`,
 ///   `filesystem.tmp` is `false`, `approvals.self` is `"never"`, lists are empty; `network.mode` is `"loopback"`,
 ///   `syscalls.profile` is `"default"`, and `tools` are all;
-/// - an absent **restriction** is that of `default`. Who wants none writes `[]` or, where that is allowed, `"unlimited"`.
+/// - an absent **restriction** is that of `default`, and a list of restrictions that is stated is joined with that of `default`. Who wants
+///   none writes `[]` or, where that is allowed, `"unlimited"`; `default` has no rules about commands.
 ///
 /// Absent is what neither the file nor anything that it extends states.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Policy {
     pub environment: Environment,
     /// Which protections a run cannot do without, and which it should have.
     pub protections: Protections,
+    /// Which commands are run, asked about and refused. Absent: everything is allowed and nothing is read.
+    pub commands: Commands,
     /// How questions to people are answered.
     pub approvals: Approvals,
     /// What is written down.

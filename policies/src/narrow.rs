@@ -1,10 +1,12 @@
 //! What is left of a policy under a ceiling: the meet of two policies. No way of writing the lower one exceeds the ceiling.
 
+use crate::builtin;
 use crate::environment::pass_covers;
 use crate::model::{
-    Approvals, Audit, Environment, Filesystem, Home, Limits, PathPattern, Policy, Protections, Syscalls,
-    WorkspaceAccess,
+    Approvals, Audit, Environment, Filesystem, Home, Limits, NetworkMode, PathPattern, Policy, Protection, Protections,
+    Syscalls, WorkspaceAccess,
 };
+use crate::statement::Value;
 
 /// More names to be kept from change than this are not written out one by one: what they lie in is not given then.
 const MAX_KEPT: usize = 1 << 16;
@@ -21,7 +23,12 @@ impl Policy {
     pub fn narrowed_by(&self, ceiling: &Policy) -> Policy {
         let permitted = |name: &&String| self.calls(name) && ceiling.calls(name);
         let calls = joined(&self.syscalls.allow, &ceiling.syscalls.allow);
-        let required = joined(&self.protections.required, &ceiling.protections.required);
+        let network = self.network.within(&ceiling.network);
+        let mut required = joined(&self.protections.required, &ceiling.protections.required);
+        // One of them may have given up the protection of the network for the machine's own, which the other does not give.
+        if network.mode() != NetworkMode::Host && !required.is_empty() {
+            required = joined(&required, &of_default());
+        }
         let mut preferred = joined(&self.protections.preferred, &ceiling.protections.preferred);
         preferred.retain(|protection| !required.contains(protection));
         let mut set = self.environment.set.clone();
@@ -36,7 +43,7 @@ impl Policy {
                 .copied()
                 .collect(),
             filesystem: self.filesystem_under(ceiling),
-            network: self.network.within(&ceiling.network),
+            network,
             syscalls: Syscalls {
                 profile: self.syscalls.profile.min(ceiling.syscalls.profile),
                 allow: calls.iter().filter(permitted).cloned().collect(),
@@ -52,6 +59,7 @@ impl Policy {
                 set,
             },
             protections: Protections { required, preferred },
+            commands: self.commands.under(&ceiling.commands),
             approvals: Approvals {
                 wait: self.approvals.wait.min(ceiling.approvals.wait),
                 own: self.approvals.own.min(ceiling.approvals.own),
@@ -156,6 +164,16 @@ impl Policy {
         }
         true
     }
+}
+
+/// What `default` requires: a policy that requires anything requires that.
+fn of_default() -> Vec<Protection> {
+    let stated = builtin::default_file().statements();
+    let protection = |value: &Value| match value {
+        Value::Word(word) => Protection::of(word),
+        _ => None,
+    };
+    stated.values("protections.required").filter_map(protection).collect()
 }
 
 /// What a policy gives of the file tree, with what `workspace` and `home` give as paths.

@@ -3,6 +3,7 @@
 //! The file is walked by hand over the TOML parser's spanned values, not through serde: serde ends at the first error,
 //! and who writes a policy wants them all. What is read of which key says the table in `keys.rs`.
 
+mod commands;
 mod expectation;
 mod path;
 mod text;
@@ -22,8 +23,8 @@ use crate::statement::{Source, Statements, Value};
 
 /// Larger files are refused unread: a policy is written by hand.
 pub(crate) const MAX_FILE_BYTES: usize = 1 << 20;
-/// More entries in one list or table are refused: each may become a mount.
-pub(crate) const MAX_ENTRIES: usize = 1024;
+/// The section that has keys of more than one line.
+const COMMANDS: &str = "commands";
 /// The version of the language that is read here.
 pub(crate) const VERSION: u64 = 1;
 
@@ -123,7 +124,11 @@ impl Walker<'_> {
                 Kind::Version => {}
                 Kind::Tests => file.tests = self.expectations(value),
                 _ => {
-                    if let Some(statement) = self.statement(key, value) {
+                    let statement = match table {
+                        Some(table) if key.section == COMMANDS => self.about_commands(key, table, value),
+                        _ => self.statement(key, value),
+                    };
+                    if let Some(statement) = statement {
                         file.statements.0.insert(index, statement);
                     }
                 }

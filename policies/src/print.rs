@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::command::{ArgPattern, CommandRules, Pattern, Rule};
 use crate::decide::{duration, size};
 use crate::keys::{KEYS, Kind};
 use crate::model::Policy;
@@ -69,6 +70,17 @@ impl Value {
             (Value::Port(port), _) => port.to_string(),
             (Value::Variable(name, value), _) => format!("{name} = {}", quoted(value)),
             (Value::SoftHard(soft, hard), _) => format!("{{ soft = {soft}, hard = {hard} }}"),
+            (Value::Rule(rule), _) => inline(rule),
+            (Value::Rules(set), _) => {
+                let CommandRules {
+                    default,
+                    unreadable,
+                    rules,
+                } = &**set;
+                let rules: Vec<_> = rules.iter().map(inline).collect();
+                let rules = rules.join(", ");
+                format!("{{ default = \"{default}\", unreadable = \"{unreadable}\", rules = [{rules}] }}")
+            }
             (Value::Amount(None), _) => quoted("unlimited"),
             (Value::Amount(Some(amount)), Kind::Size | Kind::SizeOrUnlimited) => quoted(&size(*amount)),
             (Value::Amount(Some(amount)), Kind::DurationOrUnlimited | Kind::Grace | Kind::Wait) => {
@@ -84,6 +96,44 @@ impl Value {
             (Value::Amount(Some(amount)), _) => amount.to_string(),
         }
     }
+}
+
+/// A rule as an inline table, without its examples.
+fn inline(rule: &Rule) -> String {
+    let Rule {
+        program,
+        args,
+        exact,
+        has,
+        decision,
+        reason,
+        matches: _,
+        no_match: _,
+    } = rule;
+    let words = |list: &[Pattern]| {
+        let quoted: Vec<_> = list.iter().map(|Pattern(text)| quoted(text)).collect();
+        format!("[{}]", quoted.join(", "))
+    };
+    let mut text = format!("{{ program = {}", words(program));
+    if !args.is_empty() {
+        let args: Vec<_> = args
+            .iter()
+            .map(|ArgPattern(alternatives)| words(alternatives))
+            .collect();
+        let _ = write!(text, ", args = [{}]", args.join(", "));
+    }
+    if *exact {
+        text.push_str(", exact = true");
+    }
+    if !has.is_empty() {
+        let _ = write!(text, ", has = {}", words(has));
+    }
+    let _ = write!(text, ", decision = \"{decision}\"");
+    if !reason.is_empty() {
+        let _ = write!(text, ", reason = {}", quoted(reason));
+    }
+    text.push_str(" }");
+    text
 }
 
 /// A basic string of TOML.

@@ -1,17 +1,18 @@
 //! From a file and what it extends to a policy.
 //!
 //! Lists are joined. A key with one value is the file's own if it states one, else the strictest of those it extends. What nobody states is
-//! nothing if it is a grant, and what `default` says if it is a restriction.
+//! nothing if it is a grant, and what `default` says if it is a restriction; a list of restrictions that is stated is joined with that of `default`,
+//! but for the empty one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::builtin;
 use crate::error::{Collector, ParseErrors, quoted};
 use crate::file::{PolicyFile, Reference};
-use crate::keys::{Absent, KEYS, Kind};
+use crate::keys::{Absent, Kind, Nature};
 use crate::model::{NetworkMode, Policy, Protection};
-use crate::parse::{MAX_ENTRIES, MAX_FILE_BYTES, PORTS};
-use crate::statement::{Entry, Statements, Value};
+use crate::parse::{MAX_FILE_BYTES, PORTS};
+use crate::statement::{Entry, Statement, Statements, Value};
 
 /// How deep files may extend one another, the first one counted.
 pub const MAX_DEPTH: usize = 8;
@@ -160,15 +161,26 @@ impl Walk<'_> {
 
 /// A file's own statements with what it inherits.
 fn joined(mut own: Statements, inherited: Vec<Statements>) -> Statements {
-    let stated: BTreeSet<usize> = own.0.keys().copied().collect();
+    let owned: BTreeMap<usize, usize> = own.0.iter().map(|(index, s)| (*index, s.entries.len())).collect();
     for (index, statement) in inherited.into_iter().flat_map(|statements| statements.0) {
         let key = statement.key;
         // What a file says about itself is its own.
-        if key.nature == crate::keys::Nature::About {
+        if key.nature == Nature::About {
             continue;
         }
         match own.0.get_mut(&index) {
             None => drop(own.0.insert(index, statement)),
+            // Rules stand in the order in which they are taken in: a file's own come last.
+            Some(present) if key.kind == Kind::Rules => {
+                let own = owned.get(&index).copied().unwrap_or_default();
+                let known: BTreeSet<Value> = present.entries.iter().map(|entry| entry.value.clone()).collect();
+                let at = present.entries.len() - own;
+                let new = statement
+                    .entries
+                    .into_iter()
+                    .filter(|entry| !known.contains(&entry.value));
+                drop(present.entries.splice(at..at, new));
+            }
             Some(present) if key.kind.is_list() => {
                 let known: BTreeSet<Value> = present.entries.iter().map(|entry| named(&entry.value)).collect();
                 let new = statement
@@ -178,7 +190,7 @@ fn joined(mut own: Statements, inherited: Vec<Statements>) -> Statements {
                 present.entries.extend(new);
             }
             // The file's own word stands; between those it extends, the strictest.
-            Some(_) if stated.contains(&index) => {}
+            Some(_) if owned.contains_key(&index) => {}
             Some(present) => {
                 let stricter = |a: &Value, b: &Value| strictness(key.kind, a) < strictness(key.kind, b);
                 match (&mut present.entries[..], &statement.entries[..]) {
@@ -228,19 +240,49 @@ fn strictness(kind: Kind, value: &Value) -> u64 {
     }
 }
 
-/// Puts what `default` says in the place of restrictions that nobody states.
+/// Puts what `default` says in the place of restrictions that nobody states, and joins it with lists of restrictions that are stated. An
+/// empty one stays empty.
 fn fill(statements: &mut Statements) {
-    for (index, key) in KEYS.iter().enumerate() {
-        if key.absent != Absent::OfDefault || statements.0.contains_key(&index) {
+    let host = gives_network(statements);
+    for (index, of_default) in &builtin::default_file().statements().0 {
+        let key = of_default.key;
+        if key.absent != Absent::OfDefault {
             continue;
         }
-        if let Some(of_default) = builtin::default_file().statements().0.get(&index) {
-            let mut statement = of_default.clone();
-            statement.by_default = true;
-            statement.entries.iter_mut().for_each(|entry| entry.by_default = true);
-            statements.0.insert(index, statement);
+        let by_default = |entry: &Entry| Entry {
+            by_default: true,
+            ..entry.clone()
+        };
+        match statements.0.get_mut(index) {
+            None => {
+                let statement = Statement {
+                    by_default: true,
+                    entries: of_default.entries.iter().map(by_default).collect(),
+                    ..of_default.clone()
+                };
+                statements.0.insert(*index, statement);
+            }
+            Some(stated) if key.nature == Nature::Restriction && key.kind.is_list() && !stated.entries.is_empty() => {
+                let known: BTreeSet<&Value> = stated.entries.iter().map(|entry| &entry.value).collect();
+                // Who gives the machine's network away and says what is required has said it twice.
+                let given_up = |value: &Value| host && key.name == "required" && *value == network();
+                let new = of_default.entries.iter();
+                let new = new.filter(|entry| !known.contains(&entry.value) && !given_up(&entry.value));
+                let new: Vec<_> = new.map(by_default).collect();
+                stated.entries.extend(new);
+            }
+            Some(_) => {}
         }
     }
+}
+
+fn gives_network(statements: &Statements) -> bool {
+    statements.one("network.mode") == Some(&Value::Word(NetworkMode::Host.name()))
+}
+
+/// The protection that cannot be had together with the machine's network.
+fn network() -> Value {
+    Value::Word(Protection::Network.name())
 }
 
 /// What only shows when everything is put together.
@@ -254,14 +296,15 @@ fn check(file: &PolicyFile, statements: &Statements) -> Result<(), ParseErrors> 
     let mut errors = Collector::new(file.text());
     for statement in statements
         .iter()
-        .filter(|statement| statement.entries.len() > MAX_ENTRIES)
+        .filter(|statement| statement.entries.len() > statement.key.kind.max_entries())
     {
         let (offset, path) = extends();
         let (key, count) = (statement.key.path(), statement.entries.len());
-        let message = format!("with what is extended, {key} has {count} entries, more than {MAX_ENTRIES}");
+        let most = statement.key.kind.max_entries();
+        let message = format!("with what is extended, {key} has {count} entries, more than {most}");
         errors.push(offset, &path, message, || Some("extend fewer policies".to_owned()));
     }
-    let host = statements.one("network.mode") == Some(&Value::Word(NetworkMode::Host.name()));
+    let host = gives_network(statements);
     for key in ["network.tcp-connect", "network.tcp-bind"] {
         if let (false, Some((offset, path))) = (host, own(key)) {
             let (message, help) = PORTS;
@@ -269,8 +312,7 @@ fn check(file: &PolicyFile, statements: &Statements) -> Result<(), ParseErrors> 
         }
     }
     // Whoever gives the machine's network away says so twice: the protection cannot stay among the required ones.
-    let network = Value::Word(Protection::Network.name());
-    if let (true, Some(required)) = (host, statements.place_of("protections.required", &network)) {
+    if let (true, Some(required)) = (host, statements.place_of("protections.required", &network())) {
         let (offset, path) = own("protections.required")
             .or_else(|| own("network.mode"))
             .unwrap_or_else(extends);

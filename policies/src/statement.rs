@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::command::{CommandRules, Rule};
 use crate::error::position;
 use crate::keys::{KEYS, Key};
 use crate::model::PathPattern;
@@ -71,6 +72,10 @@ pub enum Value {
     Port(u16),
     /// A variable and its value.
     Variable(String, String),
+    /// A rule about commands.
+    Rule(Box<Rule>),
+    /// A set of such rules.
+    Rules(Box<CommandRules>),
 }
 
 /// One entry of a list that is stated.

@@ -122,6 +122,7 @@ fn check_decide(policy: &Policy, limits: RequestedLimits) {
             assert_eq!(Some(denial.rule.as_str()), first);
             assert!(denial.explanation.contains(&denial.rule) && denial.explanation.contains(&policy.name));
         }
+        Decision::Ask(question) => panic!("a policy without command rules asks: {question:?}"),
         Decision::Allowed(grants) => {
             assert_eq!(first, None);
             is_tightest(own.wall, limits.wall, grants.limits.wall);

@@ -37,7 +37,7 @@ fn grants(policy: &Policy, env: &[(Vec<u8>, Vec<u8>)], caller_env: &[(Vec<u8>, V
     };
     match policy.decide(&request) {
         Decision::Allowed(grants) => *grants,
-        Decision::Denied(denial) => panic!("{denial:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -146,6 +146,11 @@ impl Actor {
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
+            // There is nobody to ask yet.
+            Decision::Ask(question) => {
+                let explanation = format!("it needs an approval, which nobody can give here: {}", question.reason);
+                return self.deny(question.rule, explanation).await;
+            }
         };
         let grants = match self.find(grants).await {
             Ok(grants) => grants,

@@ -4,12 +4,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::walker::Walker;
-use super::{Problem, path, text};
+use super::{Problem, commands, path, text};
 use crate::error::quoted;
 use crate::file::{Expectation, Expected, Subject};
+use crate::keys::Kind;
 use crate::statement::Place;
 
-const SUBJECTS: [&str; 5] = ["read", "write", "execute", "host", "environment"];
+const SUBJECTS: [&str; 6] = ["read", "write", "execute", "host", "environment", "command"];
 const EXAMPLE: &str = "write `[[tests]]` and below it `read = \"/path\"` and `expect = \"deny\"`";
 
 impl Walker<'_> {
@@ -23,7 +24,7 @@ impl Walker<'_> {
             );
             return Vec::new();
         };
-        if self.too_many(array.len(), offset, "tests") {
+        if self.too_many(array.len(), Kind::Tests, offset, "tests") {
             return Vec::new();
         }
         let mut expectations = Vec::new();
@@ -46,7 +47,7 @@ impl Walker<'_> {
                 self.missing(
                     &format!("{path}.expect"),
                     offset,
-                    "write `expect = \"allow\"` or `expect = \"deny\"`",
+                    "write `expect = \"allow\"`, \"ask\" or \"deny\"",
                 );
                 None
             }
@@ -96,6 +97,7 @@ impl Walker<'_> {
 
 fn subject(key: &str, text: &str) -> Result<Subject, Problem> {
     Ok(match key {
+        "command" => Subject::Command(commands::line(text)?),
         "read" => Subject::Read(path::tried(text)?),
         "write" => Subject::Write(path::tried(text)?),
         "execute" => Subject::Execute(path::tried(text)?),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{MAX_ENTRIES, Problem, entry, one, text, value};
+use super::{Problem, entry, one, text, value};
 use crate::error::{Collector, quoted};
 use crate::keys::{KEYS, Key, Kind, names};
 use crate::statement::{Entry, Place, Source, Statement, Value};
@@ -17,7 +17,7 @@ pub(super) struct Walker<'s> {
 }
 
 impl Walker<'_> {
-    fn place(&self, offset: usize) -> Place {
+    pub(super) fn place(&self, offset: usize) -> Place {
         Place {
             source: Arc::clone(&self.source),
             offset,
@@ -78,7 +78,7 @@ impl Walker<'_> {
         })
     }
 
-    fn entry(&self, value: Value, offset: usize) -> Entry {
+    pub(super) fn entry(&self, value: Value, offset: usize) -> Entry {
         Entry {
             value,
             place: self.place(offset),
@@ -102,7 +102,7 @@ impl Walker<'_> {
             );
             return None;
         };
-        if self.too_many(array.len(), found.span().start, &path) {
+        if self.too_many(array.len(), key.kind, found.span().start, &path) {
             return None;
         }
         let mut seen: BTreeMap<Value, usize> = BTreeMap::new();
@@ -165,7 +165,7 @@ impl Walker<'_> {
             self.problem(offset, PATH, Problem::expected("a table", found.get_ref(), help));
             return None;
         };
-        if self.too_many(table.len(), offset, PATH) {
+        if self.too_many(table.len(), Kind::Variables, offset, PATH) {
             return None;
         }
         let mut entries = Vec::new();
@@ -184,12 +184,13 @@ impl Walker<'_> {
         Some(entries)
     }
 
-    pub(super) fn too_many(&mut self, entries: usize, offset: usize, path: &str) -> bool {
-        if entries > MAX_ENTRIES {
-            let message = format!("{entries} entries, more than {MAX_ENTRIES}");
+    pub(super) fn too_many(&mut self, entries: usize, kind: Kind, offset: usize, path: &str) -> bool {
+        let most = kind.max_entries();
+        if entries > most {
+            let message = format!("{entries} entries, more than {most}");
             self.problem(offset, path, Problem { message, help: None });
         }
-        entries > MAX_ENTRIES
+        entries > most
     }
 
     pub(super) fn missing(&mut self, path: &str, offset: usize, help: &str) {

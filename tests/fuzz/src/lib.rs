@@ -1,4 +1,4 @@
-//! A fuzz target for each parser of what others write: policies, configuration, requests, the messages between the daemon's
+//! A fuzz target for each parser of what others write: policies, command lines, configuration, requests, the messages between the daemon's
 //! processes, git configuration, the audit log.
 //!
 //! A target takes any bytes and panics when a promise is broken: nothing panics, errors point into the text, what was decoded encodes to
@@ -32,6 +32,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "policy",
         run: policy,
+    },
+    Target {
+        name: "command",
+        run: command,
     },
     Target {
         name: "config",
@@ -113,6 +117,34 @@ fn policy(bytes: &[u8]) {
             }
             no_control(&errors.to_string());
         }
+    }
+}
+
+/// The bytes are a script, given to a shell and read as a line.
+fn command(bytes: &[u8]) {
+    use fumehood_policies::command::{CommandRules, Verdict, read, read_line};
+
+    let argv = [b"sh".to_vec(), b"-c".to_vec(), bytes.to_vec()];
+    let reading = read(&argv);
+    assert!(reading.commands.len() <= 512 && reading.unreadable.len() <= 64);
+    if let Ok(line) = std::str::from_utf8(bytes) {
+        let reading = read_line(line);
+        assert!(reading.commands.len() <= 512 && reading.unreadable.len() <= 64);
+    }
+    let rules = CommandRules {
+        default: Verdict::Ask,
+        unreadable: Verdict::Deny,
+        rules: Vec::new(),
+    };
+    let judgement = rules.judge(&argv);
+    for finding in &judgement.findings {
+        assert!(finding.verdict <= judgement.verdict);
+        no_control(&finding.command);
+    }
+    // Cut at each NUL byte it is an argument vector.
+    let words: Vec<Vec<u8>> = bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    if let Ok(rule) = CommandRules::rule_for(&words) {
+        assert_eq!(rules.with(rule).judge(&words).verdict, Verdict::Allow);
     }
 }
 

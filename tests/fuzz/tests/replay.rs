@@ -117,6 +117,11 @@ fn any_policy_is_taken_or_refused_with_places() {
 }
 
 #[test]
+fn any_command_line_is_read() {
+    replay("command");
+}
+
+#[test]
 fn any_configuration_is_taken_or_refused() {
     replay("config");
 }
