@@ -42,11 +42,12 @@ fn the_reference_names_every_key_with_its_default() {
         file: set.file.clone(),
         socket: "/run/fumehood/fumehood.sock".into(),
         tcp: set.tcp.clone(),
+        access: set.access.clone(),
         idle_exit: Some(AUTO_IDLE_EXIT),
         ..defaults
     };
     assert_eq!(set, expected);
-    assert!(set.tcp.is_some());
+    assert!(set.tcp.is_some() && set.access[0].rules.len() == 1);
     // No key is missing in the reference: no field of the file is silent.
     assert!(!format!("{file:?}").contains("None"), "{file:?}");
     // As it stands, it sets nothing.
