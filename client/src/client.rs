@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
 use fumehood_proto::v1::node_client::NodeClient;
@@ -9,9 +10,11 @@ use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
-    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, GetPolicyRequest, GetPolicyResponse,
-    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo,
-    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
+    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, ExaminePolicyRequest, ExaminePolicyResponse,
+    GetPolicyRequest, GetPolicyResponse, GetRequest, IgnoredPolicy, KillRequest, ListPoliciesRequest, ListRequest,
+    ListResponse, ListTrustedRequest, PolicySummary, ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse,
+    RunInfo, RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, TrustPolicyRequest,
+    TrustPolicyResponse, TrustedFile, UntrustPolicyRequest, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -179,6 +182,65 @@ impl Client {
             .await?
             .into_inner()
             .policies)
+    }
+
+    /// Files and directories that have no effect as policies, in the order in which the daemon found them.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn ignored_policies(&self) -> Result<Vec<IgnoredPolicy>, Error> {
+        let listed = self.policies.clone().list(ListPoliciesRequest {}).await?;
+        Ok(listed.into_inner().ignored)
+    }
+
+    /// Has the daemon read its policies again. For its own user and root, as everything about trust.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] when a file is wrong: what was there stays.
+    pub async fn reload_policies(&self) -> Result<ReloadPoliciesResponse, Error> {
+        let reloaded = self.policies.clone().reload(ReloadPoliciesRequest {}).await?;
+        Ok(reloaded.into_inner())
+    }
+
+    /// What a policy file is worth, and what it would be worth if it were trusted. The path is absolute and without symbolic links.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it cannot be read or is wrong; the refusals of a call.
+    pub async fn examine_policy(&self, path: impl Into<Bytes>) -> Result<ExaminePolicyResponse, Error> {
+        let request = ExaminePolicyRequest { path: path.into() };
+        Ok(self.policies.clone().examine(request).await?.into_inner())
+    }
+
+    /// Trusts a file as it was examined.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] when it has changed since; the refusals of a call.
+    pub async fn trust_policy(&self, examined: &ExaminePolicyResponse) -> Result<TrustPolicyResponse, Error> {
+        let request = TrustPolicyRequest {
+            path: examined.path.clone(),
+            policy_digest: examined.policy_digest.clone(),
+            file_digest: examined.file_digest.clone(),
+        };
+        Ok(self.policies.clone().trust(request).await?.into_inner())
+    }
+
+    /// Trusts a file no more.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was not trusted; the refusals of a call.
+    pub async fn untrust_policy(&self, path: impl Into<Bytes>) -> Result<(), Error> {
+        let request = UntrustPolicyRequest { path: path.into() };
+        self.policies.clone().untrust(request).await?;
+        Ok(())
+    }
+
+    /// The files that are trusted, in the order of trusting.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn trusted_policies(&self) -> Result<Vec<TrustedFile>, Error> {
+        let listed = self.policies.clone().list_trusted(ListTrustedRequest {}).await?;
+        Ok(listed.into_inner().files)
     }
 
     /// One policy with its text; an empty name stands for the default.

@@ -27,6 +27,10 @@ pub enum Error {
     Denied {
         /// Why, for people.
         message: String,
+        /// Why, for programs: `POLICY_WIDENS`, `NO_ACCESS`; empty where the daemon gives none.
+        reason: String,
+        /// For `POLICY_WIDENS`, what is too much; else empty.
+        violations: Vec<FieldViolation>,
     },
     /// No such thing, or not one of this peer's (`NOT_FOUND`).
     #[error("{message}")]
@@ -122,22 +126,29 @@ impl From<Status> for Error {
         let ours = details.error_info().is_some_and(|info| info.domain == DOMAIN);
         let retry_after = details.retry_info().and_then(|info| info.retry_delay);
         let message = status.message().to_owned();
+        let fields = || {
+            let fields = details
+                .bad_request()
+                .map(|bad| bad.field_violations.as_slice())
+                .unwrap_or_default();
+            let field = |violation: &tonic_types::FieldViolation| FieldViolation {
+                field: violation.field.clone(),
+                description: violation.description.clone(),
+            };
+            fields.iter().map(field).collect()
+        };
         match status.code() {
-            Code::InvalidArgument | Code::OutOfRange => {
-                let fields = details
-                    .bad_request()
-                    .map(|bad| bad.field_violations.as_slice())
-                    .unwrap_or_default();
-                let violations = fields
-                    .iter()
-                    .map(|violation| FieldViolation {
-                        field: violation.field.clone(),
-                        description: violation.description.clone(),
-                    })
-                    .collect();
-                Self::Invalid { message, violations }
-            }
-            Code::PermissionDenied | Code::Unauthenticated => Self::Denied { message },
+            Code::InvalidArgument | Code::OutOfRange => Self::Invalid {
+                message,
+                violations: fields(),
+            },
+            Code::PermissionDenied | Code::Unauthenticated => Self::Denied {
+                message,
+                reason: details
+                    .error_info()
+                    .map_or_else(String::new, |info| info.reason.clone()),
+                violations: fields(),
+            },
             Code::NotFound => Self::NotFound { message },
             Code::AlreadyExists => Self::AlreadyExists { message },
             Code::ResourceExhausted => Self::Exhausted { message, retry_after },

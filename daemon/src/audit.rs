@@ -23,7 +23,8 @@
 //!     prev, seq = record["hash"], seq + 1
 //! ```
 //!
-//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `peer_denied`. `audit.head` beside
+//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `peer_denied`, `policy_trusted`, `policy_untrusted`,
+//! `policies_reloaded`. `audit.head` beside
 //! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
 //! daemon's user can forge both; the last hash, noted elsewhere from time to time, pins everything before it.
 //!
@@ -52,8 +53,10 @@ mod writer;
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
+pub(crate) use record::now;
 pub use record::{
-    Decision, Denial, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef, StreamDigest, Usage,
+    Decision, Denial, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef,
+    StreamDigest, TrustedFile, Usage,
 };
 pub use redact::{REDACTED, redact_argv, redact_text};
 pub use text::{MAX_LIST_BYTES, MAX_LIST_ITEMS, MAX_VALUE_BYTES};

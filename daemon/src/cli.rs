@@ -30,6 +30,9 @@ pub struct DaemonArgs {
     /// Directory of policy files; may be given again
     #[arg(long, value_name = "DIR")]
     policy_dir: Vec<PathBuf>,
+    /// Directory of policy files that hold as the machine's own do; for tests
+    #[arg(long, value_name = "DIR", hide = true)]
+    system_policy_dir: Vec<PathBuf>,
     /// Runs at the same time
     #[arg(long, value_name = "N")]
     max_runs: Option<usize>,
@@ -58,6 +61,7 @@ impl DaemonArgs {
             audit_path: self.audit,
             scratch_dir: self.scratch_dir,
             policy_dirs: Some(self.policy_dir).filter(|directories| !directories.is_empty()),
+            system_policy_dirs: self.system_policy_dir,
             max_runs: self.max_runs,
             auto: self.auto,
             idle_exit: self.idle_exit.map(Duration::from_secs),

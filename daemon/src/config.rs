@@ -12,10 +12,15 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::policy::{CountError, Inline, Rules, SYSTEM_DIR, read_path};
+
 pub use file::{File, FileError, FileErrors, LogFormat, MAX_FILE_BYTES};
 
 /// The configuration file with every key, its default and its meaning, all commented out.
 pub const REFERENCE: &str = include_str!("config/reference.toml");
+
+/// The machine's configuration: root's daemon's own, and of others' daemons the access rules.
+pub const SYSTEM_FILE: &str = "/etc/fumehood/fumehoodd.toml";
 
 /// After how long a daemon that was started with `--auto` ends when nothing happens.
 pub const AUTO_IDLE_EXIT: Duration = Duration::from_secs(15 * 60);
@@ -36,8 +41,12 @@ pub struct Config {
     pub allowed_uids: Vec<u32>,
     /// TCP with mutual TLS, if at all.
     pub tcp: Option<Tcp>,
-    /// Whether requests may bring policies of their own.
-    pub inline_policies: bool,
+    /// Which policies requests may bring.
+    pub inline_policies: Inline,
+    /// Who may use which policies: the rules of the machine's file, which only narrow, and those of the daemon's own.
+    pub access: Vec<Rules>,
+    /// The machine's own policy directories.
+    pub system_policy_dirs: Vec<PathBuf>,
     /// The policy of requests that name none.
     pub default_policy: String,
     /// Where policy files `NAME.toml` are; the first directory that has one wins, missing ones are skipped.
@@ -112,6 +121,8 @@ pub struct Overrides {
     pub scratch_dir: Option<PathBuf>,
     /// `--policy-dir`, in place of the file's list.
     pub policy_dirs: Option<Vec<PathBuf>>,
+    /// `--system-policy-dir`, beside the machine's own: for tests. What they hold can narrow, as what the machine's own holds.
+    pub system_policy_dirs: Vec<PathBuf>,
     /// `--max-runs`.
     pub max_runs: Option<usize>,
     /// `--auto`: started by a client; ends after [`AUTO_IDLE_EXIT`] of idling unless something else is set.
@@ -270,7 +281,12 @@ impl Config {
             Some(path) => read_file(&path, must_exist, env.uid)?.map(|file| (path, file)),
             None => None,
         };
-        Config::resolve(file, flags, &env)
+        let own_is_machines = file.as_ref().is_some_and(|(path, _)| path == Path::new(SYSTEM_FILE));
+        let mut config = Config::resolve(file, flags, &env)?;
+        if !own_is_machines && let Some(rules) = machine_rules(Path::new(SYSTEM_FILE))? {
+            config.access.insert(0, rules);
+        }
+        Ok(config)
     }
 
     /// What the file (with its path), the command line and the environment amount to. Pure.
@@ -352,6 +368,15 @@ impl Config {
                 .into_iter()
                 .collect()
         });
+        let own = Rules {
+            origin: path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            system: false,
+            rules: file.access,
+        };
+        let system_policy_dirs = std::iter::once(PathBuf::from(SYSTEM_DIR))
+            .chain(flags.system_policy_dirs)
+            .map(|path| absolute("a policy directory", path))
+            .collect::<Result<_, _>>()?;
         let scratch_dir = flags.scratch_dir.or(file.scratch_dir);
         let scratch_dir = scratch_dir.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/fumehood-{uid}")));
         // A user without a home has its log where its sandboxes keep theirs: on disk, and private too.
@@ -362,7 +387,9 @@ impl Config {
             socket,
             allowed_uids,
             tcp,
-            inline_policies: file.inline_policies.unwrap_or(true),
+            inline_policies: file.inline_policies.unwrap_or_default(),
+            access: vec![own],
+            system_policy_dirs,
             default_policy: file.default_policy.unwrap_or_else(|| "default".to_owned()),
             policy_dirs_named,
             policy_dirs: policy_dirs
@@ -399,6 +426,28 @@ fn absolute(what: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     } else {
         Err(ConfigError::Relative { what, path })
     }
+}
+
+/// The access rules of the machine's file, if it is there and counts: written by root, and by nobody else.
+fn machine_rules(path: &Path) -> Result<Option<Rules>, ConfigError> {
+    let bytes = match read_path(path, 0, MAX_FILE_BYTES) {
+        Ok((_, bytes)) => bytes,
+        Err(CountError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(CountError::Uncounted(why)) => {
+            eprintln!("fumehoodd: the rules of {} have no effect: {why}", path.display());
+            return Ok(None);
+        }
+        Err(CountError::Read { path, source }) => return Err(ConfigError::Read { path, source }),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| ConfigError::Read {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    })?;
+    Ok(Some(Rules {
+        origin: path.display().to_string(),
+        system: true,
+        rules: File::parse(text, path)?.access,
+    }))
 }
 
 /// Reads and parses a configuration file; `None` when it does not exist and need not.

@@ -15,7 +15,7 @@ pub mod launch;
 pub mod listen;
 pub mod lower;
 pub mod peer;
-pub mod policy_store;
+pub mod policy;
 pub mod refusal;
 pub mod remedy;
 pub mod run;

@@ -24,7 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
-use crate::policy_store::StoreError;
+use crate::policy::{Policies, StoreError};
 use crate::run::{Bounds, RunTable, Surroundings};
 use crate::service::{Door, IntakeLayer, NodeService, PoliciesService, RunsService};
 use crate::systemd;
@@ -128,11 +128,17 @@ pub async fn serve(
 
     let door = Door {
         policies: policies.clone(),
-        inline_policies: config.inline_policies,
-        private: private_places(&config, audit.as_ref()),
+        private: private_places(&config, audit.as_ref(), &policies),
         keep_bytes: config.keep_bytes,
         max_keep_bytes: config.max_keep_bytes,
     };
+    let policies = PoliciesService {
+        policies,
+        audit: audit.clone(),
+        audit_required: config.audit.required,
+        uid: config.uid,
+    };
+    let reader = tokio::spawn(read_again(policies.clone()));
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -156,7 +162,7 @@ pub async fn serve(
             })
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(PoliciesServer::new(PoliciesService { policies }))
+        .add_service(PoliciesServer::new(policies))
         .add_service(NodeServer::new(node))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(describe)?)
@@ -183,6 +189,7 @@ pub async fn serve(
         }),
     };
     systemd::stopping();
+    reader.abort();
     runs.drain();
     health.set_not_serving::<RunsServer<RunsService>>().await;
     health
@@ -255,9 +262,9 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     }
 }
 
-/// What no command may reach: the daemon's socket, audit log, configuration, policies and scratch directory. Where one of them lies in
+/// What no command may reach: the daemon's socket, audit log, configuration, policies, list of trusted files and scratch directory. Where one of them lies in
 /// the directory that Fumehood makes for it, that directory.
-fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
+fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies) -> Arc<[PathBuf]> {
     let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
     let head = log.with_extension("head");
     let files = [
@@ -266,6 +273,7 @@ fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
         Some(&config.audit.path),
         Some(log),
         Some(&head),
+        Some(policies.trust().path()),
     ];
     let own_name = std::ffi::OsString::from(format!("fumehood-{}", config.uid));
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -281,12 +289,24 @@ fn private_places(config: &Config, audit: Option<&AuditLog>) -> Arc<[PathBuf]> {
     let directories = config
         .policy_dirs
         .iter()
+        .chain(&config.system_policy_dirs)
         .chain([&config.scratch_dir])
         .map(|path| real(path));
     let mut places: Vec<_> = files.into_iter().flatten().map(place).chain(directories).collect();
     places.sort();
     places.dedup();
     places.into()
+}
+
+/// Reads the policies again at each SIGHUP.
+async fn read_again(policies: PoliciesService) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        // What came of it is in both logs.
+        let _ = policies.read_again("signal").await;
+    }
 }
 
 /// Where to listen: what systemd handed over, or the configured socket; and TCP where configured.

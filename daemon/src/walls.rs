@@ -14,7 +14,7 @@ use fumehood_sandbox::spec::State;
 
 use crate::config::Config;
 use crate::listen::{tls, unix};
-use crate::policy_store::PolicyStore;
+use crate::policy::{Policies, PolicyStore, Sources, TrustStore};
 use crate::serve::ServeError;
 use crate::{audit, systemd};
 
@@ -22,7 +22,7 @@ use crate::{audit, systemd};
 #[derive(Debug)]
 pub struct Opened {
     /// The policies.
-    pub policies: PolicyStore,
+    pub policies: Policies,
     /// The TCP listener with what checks certificates, where configured.
     pub tcp: Option<(TcpListener, tls::Acceptor)>,
 }
@@ -36,7 +36,16 @@ impl Opened {
         if config.policy_dirs_named {
             PolicyStore::expect(&config.policy_dirs)?;
         }
-        let policies = PolicyStore::load(&config.policy_dirs, &config.default_policy)?;
+        let sources = Sources {
+            system: config.system_policy_dirs.clone(),
+            user: config.policy_dirs.clone(),
+            default: config.default_policy.clone(),
+            uid: config.uid,
+        };
+        // The directory is made here because the walls are built around it, and the list of trusted files needs it before.
+        let _ = audit_directory(&config.audit.path);
+        let trust = TrustStore::beside(&config.audit.path);
+        let policies = Policies::load(sources, config.access.clone(), config.inline_policies, trust)?;
         let tcp = config.tcp.as_ref().map(|tcp| {
             let acceptor = tls::Acceptor::new(tcp)?;
             let listener = TcpListener::bind(tcp.listen).and_then(|listener| {
@@ -71,7 +80,9 @@ pub fn raise(config: &Config, own_socket: bool) -> Result<(), ServeError> {
     if audit::default_path().as_ref() == Some(&config.audit.path) {
         write.push(config.scratch_dir.as_path());
     }
+    let listed = config.system_policy_dirs.iter().chain(&config.policy_dirs);
     let needs = Needs {
+        list: listed.map(|path| nearest(path).to_owned()).collect(),
         write: write.into_iter().map(Path::to_owned).collect(),
         abstract_sockets: systemd::notifies_abstract_socket(),
     };
@@ -90,6 +101,11 @@ pub fn raise(config: &Config, own_socket: bool) -> Result<(), ServeError> {
         }
     }
     Ok(())
+}
+
+/// A directory, or the nearest one above it that exists: what is made in it later is listed too.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(path)
 }
 
 /// The audit log's directory, made private where it is missing. `None` where there is none and none can be made: opening the log

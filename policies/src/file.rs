@@ -104,6 +104,14 @@ impl PolicyFile {
         }
     }
 
+    /// Where it says `ceiling = true`, if it does: that it holds over every policy of every request. Only a file of the machine's own
+    /// policy directory can; whoever reads one from elsewhere refuses it.
+    pub fn ceiling(&self) -> Option<&Place> {
+        let statement = self.statements.get("ceiling")?;
+        let says = statement.entries.iter().any(|entry| entry.value == Value::Flag(true));
+        says.then_some(&statement.place)
+    }
+
     /// What it states, by key.
     pub fn statements(&self) -> &Statements {
         &self.statements

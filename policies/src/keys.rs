@@ -183,6 +183,7 @@ pub const KEYS: &[Key] = &[
     key("", "name", Kind::Name, ABOUT, Absent::Refused, "The policy's name: 1 to 64 of a-z, 0-9 and -."),
     key("", "description", Kind::Line, ABOUT, LEAST, "What the policy is for, in one line."),
     key("", "extends", Kind::References, ABOUT, LEAST, "Policies that this one takes in, by name or by a path relative to this file: \"default\", \"./base.toml\"."),
+    key("", "ceiling", Kind::Flag, ABOUT, LEAST, "Whether it holds over every other policy. Only in the machine's own directory, /etc/fumehood/policies."),
     key("", "tools", Kind::Words(Tool::WORDS), GRANT, OF_DEFAULT, "The tools that may be used."),
     key(FS, "workspace", Kind::Word(WorkspaceAccess::WORDS), GRANT, LEAST, "What may be done in the workspace. It can always be read and executed."),
     key(FS, "home", Kind::Word(Home::WORDS), GRANT, LEAST, "What is seen at the home directory: nothing, or the real one, whose changes vanish with the sandbox."),

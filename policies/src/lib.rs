@@ -39,6 +39,7 @@ mod pattern;
 mod print;
 mod resolve;
 mod statement;
+mod widens;
 mod words;
 
 pub use allows::{Access, Facts};
@@ -52,3 +53,4 @@ pub use model::*;
 pub use pattern::matches_name;
 pub use resolve::{Load, LoadError, MAX_DEPTH, MAX_FILES, Resolved, resolve};
 pub use statement::{Entry, Place, Statement, Statements, Value};
+pub use widens::{More, Widening};

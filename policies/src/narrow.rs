@@ -177,16 +177,16 @@ fn of_default() -> Vec<Protection> {
 }
 
 /// What a policy gives of the file tree, with what `workspace` and `home` give as paths.
-struct Given {
-    read: Vec<PathPattern>,
-    execute: Vec<PathPattern>,
-    write: Vec<PathPattern>,
+pub(crate) struct Given {
+    pub(crate) read: Vec<PathPattern>,
+    pub(crate) execute: Vec<PathPattern>,
+    pub(crate) write: Vec<PathPattern>,
     /// What can be written at all, for good or not.
-    copied: Vec<PathPattern>,
+    pub(crate) copied: Vec<PathPattern>,
 }
 
 impl Given {
-    fn of(policy: &Policy) -> Given {
+    pub(crate) fn of(policy: &Policy) -> Given {
         let fs = &policy.filesystem;
         let workspace = PathPattern::Workspace(String::new());
         let home = (fs.home == Home::CopyOnWrite).then(|| PathPattern::Home(String::new()));

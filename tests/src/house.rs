@@ -44,6 +44,7 @@ pub struct Builder {
     who: Who,
     config: String,
     arguments: Vec<String>,
+    policies: bool,
     started: bool,
     without: String,
 }
@@ -68,6 +69,13 @@ impl Builder {
     #[must_use]
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Gives it directories of policies: `policies`, the user's, and `system`, whose policies hold as the machine's own do.
+    #[must_use]
+    pub fn policies(mut self) -> Self {
+        self.policies = true;
         self
     }
 
@@ -128,9 +136,21 @@ impl Builder {
         ] {
             house.make_directory(name, mode);
         }
+        if self.policies {
+            for (name, option) in [("policies", "--policy-dir"), ("system", "--system-policy-dir")] {
+                let directory = house.make_directory(name, 0o755);
+                let directory = directory.to_str().expect("a path in UTF-8").to_owned();
+                house.arguments.extend([option.to_owned(), directory]);
+            }
+        }
         let quoted = |path: PathBuf| format!("{path:?}");
+        // Most tests bring policies of their own.
+        let inline = match self.config.contains("inline_policies") {
+            true => "",
+            false => "inline_policies = \"any\"\n",
+        };
         let config = format!(
-            "scratch_dir = {}\n{}\n[audit]\npath = {}\n",
+            "scratch_dir = {}\n{inline}{}\n[audit]\npath = {}\n",
             quoted(house.scratch()),
             self.config,
             quoted(house.audit())
@@ -167,6 +187,7 @@ impl House {
             who: Who::Me,
             config: String::new(),
             arguments: Vec::new(),
+            policies: false,
             started: true,
             without: String::new(),
         }
@@ -227,6 +248,11 @@ impl House {
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
         self.own(&path);
         path
+    }
+
+    /// Tells the daemon to read its policies again, as a service manager would.
+    pub fn hang_up(&self) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon().pid), Signal::SIGHUP).expect("SIGHUP");
     }
 
     /// Writes a file that belongs to the daemon's user.

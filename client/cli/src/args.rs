@@ -142,7 +142,7 @@ pub struct PolicyArgs {
 /// What to show of the policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// List the policies; `*` marks the default
+    /// List the policies; `*` marks the default, `^` one that holds over all others
     List {
         #[command(flatten)]
         connect: ConnectArgs,
@@ -151,6 +151,42 @@ pub enum PolicyCommand {
     Show {
         /// Its name [default: the default policy]
         name: Option<String>,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Have the daemon read its policy files again
+    #[command(
+        after_help = "Exit code: 0 when they were read; 125 when one is wrong: the policies that were there stay. SIGHUP does the same."
+    )]
+    Reload {
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Trust a project's own policy file, or one that requests bring, as it is now
+    #[command(
+        after_help = "Shows what trusting gives beyond the policy that holds otherwise, and asks. A file that is changed is untrusted again.\n\n\
+            Exit code: 0 when it is trusted, 1 when it is not because the answer was no."
+    )]
+    Trust {
+        /// A policy file, or a directory with a .fumehood.toml
+        #[arg(default_value = ".", value_name = "FILE|DIR")]
+        path: PathBuf,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Trust a file no more
+    Untrust {
+        /// A policy file, or a directory with a .fumehood.toml
+        #[arg(default_value = ".", value_name = "FILE|DIR")]
+        path: PathBuf,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// List the files that are trusted
+    Trusted {
         #[command(flatten)]
         connect: ConnectArgs,
     },

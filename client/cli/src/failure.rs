@@ -55,6 +55,10 @@ pub enum Failure {
     PolicyTooLong { path: PathBuf, limit: u64 },
     #[error("the policy's name is not valid UTF-8: a file must be named with a `/`, as ./FILE")]
     PolicyName,
+    #[error(
+        "nobody can be asked here, because standard input or standard error is no terminal: look at what is shown, and say --yes"
+    )]
+    NobodyToAsk,
     #[error("-e {0}: no such variable here; write -e {0}=VALUE, or -e {0}= for an empty one")]
     NoVariable(String),
     #[error("cannot find the current directory; name one with --workspace")]

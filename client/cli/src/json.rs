@@ -120,6 +120,8 @@ fn started(event: &Started) -> Value {
         policy_digest,
         pid,
         limits,
+        layers,
+        not_given,
     } = event;
     json!({
         "enforcement": enforcement.as_ref().map(enforcement_entries),
@@ -127,6 +129,8 @@ fn started(event: &Started) -> Value {
         "policy_digest": hex(policy_digest),
         "pid": pid,
         "limits": limits.as_ref().map(effective_limits),
+        "layers": layers,
+        "not_given": not_given,
     })
 }
 
@@ -548,7 +552,10 @@ mod tests {
                 memory_bytes: Some(9),
                 ..Default::default()
             }),
+            layers: vec!["default".to_owned(), "org (system)".to_owned()],
+            not_given: vec![],
         }));
+        assert_eq!(line["layers"], json!(["default", "org (system)"]));
         assert_eq!(line["policy_digest"], "ab01");
         assert_eq!(line["limits"]["memory_bytes"], 9);
         assert_eq!(line["limits"]["wall"], Value::Null);

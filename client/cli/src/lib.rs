@@ -18,6 +18,7 @@ mod start;
 mod stdio;
 mod table;
 mod terminal;
+mod trust;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -3,14 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
-use fumehood_client::proto::v1::{ListRequest, RunInfo, RunState, ending::Kind};
+use fumehood_client::proto::v1::{IgnoredPolicy, ListRequest, RunInfo, RunState, ending::Kind};
 
 use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
 use crate::start::{self, Connected};
-use crate::{print, render, table, tell};
+use crate::{print, render, table, tell, trust};
 
 /// Runs asked for at once.
 const PAGE: u32 = 200;
@@ -140,7 +140,11 @@ pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// `policy list` and `policy show`.
+fn plain(text: &str) -> String {
+    render::text(text.as_bytes())
+}
+
+/// `policy`.
 pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
     match command {
         PolicyCommand::List { connect } => {
@@ -151,7 +155,12 @@ pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
                     .to_vec(),
             ];
             for policy in client.policies().await? {
-                let mark = if policy.is_default { "*" } else { "" };
+                let mark = match (policy.is_default, policy.ceiling) {
+                    (true, true) => "*^",
+                    (true, false) => "*",
+                    (false, true) => "^",
+                    (false, false) => "",
+                };
                 let from = if policy.builtin {
                     "built in".to_owned()
                 } else {
@@ -162,7 +171,17 @@ pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
                 rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
             }
             print(&(table::lines(&rows).join("\n") + "\n"))?;
+            let ignored = client.ignored_policies().await?;
+            if !ignored.is_empty() {
+                let line = |file: &IgnoredPolicy| format!("{}: {}", plain(&file.path), plain(&file.reason));
+                let lines: Vec<_> = ignored.iter().map(line).collect();
+                print(&format!("\nwithout effect:\n{}\n", lines.join("\n")))?;
+            }
         }
+        PolicyCommand::Reload { connect } => trust::reload(&connect).await?,
+        PolicyCommand::Trust { path, yes, connect } => return trust::trust(&path, yes, &connect).await,
+        PolicyCommand::Untrust { path, connect } => trust::untrust(&path, &connect).await?,
+        PolicyCommand::Trusted { connect } => trust::trusted(&connect).await?,
         PolicyCommand::Show { name, connect } => {
             let Connected { client, .. } = start::connect(&connect).await?;
             let policy = client.policy(name.unwrap_or_default()).await?;

@@ -298,6 +298,21 @@ fn denial(denial: &Denial) -> String {
     format!("{how}: {what} ({protection}: {}); {allowed}", text(rule.as_bytes()))
 }
 
+/// What the project's own file did not give for want of trust, and what to do about it.
+#[must_use]
+pub fn not_given(started: &Started, workspace: &[u8]) -> Option<String> {
+    if started.not_given.is_empty() {
+        return None;
+    }
+    let words: Vec<_> = started.not_given.iter().map(|words| text(words.as_bytes())).collect();
+    Some(format!(
+        "the project's .fumehood.toml is not trusted and only narrows; not given: {}\n\
+         fumehood: to see it and trust it: fumehood policy trust {}",
+        words.join("; "),
+        text(workspace)
+    ))
+}
+
 /// The lines of `--verbose`.
 #[must_use]
 pub fn summary(started: Option<&Started>, finished: &Finished) -> Vec<String> {
@@ -309,12 +324,19 @@ pub fn summary(started: Option<&Started>, finished: &Finished) -> Vec<String> {
         enforcement,
         policy_name,
         policy_digest,
+        layers,
         ..
     }) = started
     {
         let digest = hex(policy_digest);
+        // A policy by itself is its only layer.
+        let layers = match layers.as_slice() {
+            [] => String::new(),
+            [one] if one == policy_name => String::new(),
+            layers => format!(": {}", text(layers.join(", under ").as_bytes())),
+        };
         lines.push(format!(
-            "policy: {policy_name} {}",
+            "policy: {policy_name} {}{layers}",
             digest.get(..DIGEST_DIGITS).unwrap_or(&digest)
         ));
         lines.extend(enforcement.as_ref().into_iter().flat_map(enforced));
@@ -613,6 +635,20 @@ mod tests {
         );
         assert_eq!(started(Requirement::Preferred, ProtectionState::Active), None);
         assert_eq!(started(Requirement::None, ProtectionState::Off), None);
+    }
+
+    #[test]
+    fn what_an_untrusted_file_did_not_give_is_told_with_the_command_that_helps() {
+        assert_eq!(not_given(&Started::default(), b"/w"), None);
+        let started = Started {
+            not_given: vec!["network.mode = \"x\", where \"loopback\" is the most".to_owned()],
+            ..Default::default()
+        };
+        let told = not_given(&started, b"/w").unwrap();
+        assert!(
+            told.contains("network.mode") && told.ends_with("fumehood policy trust /w"),
+            "{told}"
+        );
     }
 
     #[test]

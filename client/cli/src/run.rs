@@ -53,6 +53,11 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
     };
     let input = surroundings.input;
     let request = request::build(&args, surroundings)?;
+    let workspace = request
+        .spec
+        .as_ref()
+        .map(|spec| spec.workspace.to_vec())
+        .unwrap_or_default();
 
     let connected = start::connect(&args.connect).await?;
     let system = |action| move |source| Failure::System { action, source };
@@ -80,6 +85,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         verbose: args.verbose,
         quiet: args.quiet,
         program,
+        workspace,
         run: None,
         started: None,
         notices: Vec::new(),
@@ -130,6 +136,7 @@ struct Follower {
     verbose: bool,
     quiet: bool,
     program: Vec<u8>,
+    workspace: Vec<u8>,
     /// The run's id, once it was told.
     run: Option<String>,
     started: Option<Started>,
@@ -311,6 +318,7 @@ impl Follower {
                 if let (false, false, Some(line)) = (self.json, self.quiet, render::preferred_missing(started)) {
                     tell(&line);
                 }
+                self.notices.extend(render::not_given(started, &self.workspace));
                 self.started = Some(started.clone());
             }
             Some(Event::Output(piece)) => {

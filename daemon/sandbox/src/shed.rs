@@ -63,6 +63,8 @@ const READ: &[&str] = &[
 pub struct Needs {
     /// Directories, existing ones, in which it writes files of its own.
     pub write: Vec<PathBuf>,
+    /// Directories, existing ones, that it lists again while it serves: those of policies.
+    pub list: Vec<PathBuf>,
     /// Whether it must reach an abstract Unix socket: a service manager may listen on one.
     pub abstract_sockets: bool,
 }
@@ -192,6 +194,13 @@ fn confine(needs: &Needs) -> Result<State, ShedError> {
     }
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let null: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile;
+    for path in &needs.list {
+        let fd = PathFd::new(path).map_err(|source| ShedError::Open {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        ruleset = ruleset.add_rule(PathBeneath::new(fd, read))?;
+    }
     let reads = READ.iter().map(|path| (*path, read));
     // Where a linked worktree's repository is stands in small files in and beside the workspace, which can be anywhere.
     let named: BitFlags<AccessFs> = AccessFs::ReadFile.into();
@@ -379,6 +388,8 @@ const CALLS: &[i64] = &[
     libc::SYS_getcwd,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
+    // The list of trusted files is replaced as a whole.
+    libc::SYS_renameat,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_fchown,

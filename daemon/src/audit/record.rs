@@ -32,6 +32,8 @@ pub struct Intent {
     pub policy_name: String,
     /// The policy's digest, in hexadecimal.
     pub policy_digest: String,
+    /// What the policy comes from, the request's own first, the ceilings last.
+    pub policy_layers: Vec<String>,
     /// What was decided.
     pub decision: Decision,
     /// The command line; secrets are taken out before it is recorded, see [`super::redact_argv`].
@@ -171,6 +173,50 @@ pub struct PeerDenied {
     pub suppressed: u64,
 }
 
+/// Somebody changed what policies there are, or which files are trusted.
+#[derive(Clone, Debug)]
+pub enum PolicyChange {
+    /// A file is trusted from now on. Kind `policy_trusted`.
+    Trusted(TrustedFile),
+    /// A file is trusted no more. Kind `policy_untrusted`.
+    Untrusted {
+        /// Who said so.
+        by: String,
+        /// The file.
+        path: Vec<u8>,
+    },
+    /// The policy directories were read again. Kind `policies_reloaded`.
+    Reloaded {
+        /// Who asked: a peer, or `signal`.
+        by: String,
+        /// Names of policies that are new.
+        added: Vec<String>,
+        /// Names of those that are no more.
+        removed: Vec<String>,
+        /// Names of those that say something else.
+        changed: Vec<String>,
+        /// Why what was there stayed; `None`: it did not.
+        error: Option<String>,
+    },
+}
+
+/// A file that is trusted.
+#[derive(Clone, Debug)]
+pub struct TrustedFile {
+    /// Who said so.
+    pub by: String,
+    /// The file.
+    pub path: Vec<u8>,
+    /// The policy's name.
+    pub policy_name: String,
+    /// The policy's digest, in hexadecimal.
+    pub policy_digest: String,
+    /// The digest of the file's bytes, in hexadecimal.
+    pub file_digest: String,
+    /// What it gives beyond what holds otherwise, in words.
+    pub widenings: Vec<String>,
+}
+
 /// The log was opened by a daemon. Kind `log_opened`, the last record of what opening writes.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct LogOpened<'a> {
@@ -231,6 +277,7 @@ impl Entry {
             request_digest: &'a str,
             policy_name: Text<'a>,
             policy_digest: &'a str,
+            policy_layers: TextList<'a, String>,
             decision: &'static str,
             rule: Text<'a>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,6 +310,7 @@ impl Entry {
                 request_digest: &intent.request_digest,
                 policy_name: Text(intent.policy_name.as_bytes()),
                 policy_digest: &intent.policy_digest,
+                policy_layers: TextList(&intent.policy_layers),
                 decision,
                 rule: Text(rule.as_bytes()),
                 reason,
@@ -273,6 +321,68 @@ impl Entry {
                 labels: labels.iter().map(|(name, value)| (*name, Text(value))).collect(),
             },
         )
+    }
+
+    pub fn policy_change(change: &PolicyChange) -> Result<Self, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Trusted<'a> {
+            peer: Text<'a>,
+            path: Text<'a>,
+            policy_name: Text<'a>,
+            policy_digest: &'a str,
+            file_digest: &'a str,
+            widenings: TextList<'a, String>,
+        }
+        #[derive(Serialize)]
+        struct Untrusted<'a> {
+            peer: Text<'a>,
+            path: Text<'a>,
+        }
+        #[derive(Serialize)]
+        struct Reloaded<'a> {
+            peer: Text<'a>,
+            added: TextList<'a, String>,
+            removed: TextList<'a, String>,
+            changed: TextList<'a, String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<Text<'a>>,
+        }
+        match change {
+            PolicyChange::Trusted(file) => Entry::new(
+                "policy_trusted",
+                &Trusted {
+                    peer: Text(file.by.as_bytes()),
+                    path: Text(&file.path),
+                    policy_name: Text(file.policy_name.as_bytes()),
+                    policy_digest: &file.policy_digest,
+                    file_digest: &file.file_digest,
+                    widenings: TextList(&file.widenings),
+                },
+            ),
+            PolicyChange::Untrusted { by, path } => Entry::new(
+                "policy_untrusted",
+                &Untrusted {
+                    peer: Text(by.as_bytes()),
+                    path: Text(path),
+                },
+            ),
+            PolicyChange::Reloaded {
+                by,
+                added,
+                removed,
+                changed,
+                error,
+            } => Entry::new(
+                "policies_reloaded",
+                &Reloaded {
+                    peer: Text(by.as_bytes()),
+                    added: TextList(added),
+                    removed: TextList(removed),
+                    changed: TextList(changed),
+                    error: error.as_ref().map(|error| Text(error.as_bytes())),
+                },
+            ),
+        }
     }
 
     pub fn end(end: &End) -> Result<Self, serde_json::Error> {
@@ -353,7 +463,7 @@ impl Entry {
 }
 
 /// Now, as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     rfc3339(time::OffsetDateTime::from(std::time::SystemTime::now()))
 }
 

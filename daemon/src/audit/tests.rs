@@ -91,6 +91,7 @@ fn intent(run_id: &str) -> Intent {
         request_digest: "00".repeat(32),
         policy_name: "default".into(),
         policy_digest: "11".repeat(32),
+        policy_layers: vec!["default".into(), "org (system)".into()],
         decision: Decision::Allowed { rule: "default".into() },
         argv: vec![b"tool".to_vec(), b"--token".to_vec(), b"hunter2".to_vec()],
         env_names: vec![b"LANG".to_vec()],

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::telemetry::chain;
 
 use super::file::{AuditError, LogFile, OpenError, Opened};
-use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, RecordRef};
+use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef};
 
 /// Records that wait for the writer. Whoever comes when the queue is full waits for a place.
 const QUEUE: usize = 1024;
@@ -106,6 +106,14 @@ impl AuditLog {
     /// The record is not in the log; the run will be closed as `interrupted` when the log is next opened.
     pub async fn end(&self, end: &End) -> Result<RecordRef, AuditError> {
         self.append(Entry::end(end), true).await
+    }
+
+    /// Records a change of what policies there are or of what is trusted; returns when the record is durable: only then may it be made.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn policy_change(&self, change: &PolicyChange) -> Result<RecordRef, AuditError> {
+        self.append(Entry::policy_change(change), false).await
     }
 
     /// Records that a peer was refused. Waits for nothing; a full queue or a failing log loses the record with a warning,

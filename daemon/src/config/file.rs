@@ -9,8 +9,13 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::policy::{Inline, Rule};
+
 /// Largest configuration file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Most rules about access in one file: each request is compared with all of them.
+const MAX_RULES: usize = 256;
 
 /// How the daemon logs to stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,8 +34,10 @@ pub struct File {
     pub socket: Option<PathBuf>,
     /// Who may connect there.
     pub allowed_uids: Option<Vec<u32>>,
-    /// Whether requests may bring policies.
-    pub inline_policies: Option<bool>,
+    /// Which policies requests may bring.
+    pub inline_policies: Option<Inline>,
+    /// Who may use which policies.
+    pub access: Vec<Rule>,
     /// The policy of requests that name none.
     pub default_policy: Option<String>,
     /// Where policy files are.
@@ -138,7 +145,7 @@ impl File {
             allowed_uids: root.take("allowed_uids", |value| {
                 list(value, |uid| integer(uid, 0, u64::from(u32::MAX) - 1))
             }),
-            inline_policies: root.take("inline_policies", boolean),
+            inline_policies: root.take("inline_policies", inline),
             default_policy: root.take("default_policy", policy_name),
             policy_dirs: root.take("policy_dirs", |value| list(value, absolute_path)),
             max_runs: root.take("max_runs", |value| integer(value, 1, 10_000)),
@@ -152,6 +159,19 @@ impl File {
             scratch_dir: root.take("scratch_dir", absolute_path),
             ..File::default()
         };
+        root.tables("access", |rule| {
+            let rule = Rule {
+                uid: rule.take("uid", ids),
+                gid: rule.take("gid", ids),
+                certificate: rule.take("certificate", |value| one_or_list(value, certificate)),
+                label: rule.take("label", labels).unwrap_or_default(),
+                policies: rule.take("policies", |value| list(value, policy_name)),
+                default: rule.take("default", policy_name),
+                ceiling: rule.take("ceiling", policy_name),
+                inline: rule.take("inline", inline),
+            };
+            file.access.push(rule);
+        });
         root.table("tcp", |tcp| {
             file.tcp_listen = tcp.take("listen", address);
             file.tcp_ca = tcp.take("ca", absolute_path);
@@ -220,6 +240,38 @@ impl<'t, 'e> Table<'t, 'e> {
             other => self
                 .errors
                 .push((value.span().start, format!("{key}: {}", expected("a table", other)))),
+        }
+    }
+
+    /// An array of tables.
+    fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Table<'_, '_>)) {
+        self.known.push(key);
+        let Some((_, value)) = self.rest.remove(key) else {
+            return;
+        };
+        let Some(tables) = value.get_ref().as_array() else {
+            let message = format!(
+                "{key}: {}; write [[{key}]]",
+                expected("a list of tables", value.get_ref())
+            );
+            return self.errors.push((value.span().start, message));
+        };
+        if tables.len() > MAX_RULES {
+            let message = format!("{key}: {} rules, more than {MAX_RULES}", tables.len());
+            return self.errors.push((value.span().start, message));
+        }
+        for (index, table) in tables.iter().enumerate() {
+            match table.get_ref() {
+                DeValue::Table(table) => {
+                    let mut table = Table::new(&format!("{key}[{index}]."), table, self.errors);
+                    read(&mut table);
+                    table.finish();
+                }
+                other => {
+                    let message = format!("{key}[{index}]: {}; write [[{key}]]", expected("a table", other));
+                    self.errors.push((table.span().start, message));
+                }
+            }
         }
     }
 
@@ -312,6 +364,53 @@ fn policy_name(value: &DeValue<'_>) -> Result<String, String> {
         ));
     }
     Ok(name.to_owned())
+}
+
+fn inline(value: &DeValue<'_>) -> Result<Inline, String> {
+    let words = Inline::WORDS.map(|(word, _)| format!("\"{word}\"")).join(", ");
+    let what = format!("one of {words}");
+    let word = string(value, &what)?;
+    let known = Inline::WORDS.iter().find(|(known, _)| *known == word);
+    known
+        .map(|(_, inline)| *inline)
+        .ok_or_else(|| format!("`{}` is not {what}", word.escape_debug()))
+}
+
+/// One value, or a list of them.
+fn one_or_list<T>(value: &DeValue<'_>, read: impl Fn(&DeValue<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
+    match value.as_array() {
+        Some(_) => list(value, read),
+        None => read(value).map(|one| vec![one]),
+    }
+}
+
+fn ids(value: &DeValue<'_>) -> Result<Vec<u32>, String> {
+    one_or_list(value, |id| integer(id, 0, u64::from(u32::MAX) - 1))
+}
+
+fn certificate(value: &DeValue<'_>) -> Result<String, String> {
+    let pattern = string(value, "a certificate's name")?;
+    let inner = pattern.strip_prefix('*').unwrap_or(pattern);
+    let inner = inner.strip_suffix('*').unwrap_or(inner);
+    match pattern.is_empty() || pattern.len() > 256 || inner.contains(['*', '?']) {
+        true => Err(format!(
+            "`{}` is not a certificate's name of 1 to 256 bytes; `*` may stand at either end",
+            pattern.escape_debug()
+        )),
+        false => Ok(pattern.to_owned()),
+    }
+}
+
+fn labels(value: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
+    let table = value
+        .as_table()
+        .ok_or_else(|| expected("a table such as { team = \"web\" }", value))?;
+    let pair = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let key: &std::borrow::Cow<'_, str> = key.get_ref();
+        let value = string(value.get_ref(), "a string")?;
+        Ok((key.to_string(), value.to_owned()))
+    };
+    table.iter().map(pair).collect()
 }
 
 fn log_format(value: &DeValue<'_>) -> Result<LogFormat, String> {

@@ -42,11 +42,12 @@ fn the_reference_names_every_key_with_its_default() {
         file: set.file.clone(),
         socket: "/run/fumehood/fumehood.sock".into(),
         tcp: set.tcp.clone(),
+        access: set.access.clone(),
         idle_exit: Some(AUTO_IDLE_EXIT),
         ..defaults
     };
     assert_eq!(set, expected);
-    assert!(set.tcp.is_some());
+    assert!(set.tcp.is_some() && set.access[0].rules.len() == 1);
     // No key is missing in the reference: no field of the file is silent.
     assert!(!format!("{file:?}").contains("None"), "{file:?}");
     // As it stands, it sets nothing.
@@ -113,7 +114,20 @@ fn what_is_wrong_is_named_with_place_and_remedy() {
         ("default_policy = \"../x\"", "is not a policy's name"),
         ("[log]\nformat = \"xml\"", "f.toml:2:10: log.format: `xml` is neither"),
         ("[log]\nfilter = \"a=b=c\"", "f.toml:2:10: log.filter: "),
-        ("inline_policies = 1", "expected true or false, found integer"),
+        (
+            "inline_policies = true",
+            "expected one of \"none\", \"trusted\", \"narrow\", \"any\", found boolean",
+        ),
+        ("inline_policies = \"all\"", "`all` is not one of \"none\""),
+        ("[access]\nuid = 1", "write [[access]]"),
+        (
+            "[[access]]\nuidd = 1",
+            "f.toml:2:1: unknown key `access[0].uidd`: did you mean `uid`?",
+        ),
+        ("[[access]]\nuid = -1", "access[0].uid: -1 is not a whole number"),
+        ("[[access]]\ncertificate = \"a*b\"", "`*` may stand at either end"),
+        ("[[access]]\nlabel = { a = 1 }", "access[0].label: expected a string"),
+        ("[[access]]\ninline = \"yes\"", "access[0].inline: `yes` is not one of"),
         ("max_runs = 1\nmax_runs = 2", "f.toml:2:1: duplicate key"),
         ("max_runs = ", "f.toml:1:"),
         ("é = \"\n", "f.toml:1:"),

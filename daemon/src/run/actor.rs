@@ -333,6 +333,7 @@ impl Actor {
             request_digest: hex(&request.digest),
             policy_name: request.policy.name.clone(),
             policy_digest: request.policy.digest.to_string(),
+            policy_layers: request.layers.clone(),
             decision,
             argv: audit::kept_arguments(&request.argv, request.policy.audit.arguments),
             env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),

@@ -31,6 +31,10 @@ pub struct Request {
     pub host: Host,
     /// The policy that decides.
     pub policy: Arc<Policy>,
+    /// What it comes from; see [`Choice`](crate::policy::Choice).
+    pub layers: Vec<String>,
+    /// What the project's file states and was not given, in words.
+    pub not_given: Vec<String>,
     /// Bounds tighter than the policy's.
     pub limits: RequestedLimits,
     /// Whether the command's input is a pipe that clients fill; /dev/null otherwise.
@@ -222,6 +226,10 @@ pub struct Started {
     pub pid: i32,
     /// The bounds in force.
     pub limits: Limits,
+    /// What the policy comes from.
+    pub layers: Vec<String>,
+    /// What the project's file states and was not given, in words.
+    pub not_given: Vec<String>,
 }
 
 /// The state of one protection.

@@ -94,6 +94,8 @@ fn started(
         policy_digest,
         pid,
         limits,
+        layers,
+        not_given,
     }: &Started,
 ) -> v1::Started {
     v1::Started {
@@ -102,6 +104,8 @@ fn started(
         policy_digest: policy_digest.to_vec().into(),
         pid: *pid,
         limits: Some(effective_limits(limits)),
+        layers: layers.clone(),
+        not_given: not_given.clone(),
     }
 }
 

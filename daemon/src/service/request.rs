@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fumehood_policies::{Policy, RequestedLimits};
+use fumehood_policies::RequestedLimits;
 use fumehood_proto::convert::duration_to_std;
 use fumehood_proto::v1;
 use prost::Message;
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::status;
 use crate::peer::Peer;
-use crate::policy_store::{MAX_POLICY_BYTES, PolicyStore};
+use crate::policy::{Asking, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
 use crate::run::{Asked, Host, Request, RunTable};
 
 /// Bounds of a request; the wire documents them.
@@ -29,6 +29,9 @@ const MAX_ARGUMENTS_TOTAL_BYTES: usize = 2_097_152;
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_LABELS: usize = 16;
 
+/// Entries of `Started.not_given`.
+const MAX_NOT_GIVEN: usize = 16;
+
 /// What shells start with.
 const DEFAULT_UMASK: u32 = 0o022;
 const MAX_LABEL_KEY_BYTES: usize = 64;
@@ -37,10 +40,8 @@ const MAX_LABEL_VALUE_BYTES: usize = 256;
 /// What the door needs to know.
 #[derive(Clone, Debug)]
 pub struct Door {
-    /// The policies a request may name.
-    pub policies: PolicyStore,
-    /// Whether it may bring one.
-    pub inline_policies: bool,
+    /// The policies, and which of them decides.
+    pub policies: Policies,
     /// Places of the daemon's own; see [`Host::private`].
     pub private: Arc<[PathBuf]>,
     /// Output kept when a request does not say.
@@ -154,7 +155,7 @@ impl Door {
             Host::look_up(asked).map_err(|error| error.to_string())
         });
         let host = wrong.take("spec.workspace", host.map(Some));
-        let policy = self.policy(&mut wrong, policy);
+        let choice = self.policy(&mut wrong, peer, &labels, host.as_ref(), policy)?;
         let limits = check_limits(&mut wrong, limits);
         let input = match v1::InputMode::try_from(input) {
             Ok(v1::InputMode::Unspecified | v1::InputMode::None) => false,
@@ -178,8 +179,8 @@ impl Door {
         if umask > 0o777 {
             wrong.add("spec.umask", format!("{umask:#o} is more than 0o777"));
         }
-        match (wrong.0.is_empty(), policy, host) {
-            (true, Some(policy), Some(host)) => Ok(Checked {
+        match (wrong.0.is_empty(), choice, host) {
+            (true, Some(choice), Some(host)) => Ok(Checked {
                 request: Request {
                     id,
                     digest,
@@ -188,7 +189,9 @@ impl Door {
                     env,
                     caller_env,
                     host,
-                    policy,
+                    policy: choice.policy,
+                    layers: choice.layers,
+                    not_given: not_given(&choice.not_given),
                     limits,
                     input,
                     keep_bytes,
@@ -202,51 +205,46 @@ impl Door {
         }
     }
 
-    fn policy(&self, wrong: &mut Violations, reference: Option<v1::PolicyReference>) -> Option<Arc<Policy>> {
-        use v1::policy_reference::Reference;
-        match reference.and_then(|reference| reference.reference) {
-            None => self.policies.get("").map(|stored| Arc::clone(&stored.policy)),
-            Some(Reference::Name(name)) => {
-                let stored = self.policies.get(&name);
-                if stored.is_none() {
-                    let known = self.policies.names();
-                    wrong.add(
-                        "spec.policy.name",
-                        format!("there is no policy {name:?}; there are: {known}"),
-                    );
-                }
-                stored.map(|stored| Arc::clone(&stored.policy))
-            }
-            Some(Reference::Inline(v1::InlinePolicy { toml, origin })) => {
-                const FIELD: &str = "spec.policy.inline";
-                if !self.inline_policies {
-                    wrong.add(
-                        FIELD,
-                        "this daemon takes no policies from requests (inline_policies = false); name one of its own",
-                    );
-                    return None;
-                }
+    /// The policy that decides. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
+    fn policy(
+        &self,
+        wrong: &mut Violations,
+        peer: &Peer,
+        labels: &BTreeMap<String, String>,
+        host: Option<&Host>,
+        reference: Option<v1::PolicyReference>,
+    ) -> Result<Option<Choice>, Status> {
+        use v1::policy_reference::Reference as Wire;
+        let reference = reference.and_then(|reference| reference.reference);
+        let reference = match &reference {
+            None => Reference::None,
+            Some(Wire::Name(name)) => Reference::Name(name),
+            Some(Wire::Inline(v1::InlinePolicy { toml, origin })) => {
                 if origin.len() > MAX_NAME_BYTES || origin.contains(|c: char| c.is_control()) {
-                    wrong.add(
-                        "spec.policy.inline.origin",
-                        format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line"),
-                    );
-                    return None;
+                    let what = format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line");
+                    wrong.add("spec.policy.inline.origin", what);
+                    return Ok(None);
                 }
                 if toml.len() as u64 > MAX_POLICY_BYTES {
-                    wrong.add(FIELD, format!("longer than {MAX_POLICY_BYTES} bytes"));
-                    return None;
+                    wrong.add("spec.policy.inline", format!("longer than {MAX_POLICY_BYTES} bytes"));
+                    return Ok(None);
                 }
-                let origin = if origin.is_empty() { "policy" } else { &origin };
-                match self.policies.inline(&toml, origin) {
-                    Ok(policy) => Some(Arc::new(policy)),
-                    Err(error) => {
-                        wrong.add(FIELD, error.to_string());
-                        None
-                    }
-                }
+                Reference::Inline(toml, if origin.is_empty() { "policy" } else { origin })
             }
+        };
+        let asking = Asking {
+            peer,
+            labels,
+            workspace: host.map(|host| (host.workspace.as_path(), host.identity.outside_uid)),
+        };
+        match self.policies.choose(asking, reference) {
+            Ok(choice) => return Ok(Some(choice)),
+            Err(refusal @ Refusal::NoSuchPolicy { .. }) => wrong.add("spec.policy.name", refusal.to_string()),
+            Err(refusal @ Refusal::Inline(_)) => wrong.add("spec.policy.inline", refusal.to_string()),
+            Err(refusal @ Refusal::Project(_)) => wrong.add("spec.workspace", refusal.to_string()),
+            Err(refusal) => return Err(status::refused_policy(&refusal)),
         }
+        Ok(None)
     }
 
     fn output(&self, wrong: &mut Violations, options: Option<v1::OutputOptions>) -> (usize, bool) {
@@ -268,6 +266,16 @@ impl Door {
         };
         (keep as usize, block)
     }
+}
+
+/// In words, at most [`MAX_NOT_GIVEN`] of them.
+fn not_given(widenings: &[fumehood_policies::Widening]) -> Vec<String> {
+    let mut words: Vec<_> = widenings.iter().take(MAX_NOT_GIVEN).map(status::widening).collect();
+    if widenings.len() > MAX_NOT_GIVEN {
+        words.pop();
+        words.push(format!("and {} more", widenings.len() + 1 - MAX_NOT_GIVEN));
+    }
+    words
 }
 
 fn check_id(id: String) -> Result<String, String> {

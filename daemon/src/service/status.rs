@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::peer::PeerError;
+use crate::policy::Refusal;
 use crate::run::StartError;
 
 /// `ErrorInfo.domain` of everything this daemon refuses.
@@ -18,6 +19,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// times): most bytes of its message, and of all descriptions together.
 const MAX_MESSAGE_BYTES: usize = 1000;
 const MAX_DESCRIPTIONS_BYTES: usize = 2400;
+
+/// Longest words for something that a policy gives beyond another.
+const MAX_WIDENING_BYTES: usize = 240;
 
 /// Most fields that are named in one status.
 const MAX_VIOLATIONS: usize = 24;
@@ -32,9 +36,23 @@ fn cut(mut text: String, most: usize) -> String {
     text
 }
 
-fn status(code: Code, reason: &str, message: String, mut details: ErrorDetails) -> Status {
+fn status(code: Code, reason: &str, message: String, details: ErrorDetails) -> Status {
+    status_about(code, reason, message, details, &[])
+}
+
+/// A status whose reason has particulars; values are cut to 128 bytes.
+fn status_about(
+    code: Code,
+    reason: &str,
+    message: String,
+    mut details: ErrorDetails,
+    about: &[(&str, &str)],
+) -> Status {
     let message = cut(message, MAX_MESSAGE_BYTES);
-    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    let about = about
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), cut((*value).to_owned(), 128)));
+    details.set_error_info(reason, DOMAIN, about.collect::<std::collections::HashMap<_, _>>());
     Status::with_error_details(code, message, details)
 }
 
@@ -119,6 +137,68 @@ pub(super) fn of_message(refused: Status) -> Status {
     let mut details = ErrorDetails::new();
     details.set_bad_request(vec![FieldViolation::new("message", &message)]);
     status(Code::InvalidArgument, reason, message, details)
+}
+
+/// Something that a policy gives beyond another, in words that fit a list.
+pub(super) fn widening(widening: &fumehood_policies::Widening) -> String {
+    cut(widening.to_string(), MAX_WIDENING_BYTES)
+}
+
+/// Why no policy of this peer's choice decides.
+pub(super) fn refused_policy(refusal: &Refusal) -> Status {
+    let message = refusal.to_string();
+    let plain = |reason| status(Code::PermissionDenied, reason, message.clone(), ErrorDetails::new());
+    match refusal {
+        Refusal::NoAccess(..) => plain("NO_ACCESS"),
+        Refusal::NotYours { .. } => plain("POLICY_NOT_ALLOWED"),
+        Refusal::NoInline(_) => plain("INLINE_POLICY_REFUSED"),
+        Refusal::Widens {
+            name,
+            base,
+            digest,
+            widenings,
+        } => {
+            let mut details = ErrorDetails::new();
+            let shown = widenings.len().min(MAX_VIOLATIONS);
+            let each = MAX_DESCRIPTIONS_BYTES / (shown + 1);
+            let mut violations: Vec<_> = widenings[..shown]
+                .iter()
+                .map(|widening| FieldViolation::new("spec.policy.inline", cut(widening.to_string(), each)))
+                .collect();
+            if widenings.len() > shown {
+                let more = format!("and {} more", widenings.len() - shown);
+                violations.push(FieldViolation::new("spec.policy.inline", more));
+            }
+            details.set_bad_request(violations);
+            let about = [
+                ("policy", name.as_str()),
+                ("base", base.as_str()),
+                ("policy_digest", digest.as_str()),
+            ];
+            status_about(Code::PermissionDenied, "POLICY_WIDENS", message, details, &about)
+        }
+        Refusal::NoSuchPolicy { .. } => invalid_field("policy", message),
+        Refusal::Inline(_) | Refusal::Project(_) => invalid_field("path", message),
+    }
+}
+
+/// Something about a policy file is not as it must be for this call.
+pub(super) fn policy_precondition(reason: &str, subject: &str, what: impl Into<String>) -> Status {
+    let what = cut(what.into(), MAX_MESSAGE_BYTES);
+    let mut details = ErrorDetails::new();
+    details.add_precondition_failure_violation(reason, cut(subject.to_owned(), 256), what.clone());
+    status(Code::FailedPrecondition, reason, what, details)
+}
+
+/// The file is not trusted.
+pub(super) fn not_trusted(path: &str) -> Status {
+    let message = format!("{path} is not trusted; `fumehood policy trusted` lists what is");
+    status(Code::NotFound, "NOT_TRUSTED", message, ErrorDetails::new())
+}
+
+/// It cannot be done now, for a reason of this machine's.
+pub(super) fn unavailable(reason: &str, message: String) -> Status {
+    status(Code::Unavailable, reason, message, ErrorDetails::new())
 }
 
 /// This peer may not.

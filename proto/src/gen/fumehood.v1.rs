@@ -669,7 +669,8 @@ pub struct RunSpec {
     /// The working directory: absolute, or relative to the workspace. Empty: the workspace.
     #[prost(bytes = "bytes", tag = "5")]
     pub cwd: ::prost::bytes::Bytes,
-    /// Which policy decides. Unset: the daemon's default.
+    /// Which policy decides. Unset: the project's own file, `.fumehood.toml` in the workspace, which narrows the daemon's default until it is
+    /// trusted; where there is none, that default.
     #[prost(message, optional, tag = "6")]
     pub policy: ::core::option::Option<PolicyReference>,
     /// Bounds tighter than the policy's. One that is looser is refused with Ending.denied, not clamped in silence.
@@ -710,7 +711,8 @@ pub mod policy_reference {
         /// A policy the daemon knows by name: a built-in or one of its configuration's.
         #[prost(string, tag = "1")]
         Name(::prost::alloc::string::String),
-        /// The text of a policy file. The daemon takes it from peers its configuration allows to bring their own.
+        /// The text of a policy file. By default the daemon takes it when it only narrows what the request would get without, or was trusted;
+        /// else the status is PERMISSION_DENIED with the reason POLICY_WIDENS, and BadRequest names what is too much.
         #[prost(message, tag = "2")]
         Inline(super::InlinePolicy),
     }
@@ -940,6 +942,13 @@ pub struct Started {
     /// The bounds in force, policy and request taken together.
     #[prost(message, optional, tag = "5")]
     pub limits: ::core::option::Option<EffectiveLimits>,
+    /// What the policy comes from, the request's own first, the ceilings last: `shop (.fumehood.toml, untrusted)`, `default`, `org (system)`.
+    #[prost(string, repeated, tag = "6")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the project's own file states and was not given because nobody trusted the file, in words. At most 16; the last one says how many
+    /// there are more.
+    #[prost(string, repeated, tag = "7")]
+    pub not_given: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The bounds in force. Unset: unlimited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2285,6 +2294,19 @@ pub struct ListPoliciesResponse {
     /// In the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub policies: ::prost::alloc::vec::Vec<PolicySummary>,
+    /// Files and directories that have no effect, in the order in which they were found.
+    #[prost(message, repeated, tag = "2")]
+    pub ignored: ::prost::alloc::vec::Vec<IgnoredPolicy>,
+}
+/// A file or directory that has no effect: others could have written it, or another one of that name comes first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IgnoredPolicy {
+    /// Its path.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Why, for people.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// What a list shows of a policy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2307,6 +2329,12 @@ pub struct PolicySummary {
     /// The file it came from; empty for a built-in.
     #[prost(string, tag = "6")]
     pub origin: ::prost::alloc::string::String,
+    /// True for one that holds over every policy of every request.
+    #[prost(bool, tag = "7")]
+    pub ceiling: bool,
+    /// True for one of the machine's own policy directory.
+    #[prost(bool, tag = "8")]
+    pub system: bool,
 }
 /// Which policy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2324,6 +2352,129 @@ pub struct GetPolicyResponse {
     /// Its text as written, TOML.
     #[prost(string, tag = "2")]
     pub toml: ::prost::alloc::string::String,
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadPoliciesRequest {}
+/// What is different now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReloadPoliciesResponse {
+    /// Names of policies that are new.
+    #[prost(string, repeated, tag = "1")]
+    pub added: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of those that are no more.
+    #[prost(string, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of those that say something else.
+    #[prost(string, repeated, tag = "3")]
+    pub changed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Files and directories that have no effect.
+    #[prost(message, repeated, tag = "4")]
+    pub ignored: ::prost::alloc::vec::Vec<IgnoredPolicy>,
+}
+/// Which file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExaminePolicyRequest {
+    /// Its path on the daemon's machine: absolute, without symbolic links. One named `.fumehood.toml` is examined as a project's own, any
+    /// other as one that requests bring.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+}
+/// What it is worth.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExaminePolicyResponse {
+    /// As asked.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    /// The policy's name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of the policy's canonical form, as if it were trusted and without ceilings; 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub policy_digest: ::prost::bytes::Bytes,
+    /// SHA-256 of the file and of the files that it extends by path, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub file_digest: ::prost::bytes::Bytes,
+    /// True when it is trusted as it is.
+    #[prost(bool, tag = "5")]
+    pub trusted: bool,
+    /// True when it was trusted with other content, which it has no more.
+    #[prost(bool, tag = "6")]
+    pub changed: bool,
+    /// What trusting it gives beyond what holds otherwise, in words, under the ceilings. At most 256, each at most 256 bytes.
+    #[prost(string, repeated, tag = "7")]
+    pub widenings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The policy that holds otherwise.
+    #[prost(string, tag = "8")]
+    pub base: ::prost::alloc::string::String,
+    /// The ceilings that hold over it, trusted or not.
+    #[prost(string, repeated, tag = "9")]
+    pub ceilings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Which file, as it was examined.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustPolicyRequest {
+    /// As in ExaminePolicyRequest.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    /// As Examine gave it. With another one the file is not what was shown: FAILED_PRECONDITION with the reason CHANGED.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub policy_digest: ::prost::bytes::Bytes,
+    /// As Examine gave it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub file_digest: ::prost::bytes::Bytes,
+}
+/// It is trusted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustPolicyResponse {
+    /// The entry.
+    #[prost(message, optional, tag = "1")]
+    pub trusted: ::core::option::Option<TrustedFile>,
+}
+/// A file that is trusted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustedFile {
+    /// Its path.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    /// The policy's name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// As Examine gave it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub policy_digest: ::prost::bytes::Bytes,
+    /// As Examine gave it.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub file_digest: ::prost::bytes::Bytes,
+    /// Since when: RFC 3339, in UTC.
+    #[prost(string, tag = "5")]
+    pub at: ::prost::alloc::string::String,
+    /// Who trusted it: `uid:1000`.
+    #[prost(string, tag = "6")]
+    pub by: ::prost::alloc::string::String,
+    /// True while the file is what was trusted.
+    #[prost(bool, tag = "7")]
+    pub current: bool,
+}
+/// Which file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UntrustPolicyRequest {
+    /// Its path, as ListTrusted gives it. The file need not exist any more.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UntrustPolicyResponse {}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTrustedRequest {}
+/// The files.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTrustedResponse {
+    /// In the order of trusting.
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<TrustedFile>,
 }
 /// Generated client implementations.
 pub mod policies_client {
@@ -2463,6 +2614,133 @@ pub mod policies_client {
             req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Policies", "Get"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads the policy directories again. With an error in a file that counts, what was there stays, and the status is
+        /// FAILED_PRECONDITION. Runs keep the policy that they started with.
+        pub async fn reload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReloadPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadPoliciesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Reload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Reload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a policy file outside the policy directories is worth, and what it would be worth if it were trusted.
+        pub async fn examine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExaminePolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExaminePolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Examine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Examine"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Trusts a file as it was examined. This one, Examine, Untrust, ListTrusted and Reload are for the daemon's own user and root, over
+        /// the Unix socket; others get PERMISSION_DENIED with the reason NOT_THE_DAEMONS_USER.
+        pub async fn trust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TrustPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TrustPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Trust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Trust"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Trusts a file no more. NOT_FOUND: it was not trusted.
+        pub async fn untrust(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UntrustPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UntrustPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Untrust",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Untrust"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The files that are trusted, in the order of trusting.
+        pub async fn list_trusted(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTrustedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrustedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/ListTrusted",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "ListTrusted"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2492,6 +2770,48 @@ pub mod policies_server {
             request: tonic::Request<super::GetPolicyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetPolicyResponse>,
+            tonic::Status,
+        >;
+        /// Reads the policy directories again. With an error in a file that counts, what was there stays, and the status is
+        /// FAILED_PRECONDITION. Runs keep the policy that they started with.
+        async fn reload(
+            &self,
+            request: tonic::Request<super::ReloadPoliciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadPoliciesResponse>,
+            tonic::Status,
+        >;
+        /// What a policy file outside the policy directories is worth, and what it would be worth if it were trusted.
+        async fn examine(
+            &self,
+            request: tonic::Request<super::ExaminePolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExaminePolicyResponse>,
+            tonic::Status,
+        >;
+        /// Trusts a file as it was examined. This one, Examine, Untrust, ListTrusted and Reload are for the daemon's own user and root, over
+        /// the Unix socket; others get PERMISSION_DENIED with the reason NOT_THE_DAEMONS_USER.
+        async fn trust(
+            &self,
+            request: tonic::Request<super::TrustPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TrustPolicyResponse>,
+            tonic::Status,
+        >;
+        /// Trusts a file no more. NOT_FOUND: it was not trusted.
+        async fn untrust(
+            &self,
+            request: tonic::Request<super::UntrustPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UntrustPolicyResponse>,
+            tonic::Status,
+        >;
+        /// The files that are trusted, in the order of trusting.
+        async fn list_trusted(
+            &self,
+            request: tonic::Request<super::ListTrustedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrustedResponse>,
             tonic::Status,
         >;
     }
@@ -2647,6 +2967,231 @@ pub mod policies_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Reload" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReloadSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::ReloadPoliciesRequest>
+                    for ReloadSvc<T> {
+                        type Response = super::ReloadPoliciesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReloadPoliciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::reload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReloadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Examine" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExamineSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::ExaminePolicyRequest>
+                    for ExamineSvc<T> {
+                        type Response = super::ExaminePolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExaminePolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::examine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExamineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Trust" => {
+                    #[allow(non_camel_case_types)]
+                    struct TrustSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::TrustPolicyRequest>
+                    for TrustSvc<T> {
+                        type Response = super::TrustPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TrustPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Untrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct UntrustSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::UntrustPolicyRequest>
+                    for UntrustSvc<T> {
+                        type Response = super::UntrustPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UntrustPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::untrust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UntrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/ListTrusted" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTrustedSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::ListTrustedRequest>
+                    for ListTrustedSvc<T> {
+                        type Response = super::ListTrustedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTrustedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::list_trusted(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTrustedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

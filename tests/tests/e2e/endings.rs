@@ -281,7 +281,7 @@ async fn a_workspace_that_is_none_is_refused_with_its_path() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_may_not_bring_a_policy_where_the_configuration_says_so() {
-    let house = builder().config("inline_policies = false").build();
+    let house = builder().config("inline_policies = \"none\"").build();
     let client = house.client().await;
     let mut spec = house.spec(&["true"]);
     spec.policy = inline("version = 1\nname = \"mine\"\n");

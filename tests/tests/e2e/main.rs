@@ -33,6 +33,7 @@ mod python;
 mod requests;
 mod run;
 mod signals;
+mod trust;
 mod walls;
 mod wire;
 mod workloads;

@@ -274,6 +274,8 @@ impl Actor {
                                 enforcement: enforcement.clone(),
                                 policy_name: self.request.policy.name.clone(),
                                 policy_digest: self.request.policy.digest.0,
+                                layers: self.request.layers.clone(),
+                                not_given: self.request.not_given.clone(),
                                 pid,
                                 limits: grants.limits,
                             });

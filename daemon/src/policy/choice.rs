@@ -1,0 +1,406 @@
+//! Which policy decides about a request, of everything that has a word in it.
+//!
+//! ```text
+//! what the request names or brings, or the project's own file     narrows, or stands by itself if it may
+//!   under the policy that would hold otherwise                     unless it is trusted or named
+//!     under the ceilings of the access rules and of the machine    always
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fumehood_policies::{Policy, Widening};
+
+use super::access::{Allowance, Inline, allowance};
+use super::project::{Outside, ProjectError, read_inline, read_project};
+use super::store::{PolicyStore, StoreError, Stored};
+use super::{Policies, hex};
+use crate::peer::{Identity, Peer};
+
+/// Who asks, and what decides their request by what they say.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// Who.
+    pub peer: &'a Peer,
+    /// The request's labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The workspace, without links, and as which user the command runs: the project's file is read there.
+    pub workspace: Option<(&'a std::path::Path, u32)>,
+}
+
+/// What a request says about its policy.
+#[derive(Clone, Copy, Debug)]
+pub enum Reference<'a> {
+    /// Nothing: the project's own file, or the default.
+    None,
+    /// A policy by name.
+    Name(&'a str),
+    /// A policy of its own, and where it says it is from.
+    Inline(&'a [u8], &'a str),
+}
+
+/// The policy that decides.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// What it comes from, the request's own first, the ceilings last: `shop (.fumehood.toml, untrusted)`, `default`, `ceiling (system)`.
+    pub layers: Vec<String>,
+    /// What the project's file states and does not give, because nobody trusted it.
+    pub not_given: Vec<Widening>,
+}
+
+/// Why no policy decides, and the request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// There is no policy so named.
+    #[error("there is no policy {name:?}; there are: {known}")]
+    NoSuchPolicy {
+        /// The name.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// What the request brings is wrong.
+    #[error(transparent)]
+    Inline(StoreError),
+    /// The project's file is wrong.
+    #[error(transparent)]
+    Project(ProjectError),
+    /// No access rule is about this peer.
+    #[error("no access rule is about {0}{labels}; whoever runs this daemon writes them: [[access]] in its configuration", labels = if *.1 { " with these labels" } else { "" })]
+    NoAccess(String, bool),
+    /// The peer may not name this policy.
+    #[error("{peer} may not name the policy {name:?}; it may name: {may}")]
+    NotYours {
+        /// Who.
+        peer: String,
+        /// The policy.
+        name: String,
+        /// What it may name.
+        may: String,
+    },
+    /// The daemon takes no policies from this peer's requests, or only trusted ones.
+    #[error("{0}")]
+    NoInline(&'static str),
+    /// What the request brings is more than it may have.
+    #[error(
+        "the policy `{name}` gives more than `{base}`, which holds for this request: {}; trust the file with `fumehood policy trust`, or leave that out",
+        words(widenings)
+    )]
+    Widens {
+        /// Its name.
+        name: String,
+        /// The name of what holds otherwise.
+        base: String,
+        /// Its digest, as trusted policies have it.
+        digest: String,
+        /// What it gives beyond that.
+        widenings: Vec<Widening>,
+    },
+}
+
+fn words(widenings: &[Widening]) -> String {
+    let first: Vec<_> = widenings.iter().take(4).map(ToString::to_string).collect();
+    match widenings.len().saturating_sub(4) {
+        0 => first.join("; "),
+        more => format!("{}; and {more} more", first.join("; ")),
+    }
+}
+
+/// What a file outside the policy directories would be worth.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// The file and its policy.
+    pub outside: Outside,
+    /// Whether it is trusted as it is.
+    pub trusted: bool,
+    /// Whether it was trusted with other content.
+    pub changed: bool,
+    /// What trusting it gives beyond what holds otherwise. Under the ceilings: what they take away is not in it.
+    pub widenings: Vec<Widening>,
+    /// The name of what holds otherwise.
+    pub base: String,
+    /// The ceilings that hold over it.
+    pub ceilings: Vec<String>,
+}
+
+/// A policy while it is put together.
+struct Layers<'a> {
+    policy: Arc<Policy>,
+    names: Vec<String>,
+    store: &'a PolicyStore,
+}
+
+impl<'a> Layers<'a> {
+    fn new(store: &'a PolicyStore, policy: Arc<Policy>, name: String) -> Self {
+        let names = vec![name];
+        Layers { policy, names, store }
+    }
+
+    fn under(&mut self, above: &Policy, name: String) {
+        // A policy under itself is itself.
+        if above.digest != self.policy.digest {
+            self.policy = Arc::new(self.policy.narrowed_by(above));
+        }
+        self.names.push(name);
+    }
+
+    fn under_ceilings(mut self, allowed: &Allowance<'_>) -> Self {
+        for (stored, from) in ceilings(self.store, allowed) {
+            let own = self.names.iter().any(|name| *name == stored.policy.name);
+            if own && stored.policy.digest == self.policy.digest {
+                continue;
+            }
+            self.under(&stored.policy, format!("{} ({from})", stored.policy.name));
+        }
+        self
+    }
+}
+
+fn ceilings<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>) -> Vec<(&'s Stored, &'static str)> {
+    let ruled = allowed.ceilings.iter().filter_map(|name| store.get(name));
+    let ruled = ruled.filter(|stored| !stored.ceiling).map(|stored| (stored, "access"));
+    ruled.chain(store.ceilings().map(|stored| (stored, "system"))).collect()
+}
+
+impl Policies {
+    /// The policy that decides about a request. Blocks: the workspace is looked at.
+    ///
+    /// # Errors
+    /// Why the request gets none.
+    pub fn choose(&self, asking: Asking<'_>, reference: Reference<'_>) -> Result<Choice, Refusal> {
+        let store = self.current();
+        let allowed = self.allowed(asking)?;
+        let (layers, not_given) = match reference {
+            Reference::Name(name) if !name.is_empty() => (self.named(&store, &allowed, asking, name)?, Vec::new()),
+            Reference::Inline(toml, origin) => (self.brought(&store, &allowed, asking, toml, origin)?, Vec::new()),
+            Reference::Name(_) | Reference::None => {
+                let base = base(&store, &allowed)?;
+                match self.of_project(&store, asking)? {
+                    Some(project) => self.under_base(project, base),
+                    None => (base, Vec::new()),
+                }
+            }
+        };
+        let Layers { policy, names, .. } = layers.under_ceilings(&allowed);
+        Ok(Choice {
+            policy,
+            layers: names,
+            not_given,
+        })
+    }
+
+    fn allowed(&self, asking: Asking<'_>) -> Result<Allowance<'_>, Refusal> {
+        allowance(self.access(), self.inline(), asking.peer, asking.labels)
+            .ok_or_else(|| Refusal::NoAccess(asking.peer.to_string(), !asking.labels.is_empty()))
+    }
+
+    fn named<'s>(
+        &self,
+        store: &'s PolicyStore,
+        allowed: &Allowance<'_>,
+        asking: Asking<'_>,
+        name: &str,
+    ) -> Result<Layers<'s>, Refusal> {
+        let may = |name: &str| {
+            let listed = allowed.policies.as_ref().is_none_or(|list| list.contains(&name));
+            listed || allowed.defaults == [name]
+        };
+        if !may(name) {
+            let list = store.all().map(|(stored, _)| stored.policy.name.as_str());
+            let list: Vec<_> = list.filter(|name| may(name)).collect();
+            return Err(Refusal::NotYours {
+                peer: asking.peer.to_string(),
+                name: name.to_owned(),
+                may: if list.is_empty() {
+                    "none".to_owned()
+                } else {
+                    list.join(", ")
+                },
+            });
+        }
+        let stored = store.get(name).ok_or_else(|| Refusal::NoSuchPolicy {
+            name: name.to_owned(),
+            known: store.names(),
+        })?;
+        Ok(Layers::new(store, Arc::clone(&stored.policy), name.to_owned()))
+    }
+
+    fn brought<'s>(
+        &self,
+        store: &'s PolicyStore,
+        allowed: &Allowance<'_>,
+        asking: Asking<'_>,
+        toml: &[u8],
+        origin: &str,
+    ) -> Result<Layers<'s>, Refusal> {
+        if allowed.inline == Inline::None {
+            return Err(Refusal::NoInline(
+                "this daemon takes no policies from requests (inline_policies = \"none\", or an access rule says so); name one of its own",
+            ));
+        }
+        let brought = read_inline(store, std::path::Path::new(origin), toml).map_err(Refusal::Inline)?;
+        let name = brought.policy.name.clone();
+        if allowed.inline == Inline::Any {
+            return Ok(Layers::new(
+                store,
+                Arc::new(brought.policy),
+                format!("{name} (request)"),
+            ));
+        }
+        if self.is_trusted_content(&brought, asking) {
+            return Ok(Layers::new(
+                store,
+                Arc::new(brought.policy),
+                format!("{name} (request, trusted)"),
+            ));
+        }
+        if allowed.inline == Inline::Trusted {
+            return Err(Refusal::NoInline(
+                "this daemon takes policies from requests only when they are trusted (inline = \"trusted\"): see `fumehood policy trust`",
+            ));
+        }
+        let base = base(store, allowed)?;
+        let widenings = brought.policy.widens(&base.policy);
+        if !widenings.is_empty() {
+            return Err(Refusal::Widens {
+                name,
+                base: base.policy.name.clone(),
+                digest: brought.policy.digest.to_string(),
+                widenings,
+            });
+        }
+        // What was judged to widen nothing is narrowed all the same: the promise does not hang on the judgement.
+        let mut layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request)"));
+        layers.under(&base.policy, base.names.join(" under "));
+        Ok(layers)
+    }
+
+    fn of_project(&self, store: &PolicyStore, asking: Asking<'_>) -> Result<Option<Outside>, Refusal> {
+        let Some((workspace, owner)) = asking.workspace else {
+            return Ok(None);
+        };
+        let mut owners = vec![owner, store.uid()];
+        if let Identity::Unix { uid, .. } = asking.peer.identity {
+            owners.push(uid);
+        }
+        read_project(store, workspace, &owners).map_err(Refusal::Project)
+    }
+
+    fn under_base<'s>(&self, project: Outside, base: Layers<'s>) -> (Layers<'s>, Vec<Widening>) {
+        let trusted = self.is_trusted(&project);
+        let word = if trusted { "trusted" } else { "untrusted" };
+        let name = format!("{} (.fumehood.toml, {word})", project.policy.name);
+        let policy = Arc::new(project.policy);
+        let mut layers = Layers::new(base.store, policy, name);
+        if trusted {
+            return (layers, Vec::new());
+        }
+        let widenings = layers.policy.widens(&base.policy);
+        layers.under(&base.policy, base.names.join(" under "));
+        (layers, widenings)
+    }
+
+    /// Whether the file at this path is trusted as it is. A list that cannot be read trusts nothing, and the log says so.
+    fn is_trusted(&self, file: &Outside) -> bool {
+        self.trusted_entries().iter().any(|known| {
+            known.path == file.path
+                && known.policy_digest == file.policy.digest.to_string()
+                && known.file_digest == hex(&file.file_digest)
+        })
+    }
+
+    /// Whether a policy that a request brings was trusted as a file, whatever that file's path: its content is what is trusted. A project's
+    /// own file was trusted for its workspace and holds there only.
+    fn is_trusted_content(&self, brought: &Outside, asking: Asking<'_>) -> bool {
+        self.trusted_entries().iter().any(|known| {
+            let project = known.path.file_name() == Some(super::project::PROJECT_FILE.as_ref());
+            let here = asking
+                .workspace
+                .is_some_and(|(workspace, _)| known.path.parent() == Some(workspace));
+            known.policy_digest == brought.policy.digest.to_string()
+                && known.file_digest == hex(&brought.file_digest)
+                && (!project || here)
+        })
+    }
+
+    fn trusted_entries(&self) -> Vec<super::Trusted> {
+        self.trust().list().unwrap_or_else(|error| {
+            tracing::warn!(error = %crate::telemetry::chain(&error), "no file is trusted");
+            Vec::new()
+        })
+    }
+
+    /// What a file would be worth for a peer: of a project if it is named so, else of requests that bring it. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with it; [`Refusal::NoSuchPolicy`] when there is no such file.
+    pub fn examine(&self, peer: &Peer, path: &std::path::Path) -> Result<Examined, Refusal> {
+        let labels = BTreeMap::new();
+        let asking = Asking {
+            peer,
+            labels: &labels,
+            workspace: None,
+        };
+        let store = self.current();
+        let allowed = self.allowed(asking)?;
+        let read_error = |source: std::io::Error| {
+            Refusal::Project(ProjectError::Read {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let project = path.file_name() == Some(super::project::PROJECT_FILE.as_ref());
+        let outside = match (project, path.parent()) {
+            (true, Some(workspace)) => {
+                let asking = Asking {
+                    workspace: Some((workspace, store.uid())),
+                    ..asking
+                };
+                let found = self.of_project(&store, asking)?;
+                found.ok_or_else(|| read_error(std::io::ErrorKind::NotFound.into()))?
+            }
+            _ => {
+                let bytes = super::project::read_plain(path).map_err(read_error)?;
+                read_inline(&store, path, &bytes).map_err(Refusal::Inline)?
+            }
+        };
+        let base = base(&store, &allowed)?;
+        let above = ceilings(&store, &allowed);
+        let name = outside.policy.name.clone();
+        // What a ceiling takes away, trusting does not give.
+        let given = Layers::new(&store, Arc::new(outside.policy.clone()), name).under_ceilings(&allowed);
+        let widenings = given.policy.widens(&base.policy);
+        let entries = self.trusted_entries();
+        let trusted = self.is_trusted(&outside);
+        let changed = !trusted && entries.iter().any(|known| known.path == outside.path);
+        Ok(Examined {
+            trusted,
+            changed,
+            widenings,
+            base: base.names.join(" under "),
+            ceilings: above
+                .iter()
+                .map(|(stored, from)| format!("{} ({from})", stored.policy.name))
+                .collect(),
+            outside,
+        })
+    }
+}
+
+/// What holds for a request that names nothing, where there is no project's file.
+fn base<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>) -> Result<Layers<'s>, Refusal> {
+    let get = |name: &str| {
+        store.get(name).ok_or_else(|| Refusal::NoSuchPolicy {
+            name: name.to_owned(),
+            known: store.names(),
+        })
+    };
+    let first = get(allowed.defaults.first().copied().unwrap_or(""))?;
+    let mut layers = Layers::new(store, Arc::clone(&first.policy), first.policy.name.clone());
+    for name in allowed.defaults.iter().skip(1) {
+        layers.under(&get(name)?.policy, (*name).to_owned());
+    }
+    Ok(layers)
+}
