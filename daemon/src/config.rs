@@ -34,6 +34,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Who may connect there; never empty.
     pub allowed_uids: Vec<u32>,
+    /// Names of certificates whose holders may answer the questions of others.
+    pub approvers: Vec<String>,
     /// TCP with mutual TLS, if at all.
     pub tcp: Option<Tcp>,
     /// Whether requests may bring policies of their own.
@@ -361,6 +363,7 @@ impl Config {
             uid,
             socket,
             allowed_uids,
+            approvers: file.approvers.unwrap_or_default(),
             tcp,
             inline_policies: file.inline_policies.unwrap_or(true),
             default_policy: file.default_policy.unwrap_or_else(|| "default".to_owned()),
