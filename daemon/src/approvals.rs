@@ -84,7 +84,9 @@ pub enum AskError {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// There is none, or none that this peer may see.
-    #[error("there is no question {0:?}: it never was, or was forgotten by age; `fumehood approve --list` shows those that wait")]
+    #[error(
+        "there is no question {0:?}: it never was, or was forgotten by age; `fumehood approve --list` shows those that wait"
+    )]
     Unknown(String),
     /// Somebody was quicker.
     #[error("question {id} does not wait any more: {how}")]
@@ -106,7 +108,9 @@ pub enum ResolveError {
     #[error("this cannot be allowed for always: {0}; allow it once or for the session")]
     NotNarrow(String),
     /// As many answers are kept as may.
-    #[error("{MAX_RULES} such answers are kept, as many as may: `fumehood approve --rules` lists them, `fumehood approve --forget RULE` takes one back")]
+    #[error(
+        "{MAX_RULES} such answers are kept, as many as may: `fumehood approve --rules` lists them, `fumehood approve --forget RULE` takes one back"
+    )]
     TooManyRules,
     /// The file of answers for always.
     #[error("the answer cannot be kept: {0}")]
@@ -207,7 +211,11 @@ impl Approvals {
         let rule_ids: Vec<String> = covering.iter().map(|given| given.id.clone()).collect();
         let by: Vec<&str> = covering.iter().map(|given| given.by.as_str()).collect();
         let resolution = Resolution {
-            answer: covering.iter().map(|given| given.answer()).max().unwrap_or(Answer::AllowOnce),
+            answer: covering
+                .iter()
+                .map(|given| given.answer())
+                .max()
+                .unwrap_or(Answer::AllowOnce),
             means: Means::Earlier,
             by: by.first().map(|by| (*by).to_owned()).unwrap_or_default(),
             reason: covering.first().map(|given| given.reason.clone()).unwrap_or_default(),
@@ -257,7 +265,10 @@ impl Approvals {
         let same = |waiting: &&Waiting| waiting.pending.asked.peer.same_as(&asked.peer);
         let own = open.waiting.values().filter(same).count();
         if own >= MAX_PENDING_OF_PEER {
-            return Err(AskError::Full { waiting: own, own: true });
+            return Err(AskError::Full {
+                waiting: own,
+                own: true,
+            });
         }
         if open.waiting.len() >= MAX_PENDING {
             return Err(AskError::Full {
@@ -386,7 +397,8 @@ impl Approvals {
             // It ended since it was found.
             None => {
                 drop(open);
-                self.find(peer, &pending.id).and(Err(ResolveError::Unknown(pending.id.clone())))
+                self.find(peer, &pending.id)
+                    .and(Err(ResolveError::Unknown(pending.id.clone())))
             }
         }
     }
@@ -427,8 +439,15 @@ impl Approvals {
         let mut open = self.shared.lock();
         open.draining = true;
         // Those that are being answered right now get their answer.
-        let unanswered: Vec<_> = open.waiting.values().filter(|waiting| waiting.claimed.is_none()).collect();
-        let ids: Vec<String> = unanswered.into_iter().map(|waiting| waiting.pending.id.clone()).collect();
+        let unanswered: Vec<_> = open
+            .waiting
+            .values()
+            .filter(|waiting| waiting.claimed.is_none())
+            .collect();
+        let ids: Vec<String> = unanswered
+            .into_iter()
+            .map(|waiting| waiting.pending.id.clone())
+            .collect();
         for id in ids {
             let resolution = Resolution::nobody(Means::Withdrawn);
             drop(self.shared.close(&mut open, &id, &resolution, "the daemon ended"));
@@ -621,7 +640,12 @@ impl Drop for Ticket {
             .is_some_and(|waiting| waiting.claimed.is_some());
         // Who is answering it finishes that: the answer may hold for later runs.
         if !claimed {
-            drop(self.shared.close(&mut open, &self.pending.id, &resolution, "the run ended before it was answered"));
+            drop(self.shared.close(
+                &mut open,
+                &self.pending.id,
+                &resolution,
+                "the run ended before it was answered",
+            ));
         }
         drop(open);
         if !self.recorded || claimed {

@@ -44,7 +44,9 @@ impl Seat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotYours {
     /// It asked.
-    #[error("{peer} asked, and policy `{policy}` lets nobody answer themselves; another identity has to (approvals.self = \"terminal\" or \"always\" in the policy would change that)")]
+    #[error(
+        "{peer} asked, and policy `{policy}` lets nobody answer themselves; another identity has to (approvals.self = \"terminal\" or \"always\" in the policy would change that)"
+    )]
     Own {
         /// Who.
         peer: String,
@@ -62,7 +64,9 @@ pub enum NotYours {
         why: &'static str,
     },
     /// Somebody else asked, and this one is none of those who answer.
-    #[error("{peer} is neither root nor the daemon's own user, and no certificate that the daemon's configuration names in `approvers`")]
+    #[error(
+        "{peer} is neither root nor the daemon's own user, and no certificate that the daemon's configuration names in `approvers`"
+    )]
     NoApprover {
         /// Who.
         peer: String,

@@ -228,7 +228,9 @@ impl Kept {
         file.write_all(format!("{HEAD}{body}").as_bytes()).map_err(fail)?;
         file.sync_all().map_err(fail)?;
         std::fs::rename(&new, &path).map_err(fail)?;
-        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(fail)
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(fail)
     }
 }
 

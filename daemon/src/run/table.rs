@@ -245,7 +245,13 @@ impl RunTable {
                 waiting as u32 + 1
             }
         };
-        let (run, actor, reader) = prepare(request, shared.surroundings.clone(), Arc::clone(&shared.places), runs.next_number, owned);
+        let (run, actor, reader) = prepare(
+            request,
+            shared.surroundings.clone(),
+            Arc::clone(&shared.places),
+            runs.next_number,
+            owned,
+        );
         runs.next_number += 1;
         runs.by_id.insert(key, Arc::clone(&run));
         shared.active.send_modify(|active| *active += 1);

@@ -76,7 +76,12 @@ impl Service for ApprovalsService {
                     "missing: ALLOW_ONCE, ALLOW_SESSION, ALLOW_ALWAYS or DENY",
                 ));
             }
-            Err(_) => return Err(status::invalid_field("answer", format!("{answer} is no ApprovalAnswer"))),
+            Err(_) => {
+                return Err(status::invalid_field(
+                    "answer",
+                    format!("{answer} is no ApprovalAnswer"),
+                ));
+            }
         };
         if reason.len() > MAX_REASON_BYTES {
             return Err(status::invalid_field(
@@ -120,11 +125,7 @@ impl ApprovalsService {
 }
 
 /// Tells one watcher what waits and what changes, until it stops listening.
-async fn tell(
-    approvals: Approvals,
-    peer: Peer,
-    told: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>,
-) {
+async fn tell(approvals: Approvals, peer: Peer, told: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
     use v1::watch_approvals_response::Change as Wire;
     let say = async |change: Wire| {
         let response = v1::WatchApprovalsResponse { change: Some(change) };
