@@ -159,7 +159,9 @@ async fn who_asked_does_not_answer_unless_the_policy_says_so() {
         let what = format!("{asking} asks, {answering} answers, self is {own}");
         let ticket = approvals.ask(asked_by(asking, own, &["git", "push"])).await.unwrap();
         let id = ticket.pending().id.clone();
-        let answered = approvals.resolve(&answering, &id, Answer::AllowOnce, String::new()).await;
+        let answered = approvals
+            .resolve(&answering, &id, Answer::AllowOnce, String::new())
+            .await;
         assert_eq!(answered.is_ok(), expected, "{what}: {answered:?}");
         // Whom it does not concern is not told that there is a question.
         let visible = !matches!(answered, Err(ResolveError::Unknown(_)));
@@ -173,7 +175,10 @@ async fn an_answer_for_a_session_lets_pass_the_same_of_the_same_and_nothing_else
     let approvals = approvals(None);
     let push = ["git", "push", "origin", "main"];
     assert!(!passes(&approvals, &asked(&push)).await);
-    let given = answer(&approvals, asked(&push), Answer::AllowSession).await.unwrap().unwrap();
+    let given = answer(&approvals, asked(&push), Answer::AllowSession)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(passes(&approvals, &asked(&push)).await);
     assert!(passes(&approvals, &asked(&["bash", "-c", "cd x && git push origin main"])).await);
     for other in [
@@ -226,11 +231,19 @@ async fn what_has_no_narrow_rule_passes_in_a_session_as_a_whole_and_never_always
     ] {
         let mut ticket = approvals.ask(asked(words)).await.unwrap();
         let id = ticket.pending().id.clone();
-        let refused = approvals.resolve(&uid(0), &id, Answer::AllowAlways, String::new()).await;
-        assert!(matches!(refused, Err(ResolveError::NotNarrow(_))), "{words:?}: {refused:?}");
+        let refused = approvals
+            .resolve(&uid(0), &id, Answer::AllowAlways, String::new())
+            .await;
+        assert!(
+            matches!(refused, Err(ResolveError::NotNarrow(_))),
+            "{words:?}: {refused:?}"
+        );
         assert!(!ticket.pending().not_narrow.is_empty(), "{words:?}");
         // The question waits on.
-        approvals.resolve(&uid(0), &id, Answer::AllowSession, String::new()).await.unwrap();
+        approvals
+            .resolve(&uid(0), &id, Answer::AllowSession, String::new())
+            .await
+            .unwrap();
         assert!(matches!(ticket.answered().await, Outcome::Answered(_)));
         assert!(passes(&approvals, &asked(words)).await, "{words:?}");
     }
@@ -245,12 +258,20 @@ async fn an_answer_for_always_outlives_the_daemon_in_a_private_file_and_can_be_t
     let place = directory.path().join("approvals");
     let push = ["git", "push", "origin", "main"];
     let first = approvals(Some(place.clone()));
-    let given = answer(&first, asked(&push), Answer::AllowAlways).await.unwrap().unwrap();
+    let given = answer(&first, asked(&push), Answer::AllowAlways)
+        .await
+        .unwrap()
+        .unwrap();
     let file = place.join("always.toml");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o700);
     let text = std::fs::read_to_string(&file).unwrap();
-    for part in ["command = [\"git\", \"push\", \"origin\", \"main\"]", "by = \"uid:0\"", "looked at", "peer = \"uid:1001\""] {
+    for part in [
+        "command = [\"git\", \"push\", \"origin\", \"main\"]",
+        "by = \"uid:0\"",
+        "looked at",
+        "peer = \"uid:1001\"",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let second = approvals(Some(place.clone()));
@@ -279,13 +300,19 @@ async fn a_file_that_others_could_change_or_that_is_broken_lets_nothing_pass() {
     for bad in [
         good.replace("version = 1", "version = 2"),
         good.replace("reason", "raeson"),
-        good.replace("[\"git\", \"push\", \"origin\", \"main\"]", "[\"bash\", \"-c\", \"git push origin main\"]"),
+        good.replace(
+            "[\"git\", \"push\", \"origin\", \"main\"]",
+            "[\"bash\", \"-c\", \"git push origin main\"]",
+        ),
         "\u{0}".to_owned(),
     ] {
         assert_ne!(bad, good);
         std::fs::write(&file, &bad).unwrap();
         assert!(!passes(&approvals, &asked(&push)).await, "{bad}");
-        assert!(!passes(&approvals, &asked(&["bash", "-c", "git push origin main"])).await, "{bad}");
+        assert!(
+            !passes(&approvals, &asked(&["bash", "-c", "git push origin main"])).await,
+            "{bad}"
+        );
     }
     std::fs::write(&file, &good).unwrap();
     assert!(passes(&approvals, &asked(&push)).await);
@@ -301,13 +328,32 @@ async fn a_flood_of_questions_is_refused_and_leaves_room_for_others() {
     let mut tickets = Vec::new();
     for peer in 0..8 {
         for _ in 0..MAX_PENDING_OF_PEER {
-            tickets.push(approvals.ask(asked_by(uid(2000 + peer), "never", &["git", "push"])).await.unwrap());
+            tickets.push(
+                approvals
+                    .ask(asked_by(uid(2000 + peer), "never", &["git", "push"]))
+                    .await
+                    .unwrap(),
+            );
         }
-        let own = approvals.ask(asked_by(uid(2000 + peer), "never", &["git", "push"])).await;
-        assert!(matches!(own, Err(AskError::Full { own: true, waiting: MAX_PENDING_OF_PEER })));
+        let own = approvals
+            .ask(asked_by(uid(2000 + peer), "never", &["git", "push"]))
+            .await;
+        assert!(matches!(
+            own,
+            Err(AskError::Full {
+                own: true,
+                waiting: MAX_PENDING_OF_PEER
+            })
+        ));
     }
     let other = approvals.ask(asked(&["git", "push"])).await;
-    assert!(matches!(other, Err(AskError::Full { own: false, waiting: MAX_PENDING })));
+    assert!(matches!(
+        other,
+        Err(AskError::Full {
+            own: false,
+            waiting: MAX_PENDING
+        })
+    ));
     // A run that ends takes its question along.
     drop(tickets.pop());
     approvals.ask(asked(&["git", "push"])).await.unwrap();
@@ -343,7 +389,10 @@ async fn a_daemon_that_ends_takes_no_questions_and_answers_none() {
     let mut ticket = approvals.ask(asked(&["git", "push"])).await.unwrap();
     approvals.drain();
     assert_eq!(ticket.answered().await, Outcome::Draining);
-    assert!(matches!(approvals.ask(asked(&["git", "push"])).await, Err(AskError::Draining)));
+    assert!(matches!(
+        approvals.ask(asked(&["git", "push"])).await,
+        Err(AskError::Draining)
+    ));
 }
 
 #[tokio::test]
@@ -359,7 +408,9 @@ async fn what_cannot_be_recorded_is_neither_asked_nor_answered() {
     let mut ticket = approvals.ask(asked(&push)).await.unwrap();
     log.close().await.unwrap();
     let id = ticket.pending().id.clone();
-    let refused = approvals.resolve(&uid(0), &id, Answer::AllowSession, String::new()).await;
+    let refused = approvals
+        .resolve(&uid(0), &id, Answer::AllowSession, String::new())
+        .await;
     assert!(matches!(refused, Err(ResolveError::Audit(_))), "{refused:?}");
     assert!(approvals.rules(&uid(0)).await.is_empty());
     let waited = tokio::time::timeout(Duration::from_millis(50), ticket.answered()).await;
