@@ -90,7 +90,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Makes the directory now, so that it can be kept out of every sandbox's view; where it cannot be made, keeping an answer says why.
     pub fn new(directory: PathBuf) -> Kept {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        if let Err(error) = made {
+            tracing::warn!(directory = %directory.display(), %error, "answers for always cannot be kept");
+        }
         Kept { directory }
     }
 
