@@ -78,6 +78,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         socket,
         json: args.json,
         verbose: args.verbose,
+        quiet: args.quiet,
         program,
         named_socket: args.connect.socket.clone(),
         run: None,
@@ -128,6 +129,7 @@ struct Follower {
     socket: PathBuf,
     json: bool,
     verbose: bool,
+    quiet: bool,
     program: Vec<u8>,
     /// The socket that the command line named, for the commands that it is told.
     named_socket: Option<PathBuf>,
@@ -317,7 +319,13 @@ impl Follower {
                     tell(&line);
                 }
             }
-            Some(Event::Started(started)) => self.started = Some(started.clone()),
+            Some(Event::Started(started)) => {
+                // Nothing of the command was written yet, so this stands before it.
+                if let (false, false, Some(line)) = (self.json, self.quiet, render::preferred_missing(started)) {
+                    tell(&line);
+                }
+                self.started = Some(started.clone());
+            }
             Some(Event::Output(piece)) => {
                 let stream = if piece.stream() == OutputStream::Stderr {
                     Stream::Stderr
