@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
+use fumehood_proto::v1::approvals_client::ApprovalsClient;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
 use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
@@ -32,6 +33,7 @@ const INPUT_QUEUE: usize = 4;
 /// A connection to a daemon. Clones share it; calls may be made at the same time.
 #[derive(Debug, Clone)]
 pub struct Client {
+    pub(crate) approvals: ApprovalsClient<Channel>,
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
     node: NodeClient<Channel>,
@@ -40,6 +42,7 @@ pub struct Client {
 impl Client {
     pub(crate) fn over(channel: Channel) -> Self {
         Self {
+            approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             node: NodeClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),

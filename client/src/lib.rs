@@ -32,6 +32,7 @@
 //! # }
 //! ```
 
+mod approvals;
 mod client;
 mod connect;
 pub mod directory;
@@ -39,6 +40,7 @@ mod error;
 mod run;
 mod socket;
 
+pub use approvals::ApprovalChanges;
 pub use client::Client;
 pub use connect::{ConnectError, TlsOptions};
 pub use directory::DirectoryError;

@@ -24,7 +24,9 @@
 //! ```
 //!
 //! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `peer_denied`, `policy_trusted`, `policy_untrusted`,
-//! `policies_reloaded`. `audit.head` beside
+//! `policies_reloaded`; and about questions to people
+//! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
+//! `approval_rule_removed`. A question without one of the others after it ended with its daemon. `audit.head` beside
 //! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
 //! daemon's user can forge both; the last hash, noted elsewhere from time to time, pins everything before it.
 //!
@@ -40,6 +42,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod approval;
 mod arguments;
 mod chain;
 mod file;
@@ -50,6 +53,7 @@ mod text;
 mod verify;
 mod writer;
 
+pub use approval::{Approval, ApprovalEvent, ApprovalRuleRemoved};
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
@@ -75,6 +79,11 @@ pub(crate) fn further_path(path: &Path, number: u32) -> PathBuf {
 
 /// How many logs of one user there may be side by side.
 pub(crate) const MAX_LOGS: u32 = 9;
+
+/// A moment as RFC 3339 in UTC with microseconds, as records have it.
+pub(crate) fn timestamp(at: std::time::SystemTime) -> String {
+    record::rfc3339(at.into())
+}
 
 /// This user's logs: the default one, and those of daemons that found it in use.
 pub fn default_paths() -> Vec<PathBuf> {

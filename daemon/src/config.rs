@@ -39,6 +39,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Who may connect there; never empty.
     pub allowed_uids: Vec<u32>,
+    /// Names of certificates whose holders may answer the questions of others.
+    pub approvers: Vec<String>,
     /// TCP with mutual TLS, if at all.
     pub tcp: Option<Tcp>,
     /// Which policies requests may bring.
@@ -386,6 +388,7 @@ impl Config {
             uid,
             socket,
             allowed_uids,
+            approvers: file.approvers.unwrap_or_default(),
             tcp,
             inline_policies: file.inline_policies.unwrap_or_default(),
             access: vec![own],

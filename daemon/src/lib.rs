@@ -5,9 +5,10 @@
 //! serve.rs     from start to end             listen.rs peer.rs  who connects
 //! service/     the door: wire types          run/             runs and their actors
 //! lower.rs     grants to a sandbox           launch.rs        where sandboxes come from
-//! audit/       what was asked and how it ended
+//! approvals/   questions to people           audit/           what was asked and how it ended
 //! ```
 
+pub mod approvals;
 pub mod audit;
 pub mod cli;
 pub mod config;

@@ -2,7 +2,8 @@
 //!
 //! An identity is learnt once, when the connection is made, from the kernel (`SO_PEERCRED`) or from the client's certificate,
 //! and stays for the connection's life. `SO_PEERCRED` names the process that called `connect`: whoever gets that descriptor
-//! passed on speaks for that process. The pid is information only, since pids are reused; nothing is decided by it.
+//! passed on speaks for that process. The pid is information, since pids are reused; one thing looks at it, and says what that is worth:
+//! who sits at a terminal (`approvals/judge.rs`).
 
 use std::fmt;
 
@@ -73,6 +74,15 @@ impl Peer {
             Ok(peer)
         } else {
             Err(PeerError::NotAllowed(peer.clone()))
+        }
+    }
+
+    /// Whether it is the same user, or the holder of a certificate of the same name.
+    pub fn same_as(&self, other: &Peer) -> bool {
+        match (&self.identity, &other.identity) {
+            (Identity::Unix { uid, .. }, Identity::Unix { uid: other, .. }) => uid == other,
+            (Identity::Certificate { name }, Identity::Certificate { name: other }) => name == other,
+            _ => false,
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! model.rs     what a run is asked, what happens in it, how it ends: plain types
 //! journal.rs   its events, kept within a bound, read by any number of readers at their own pace
-//! actor.rs     the task that owns it: from a place among the running ones to the last event
+//! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! find.rs      what is on the machine for the patterns of a policy

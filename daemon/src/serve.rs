@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
+use fumehood_proto::v1::approvals_server::ApprovalsServer;
 use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
 use fumehood_proto::v1::runs_server::RunsServer;
@@ -19,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::service::InterceptorLayer;
 use tonic::{Request, Status};
 
+use crate::approvals::{Approvals, Judges};
 use crate::audit::{self, AuditLog};
 use crate::config::{Config, ConfigError};
 use crate::launch::Launching;
@@ -26,7 +28,7 @@ use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Bounds, RunTable, Surroundings};
-use crate::service::{Door, IntakeLayer, NodeService, PoliciesService, RunsService};
+use crate::service::{ApprovalsService, Door, IntakeLayer, NodeService, PoliciesService, RunsService};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -105,12 +107,19 @@ pub async fn serve(
         retained: config.retained_runs,
         retain_for: config.retain_for,
     };
+    let judges = Judges {
+        own_uid: config.uid,
+        approvers: config.approvers.clone(),
+    };
+    let kept = answers_directory(&config, audit.as_ref());
+    let approvals = Approvals::new(judges, audit.clone(), config.audit.required, Some(kept));
     let runs = RunTable::new(
         bounds,
         Surroundings {
             launching: launching.clone(),
             audit: audit.clone(),
             audit_required: config.audit.required,
+            approvals: approvals.clone(),
         },
     );
     let incoming = listen::incoming(
@@ -124,6 +133,7 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
     health.set_serving::<PoliciesServer<PoliciesService>>().await;
+    health.set_serving::<ApprovalsServer<ApprovalsService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
 
     let door = Door {
@@ -163,6 +173,7 @@ pub async fn serve(
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(PoliciesServer::new(policies))
+        .add_service(ApprovalsServer::new(ApprovalsService { approvals }))
         .add_service(NodeServer::new(node))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(describe)?)
@@ -262,11 +273,19 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     }
 }
 
-/// What no command may reach: the daemon's socket, audit log, configuration, policies, list of trusted files and scratch directory. Where one of them lies in
+/// Where answers for always are: beside the audit log, in a directory of their own.
+fn answers_directory(config: &Config, audit: Option<&AuditLog>) -> PathBuf {
+    let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
+    log.with_file_name("approvals")
+}
+
+/// What no command may reach: the daemon's socket, audit log, answers for always, configuration, policies, list of trusted files and scratch
+/// directory. Where one of them lies in
 /// the directory that Fumehood makes for it, that directory.
 fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies) -> Arc<[PathBuf]> {
     let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
     let head = log.with_extension("head");
+    let answers = answers_directory(config, audit);
     let files = [
         Some(config.socket.as_path()),
         config.file.as_deref(),
@@ -274,6 +293,7 @@ fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies
         Some(log),
         Some(&head),
         Some(policies.trust().path()),
+        Some(&answers),
     ];
     let own_name = std::ffi::OsString::from(format!("fumehood-{}", config.uid));
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());

@@ -3,10 +3,12 @@
 //! ```text
 //! runs.rs      service Runs          request.rs   a request, checked field by field
 //! policies.rs  service Policies      convert.rs   what goes out
+//! approvals.rs service Approvals
 //! node.rs      service Node          status.rs    every gRPC status there is
 //! intake.rs    what a peer may have on its way here at once
 //! ```
 
+mod approvals;
 mod convert;
 mod intake;
 mod node;
@@ -15,6 +17,7 @@ mod request;
 mod runs;
 mod status;
 
+pub use approvals::ApprovalsService;
 pub use intake::IntakeLayer;
 pub use node::NodeService;
 pub use policies::PoliciesService;

@@ -44,7 +44,7 @@ mod words;
 
 pub use allows::{Access, Facts};
 pub use builtin::{builtin, builtin_file, builtin_names};
-pub use decide::{Decision, Denial, Grants, Request, RequestedLimits};
+pub use decide::{Decision, Denial, Grants, Question, Request, RequestedLimits};
 pub use digest::Digest;
 pub use error::{ParseError, ParseErrors};
 pub use file::{Expectation, Expected, PolicyFile, Reference, Subject};

@@ -126,6 +126,8 @@ impl Told {
                 Event::Exited(_) => "exited",
                 Event::Closed(_) => "closed",
                 Event::Denial(_) => "denial",
+                Event::ApprovalRequested(_) => "approval_requested",
+                Event::ApprovalResolved(_) => "approval_resolved",
                 Event::Finished(_) => "finished",
             })
             .collect();

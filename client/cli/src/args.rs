@@ -46,6 +46,10 @@ pub enum Command {
     Ps(PsArgs),
     /// End a run
     Kill(KillArgs),
+    /// Answer runs that wait for an approval
+    Approve(ApproveArgs),
+    /// Refuse a run that waits for an approval
+    Deny(DenyArgs),
     /// Examine the audit log
     Audit(AuditArgs),
     /// Be the daemon, in the foreground
@@ -219,6 +223,67 @@ pub struct KillArgs {
     pub grace: Option<Duration>,
     /// Why, for the record
     #[arg(long, default_value = "")]
+    pub reason: String,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `approve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without an id, and at a terminal, each question that waits is shown and asked.\n\n\
+        Whoever asked may not answer, unless the policy says so (approvals.self). Root and the daemon's own user may answer others, and so may \
+        certificates that the daemon's configuration names in `approvers`.\n\n\
+        Examples:\n  \
+        fumehood approve                          answer what waits, one after the other\n  \
+        fumehood approve 1f0c3a9e --session       allow it, and the same again until the daemon ends or 24 hours are over\n  \
+        fumehood approve --rules                  what was allowed for a session or always\n  \
+        fumehood approve --forget 0d4be1f2a6c9    take such an answer back\n\n\
+        Exit code: 0; 1 when an answer was not taken, or there is no such question or rule."
+)]
+#[command(group = clap::ArgGroup::new("what").args(["approval_id", "list", "watch", "rules", "forget"]))]
+#[command(group = clap::ArgGroup::new("answer").args(["session", "always"]).requires("approval_id"))]
+pub struct ApproveArgs {
+    /// The question's id, as `fumehood run` and --list show it: allow it, once unless told otherwise
+    #[arg(value_name = "APPROVAL ID")]
+    pub approval_id: Option<String>,
+    /// Allow it for the session: the same identity, policy, workspace and label `session`
+    #[arg(long)]
+    pub session: bool,
+    /// Allow exactly this command for always, under the same identity, policy and workspace
+    #[arg(long)]
+    pub always: bool,
+    /// Why, for the record and whoever asked
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+    /// List what waits
+    #[arg(long)]
+    pub list: bool,
+    /// Tell what waits, and every change, until interrupted
+    #[arg(long)]
+    pub watch: bool,
+    /// List what was allowed for a session or always
+    #[arg(long)]
+    pub rules: bool,
+    /// Take such an answer back
+    #[arg(long, value_name = "RULE ID")]
+    pub forget: Option<String>,
+    /// Write --list, --watch and --rules as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `deny`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0; 1 when the answer was not taken, or there is no such question.")]
+pub struct DenyArgs {
+    /// The question's id
+    #[arg(value_name = "APPROVAL ID")]
+    pub approval_id: String,
+    /// Why, for the record and whoever asked
+    #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
     #[command(flatten)]
     pub connect: ConnectArgs,

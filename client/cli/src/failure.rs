@@ -39,6 +39,10 @@ pub enum Failure {
     },
     #[error("a trial run was not over after {seconds} seconds")]
     Trial { seconds: u64 },
+    #[error(
+        "there is no terminal to ask on: name a question, `fumehood approve ID`; `fumehood approve --list` shows them"
+    )]
+    NoTerminal,
     #[error("no daemon listens on {}", .0.display())]
     NoDaemon(PathBuf),
     #[error("no daemon listens on {}, and --no-start forbids starting one", .0.display())]

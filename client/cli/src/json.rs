@@ -29,6 +29,8 @@ pub fn event(event: &RunEvent) -> String {
         Some(Event::Accepted(wire::Accepted { queue_position })) => {
             ("accepted", json!({ "queue_position": queue_position }))
         }
+        Some(Event::ApprovalRequested(event)) => ("approval_requested", approval_requested(event)),
+        Some(Event::ApprovalResolved(event)) => ("approval_resolved", approval_resolved(event)),
         Some(Event::Started(event)) => ("started", started(event)),
         Some(Event::Output(Output { stream, offset, data })) => {
             let mut members = json!({ "stream": stream_name(*stream), "offset": offset });
@@ -111,6 +113,124 @@ pub fn capabilities(found: &CapabilitiesResponse, trial: Option<(&Enforcement, &
             "finished": finished(finished_as),
         })),
     })
+}
+
+/// A question of a policy.
+#[must_use]
+pub fn approval_requested(event: &wire::ApprovalRequested) -> Value {
+    let wire::ApprovalRequested {
+        approval_id,
+        commands,
+        rule,
+        reason,
+        expires_at,
+        default_answer,
+    } = event;
+    json!({
+        "approval_id": approval_id,
+        "commands": commands,
+        "rule": rule,
+        "reason": reason,
+        "expires_at": expires_at.as_ref().map(ToString::to_string),
+        "default_answer": answer_name(*default_answer),
+    })
+}
+
+/// An answer to one.
+#[must_use]
+pub fn approval_resolved(event: &wire::ApprovalResolved) -> Value {
+    let wire::ApprovalResolved {
+        approval_id,
+        answer,
+        means,
+        by,
+        reason,
+        rule_ids,
+    } = event;
+    json!({
+        "approval_id": approval_id,
+        "answer": answer_name(*answer),
+        "means": means_name(*means),
+        "by": by,
+        "reason": reason,
+        "rule_ids": rule_ids,
+    })
+}
+
+/// A question that waits: the members of the question, and of the run.
+#[must_use]
+pub fn pending_approval(pending: &wire::PendingApproval) -> Value {
+    let wire::PendingApproval {
+        question,
+        run_id,
+        peer,
+        policy_name,
+        workspace,
+        cwd,
+        session,
+        env_names,
+        requested_at,
+        not_narrow,
+        not_yours,
+    } = pending;
+    let mut value = question.as_ref().map_or_else(|| json!({}), approval_requested);
+    value["run_id"] = json!(run_id);
+    value["peer"] = json!(peer);
+    value["policy_name"] = json!(policy_name);
+    put_bytes(&mut value, "workspace", workspace);
+    put_bytes(&mut value, "cwd", cwd);
+    value["session"] = json!(session);
+    value["env_names"] = env_names.iter().map(|name| String::from_utf8_lossy(name)).collect();
+    value["requested_at"] = json!(requested_at.as_ref().map(ToString::to_string));
+    value["not_narrow"] = json!(not_narrow);
+    value["not_yours"] = json!(not_yours);
+    value
+}
+
+/// An answer that holds for later runs.
+#[must_use]
+pub fn approval_rule(rule: &wire::ApprovalRule) -> Value {
+    let wire::ApprovalRule {
+        rule_id,
+        answer,
+        commands,
+        peer,
+        policy_name,
+        workspace,
+        session,
+        by,
+        means,
+        reason,
+        given_at,
+        expires_at,
+    } = rule;
+    let mut value = json!({
+        "rule_id": rule_id,
+        "answer": answer_name(*answer),
+        "commands": commands,
+        "peer": peer,
+        "policy_name": policy_name,
+        "session": session,
+        "by": by,
+        "means": means_name(*means),
+        "reason": reason,
+        "given_at": given_at.as_ref().map(ToString::to_string),
+        "expires_at": expires_at.as_ref().map(ToString::to_string),
+    });
+    put_bytes(&mut value, "workspace", workspace);
+    value
+}
+
+fn answer_name(answer: i32) -> String {
+    wire::ApprovalAnswer::try_from(answer)
+        .map_or("UNSPECIFIED", |answer| short(answer.as_str_name(), "APPROVAL_ANSWER_"))
+        .to_lowercase()
+}
+
+fn means_name(means: i32) -> String {
+    wire::ApprovalMeans::try_from(means)
+        .map_or("UNSPECIFIED", |means| short(means.as_str_name(), "APPROVAL_MEANS_"))
+        .to_lowercase()
 }
 
 fn started(event: &Started) -> Value {

@@ -3,6 +3,7 @@
 //! A library with a thin `main`, so that its parts can be tested. It talks to a daemon over its socket as any client does;
 //! the daemon's own code is used in one place, [`daemon`], to be a daemon when asked to.
 
+mod approve;
 mod args;
 mod daemon;
 mod doctor;
@@ -75,6 +76,8 @@ fn talk(command: Command) -> ExitCode {
             Command::Policy(args) => listing::policy(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
             Command::Kill(args) => listing::kill(args).await,
+            Command::Approve(args) => approve::approve(args).await,
+            Command::Deny(args) => approve::deny(args).await,
             Command::Version(args) => listing::version(args).await,
             Command::Daemon(_) | Command::Audit(_) => Ok(0),
         }

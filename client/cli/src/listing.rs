@@ -31,6 +31,7 @@ pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
         }
     };
     let live = [
+        RunState::AwaitingApproval,
         RunState::Queued,
         RunState::Starting,
         RunState::Running,
@@ -100,6 +101,7 @@ fn state(run: &RunInfo) -> String {
         Some(Kind::SandboxFailed(_)) => "no sandbox".to_owned(),
         Some(Kind::Lost(_)) => "lost".to_owned(),
         None => match run.state() {
+            RunState::AwaitingApproval => format!("awaiting approval {}", run.approval_id),
             RunState::Queued => "queued".to_owned(),
             RunState::Starting => "starting".to_owned(),
             RunState::Running => "running".to_owned(),

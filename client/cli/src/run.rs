@@ -21,7 +21,7 @@ use crate::request::{self, Surroundings};
 use crate::signals::Signals;
 use crate::start::{self, Connected};
 use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
-use crate::{json, render, tell};
+use crate::{approve, json, render, tell};
 
 /// A second SIGINT within this time kills the run.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -86,6 +86,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         quiet: args.quiet,
         program,
         workspace,
+        named_socket: args.connect.socket.clone(),
         run: None,
         started: None,
         notices: Vec::new(),
@@ -137,6 +138,8 @@ struct Follower {
     quiet: bool,
     program: Vec<u8>,
     workspace: Vec<u8>,
+    /// The socket that the command line named, for the commands that it is told.
+    named_socket: Option<PathBuf>,
     /// The run's id, once it was told.
     run: Option<String>,
     started: Option<Started>,
@@ -312,6 +315,16 @@ impl Follower {
         match &event.event {
             Some(Event::Accepted(Accepted { queue_position })) if *queue_position > 0 && self.verbose => {
                 tell(&format!("waiting behind {queue_position} other runs"));
+            }
+            Some(Event::ApprovalRequested(asked)) => {
+                approve::asked(asked, self.named_socket.as_deref())
+                    .iter()
+                    .for_each(|line| tell(line));
+            }
+            Some(Event::ApprovalResolved(resolved)) => {
+                if let Some(line) = approve::answered(resolved, self.verbose) {
+                    tell(&line);
+                }
             }
             Some(Event::Started(started)) => {
                 // Nothing of the command was written yet, so this stands before it.

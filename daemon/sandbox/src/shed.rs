@@ -374,7 +374,8 @@ const CALLS: &[i64] = &[
     libc::SYS_dup3,
     libc::SYS_pipe2,
     libc::SYS_memfd_create,
-    // Files: the audit log and its head, the socket and its lock, workspaces that are looked at.
+    // Files: the audit log and its head, the socket and its lock, workspaces that are looked at, answers that are kept (a new file takes the
+    // old one's place; Landlock keeps that to one of the daemon's own directories).
     libc::SYS_openat,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
@@ -425,6 +426,8 @@ const CALLS: &[i64] = &[
     libc::SYS_mkdir,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]

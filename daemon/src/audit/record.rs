@@ -290,7 +290,7 @@ impl Entry {
         }
         let (kind, decision, rule, reason) = match &intent.decision {
             Decision::Allowed { rule } => ("intent", "allowed", rule, None),
-            Decision::Denied { rule, reason } => ("denied", "denied", rule, Some(Text(reason.as_bytes()))),
+            Decision::Denied { rule, reason } => ("denied", "denied", rule, Some(redact_text(reason.as_bytes()))),
         };
         let argv = redact_argv(&intent.argv);
         let labels: Vec<_> = intent
@@ -313,7 +313,7 @@ impl Entry {
                 policy_layers: TextList(&intent.policy_layers),
                 decision,
                 rule: Text(rule.as_bytes()),
-                reason,
+                reason: reason.as_deref().map(Text),
                 argv: TextList(&argv),
                 env_names: TextList(&intent.env_names),
                 workspace: Text(&intent.workspace),
@@ -467,7 +467,7 @@ pub(crate) fn now() -> String {
     rfc3339(time::OffsetDateTime::from(std::time::SystemTime::now()))
 }
 
-fn rfc3339(at: time::OffsetDateTime) -> String {
+pub(super) fn rfc3339(at: time::OffsetDateTime) -> String {
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
         at.year(),

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::telemetry::chain;
 
+use super::approval::{Approval, ApprovalRuleRemoved};
 use super::file::{AuditError, LogFile, OpenError, Opened};
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef};
 
@@ -114,6 +115,22 @@ impl AuditLog {
     /// The record is not in the log.
     pub async fn policy_change(&self, change: &PolicyChange) -> Result<RecordRef, AuditError> {
         self.append(Entry::policy_change(change), false).await
+    }
+
+    /// Records something about a question to people; returns when it is durable.
+    ///
+    /// # Errors
+    /// The record is not in the log: what it is about must not have consequences.
+    pub async fn approval(&self, approval: &Approval) -> Result<RecordRef, AuditError> {
+        self.append(approval.entry(), false).await
+    }
+
+    /// Records that an earlier answer was taken back; returns when it is durable.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn approval_rule_removed(&self, removed: &ApprovalRuleRemoved) -> Result<RecordRef, AuditError> {
+        self.append(Entry::new("approval_rule_removed", removed), false).await
     }
 
     /// Records that a peer was refused. Waits for nothing; a full queue or a failing log loses the record with a warning,

@@ -34,6 +34,8 @@ pub struct File {
     pub socket: Option<PathBuf>,
     /// Who may connect there.
     pub allowed_uids: Option<Vec<u32>>,
+    /// Certificates whose holders may answer the questions of others.
+    pub approvers: Option<Vec<String>>,
     /// Which policies requests may bring.
     pub inline_policies: Option<Inline>,
     /// Who may use which policies.
@@ -145,6 +147,7 @@ impl File {
             allowed_uids: root.take("allowed_uids", |value| {
                 list(value, |uid| integer(uid, 0, u64::from(u32::MAX) - 1))
             }),
+            approvers: root.take("approvers", |value| list(value, certificate_name)),
             inline_policies: root.take("inline_policies", inline),
             default_policy: root.take("default_policy", policy_name),
             policy_dirs: root.take("policy_dirs", |value| list(value, absolute_path)),
@@ -350,6 +353,17 @@ fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
             address.escape_debug()
         )
     })
+}
+
+fn certificate_name(value: &DeValue<'_>) -> Result<String, String> {
+    let name = string(value, "a certificate's name")?;
+    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+        return Err(format!(
+            "`{}` is not a certificate's name: 1 to 256 bytes without control characters, such as \"ops.example.org\"",
+            name.escape_debug()
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 fn policy_name(value: &DeValue<'_>) -> Result<String, String> {

@@ -1,22 +1,24 @@
 //! The task that owns a run.
 //!
-//! From a place among the running ones to the last event, in the order in which it happens: wait for a place, build the sandbox while
+//! From the decision to the last event, in the order in which it happens: wait for an answer where the policy asks, for a place, build the sandbox while
 //! the audit log takes the intent, send the command once both are done, follow it, and when nothing of it exists any more, write
 //! the end down and say so. Every waiting step also listens to requests, so a run can be ended at any moment of its life.
 
+mod ask;
 mod follow;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use fumehood_policies::{Decision, Grants};
+use fumehood_policies::{Decision, Grants, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::find::{FindError, find};
 use super::journal::Journal;
@@ -24,6 +26,7 @@ use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
     Stream, Usage,
 };
+use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
 use crate::{lower, refusal, remedy};
@@ -57,6 +60,8 @@ pub struct Surroundings {
     pub audit: Option<AuditLog>,
     /// Whether a run whose intent cannot be written may not start.
     pub audit_required: bool,
+    /// Where questions of policies wait for people.
+    pub approvals: Approvals,
 }
 
 impl Surroundings {
@@ -103,6 +108,10 @@ pub(super) struct Actor {
     pub commands: mpsc::Receiver<Command>,
     pub input: mpsc::Receiver<Input>,
     pub accepted_at: Instant,
+    /// The places among the running ones: for a run that gave its own back while it waited for an answer.
+    pub places: Arc<Semaphore>,
+    /// What let it start, for the record of its intent.
+    pub allowed_by: String,
     /// Whether the audit log has the intent, and so wants an end.
     pub recorded: bool,
 }
@@ -128,12 +137,13 @@ impl Outcome {
 
 impl Actor {
     /// Runs the run. `place` resolves when it has a place among the running ones.
-    pub(super) async fn run(mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>>) {
+    pub(super) async fn run(mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static) {
         let outcome = self.live(place).await;
         self.finish(outcome).await;
     }
 
-    async fn live(&mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>>) -> Outcome {
+    async fn live(&mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static) -> Outcome {
+        let mut place: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>> = Box::pin(place);
         // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
         let decision = self.request.policy.decide(&fumehood_policies::Request {
             tool: fumehood_policies::Tool::Shell,
@@ -146,10 +156,15 @@ impl Actor {
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
-            // There is nobody to ask yet.
             Decision::Ask(question) => {
-                let explanation = format!("it needs an approval, which nobody can give here: {}", question.reason);
-                return self.deny(question.rule, explanation).await;
+                // Whoever waits for a person keeps nobody else waiting.
+                drop(place);
+                let places = Arc::clone(&self.places);
+                place = Box::pin(async move { places.acquire_owned().await.ok() });
+                match self.approve(question).await {
+                    Ok(grants) => grants,
+                    Err(outcome) => return outcome,
+                }
             }
         };
         let grants = match self.find(grants).await {
@@ -234,19 +249,19 @@ impl Actor {
                 protection.name(),
                 advice(self.surroundings.launching.remedy(protection), "see `fumehood doctor`")
             );
-            let _ = self.write_intent(allowed()).await;
+            let _ = self.write_intent(self.allowed()).await;
             return Outcome::ended(failed(Some(protection), &why, 0, hint));
         }
         let mut sandbox = match self.create_sandbox(&spec).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
-                let _ = self.write_intent(allowed()).await;
+                let _ = self.write_intent(self.allowed()).await;
                 let errno = error.raw_os_error().unwrap_or(0);
                 return Outcome::ended(failed(None, "ask the launcher for a sandbox", errno, error.to_string()));
             }
         };
         // The intent is durable before the command starts, not before its sandbox is built: both take their time at once.
-        let intent = self.intent(allowed());
+        let intent = self.intent(self.allowed());
         let audit = self.surroundings.audit.clone();
         let written = tokio::spawn(async move {
             match audit {
@@ -322,6 +337,12 @@ impl Actor {
             }
         }
         Outcome::ended(ending)
+    }
+
+    fn allowed(&self) -> audit::Decision {
+        audit::Decision::Allowed {
+            rule: self.allowed_by.clone(),
+        }
     }
 
     fn intent(&self, decision: audit::Decision) -> audit::Intent {
@@ -442,12 +463,6 @@ fn cancelled(cause: CancelCause) -> Ending {
 fn is_launcher_gone(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionRefused | BrokenPipe | ConnectionReset)
-}
-
-fn allowed() -> audit::Decision {
-    audit::Decision::Allowed {
-        rule: "tools.shell".to_owned(),
-    }
 }
 
 fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String) -> Ending {

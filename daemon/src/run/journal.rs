@@ -84,6 +84,10 @@ fn cost(event: &Event) -> usize {
         + match event {
             Event::Output { data, .. } => data.len(),
             Event::Denial(denial) => denial.subject.bytes().len() + denial.rule.len() + denial.remedy.len(),
+            Event::ApprovalRequested(pending) => {
+                pending.asked.reason.len() + pending.asked.commands.iter().map(String::len).sum::<usize>()
+            }
+            Event::ApprovalResolved { resolution, .. } => resolution.reason.len(),
             _ => 0,
         }
 }

@@ -10,6 +10,7 @@ use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use super::host::Host;
+use crate::approvals::{Pending, Resolution};
 use crate::peer::Peer;
 
 /// A request to run a command, checked at the door.
@@ -87,6 +88,15 @@ pub enum Event {
     Accepted {
         /// Runs that wait before it.
         queue_position: u32,
+    },
+    /// The policy asks, and the run waits for an answer.
+    ApprovalRequested(Arc<Pending>),
+    /// The question has its answer.
+    ApprovalResolved {
+        /// The question; empty when an earlier answer made it unnecessary.
+        approval_id: String,
+        /// The answer.
+        resolution: Resolution,
     },
     /// The command was executed.
     Started(Arc<Started>),
@@ -444,6 +454,8 @@ pub struct Usage {
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Its policy asks, and nobody has answered yet. It holds no place.
+    AwaitingApproval,
     /// It waits for a place.
     Queued,
     /// Its sandbox is being built.
@@ -461,6 +473,8 @@ pub enum Phase {
 pub struct Snapshot {
     /// Where it is.
     pub phase: Phase,
+    /// The question that it waits for.
+    pub awaiting: Option<Arc<Pending>>,
     /// When the command was executed.
     pub started_at: Option<SystemTime>,
     /// When the run was over.

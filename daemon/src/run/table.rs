@@ -245,7 +245,13 @@ impl RunTable {
                 waiting as u32 + 1
             }
         };
-        let (run, actor, reader) = prepare(request, shared.surroundings.clone(), runs.next_number, owned);
+        let (run, actor, reader) = prepare(
+            request,
+            shared.surroundings.clone(),
+            Arc::clone(&shared.places),
+            runs.next_number,
+            owned,
+        );
         runs.next_number += 1;
         runs.by_id.insert(key, Arc::clone(&run));
         shared.active.send_modify(|active| *active += 1);
@@ -353,10 +359,11 @@ impl RunTable {
         self.shared.draining.load(Ordering::SeqCst)
     }
 
-    /// Stops taking runs. Those that wait for a place are cancelled.
+    /// Stops taking runs. Those that wait for a place or an answer are cancelled.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         self.shared.places.close();
+        self.shared.surroundings.approvals.drain();
     }
 
     /// Ends every run that is left, because the daemon drains.
@@ -421,13 +428,20 @@ impl Shared {
     }
 }
 
-fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: bool) -> (Arc<Run>, Actor, Reader) {
+fn prepare(
+    request: Request,
+    surroundings: Surroundings,
+    places: Arc<Semaphore>,
+    number: u64,
+    owned: bool,
+) -> (Arc<Run>, Actor, Reader) {
     let journal = Journal::new(request.keep_bytes);
     let reader = if owned { journal.owner() } else { journal.reader(0) };
     let (commands_sender, commands) = mpsc::channel(COMMANDS);
     let (input_sender, input) = mpsc::channel(INPUTS);
     let initial = Snapshot {
         phase: Phase::Queued,
+        awaiting: None,
         started_at: None,
         finished_at: None,
         started: None,
@@ -460,6 +474,8 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
         commands,
         input,
         accepted_at: Instant::now(),
+        places,
+        allowed_by: "tools.shell".to_owned(),
         recorded: false,
     };
     (run, actor, reader)

@@ -9,6 +9,7 @@ use fumehood_proto::v1;
 use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
+use super::approvals;
 use crate::run::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Item, Phase, Requirement, Run,
     Snapshot, Started, Stream, Subject, TimeLimit, Usage,
@@ -38,6 +39,11 @@ pub(super) fn event(run_id: &str, item: Item) -> v1::RunEvent {
         Item::Event(entry) => {
             let event = match entry.event {
                 Event::Accepted { queue_position } => Wire::Accepted(v1::Accepted { queue_position }),
+                Event::ApprovalRequested(pending) => Wire::ApprovalRequested(approvals::requested(&pending)),
+                Event::ApprovalResolved {
+                    approval_id,
+                    resolution,
+                } => Wire::ApprovalResolved(approvals::resolved(&approval_id, &resolution)),
                 Event::Started(started) => Wire::Started(self::started(&started)),
                 Event::Output { stream, offset, data } => Wire::Output(v1::Output {
                     stream: output_stream(stream).into(),
@@ -355,12 +361,14 @@ fn usage(usage: &Usage) -> v1::Usage {
 pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
     let Snapshot {
         phase,
+        awaiting,
         started_at,
         finished_at,
         started,
         finished,
     } = run.snapshot();
     let state = match phase {
+        Phase::AwaitingApproval => v1::RunState::AwaitingApproval,
         Phase::Queued => v1::RunState::Queued,
         Phase::Starting => v1::RunState::Starting,
         Phase::Running => v1::RunState::Running,
@@ -391,5 +399,6 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         enforcement: started.map(|started| enforcement(&started.enforcement)),
         last_seq: run.last_seq(),
         finished: finished.map(|finished| self::finished(&finished)),
+        approval_id: awaiting.map(|pending| pending.id.clone()).unwrap_or_default(),
     }
 }

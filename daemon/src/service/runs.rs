@@ -182,7 +182,7 @@ impl Runs for RunsService {
         let run = self.find(&peer, &run_id)?;
         match run.snapshot() {
             Snapshot {
-                phase: Phase::Queued | Phase::Starting,
+                phase: Phase::AwaitingApproval | Phase::Queued | Phase::Starting,
                 ..
             } => {
                 return Err(status::precondition(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::approvals::{RemoveError, ResolveError};
 use crate::peer::PeerError;
 use crate::policy::Refusal;
 use crate::run::StartError;
@@ -96,6 +97,40 @@ pub(super) fn no_such_run(id: &str) -> Status {
 pub(super) fn no_such_policy(name: &str, known: &str) -> Status {
     let message = format!("there is no policy {name:?}; there are: {known}");
     status(Code::NotFound, "NO_SUCH_POLICY", message, ErrorDetails::new())
+}
+
+/// An answer to a question is not taken.
+impl From<ResolveError> for Refused {
+    fn from(error: ResolveError) -> Self {
+        let message = cut(error.to_string(), MAX_MESSAGE_BYTES);
+        let details = ErrorDetails::new;
+        let failed = |reason: &str, what: String| {
+            let mut details = ErrorDetails::new();
+            details.add_precondition_failure_violation(reason, "approval", what.clone());
+            status(Code::FailedPrecondition, reason, what, details)
+        };
+        Refused(match error {
+            ResolveError::Unknown(_) => status(Code::NotFound, "NO_SUCH_APPROVAL", message, details()),
+            ResolveError::AlreadyResolved { .. } => failed("ALREADY_RESOLVED", message),
+            ResolveError::NotNarrow(_) => failed("NOT_NARROW", message),
+            ResolveError::NotYours { .. } => permission("NOT_YOURS_TO_RESOLVE", message),
+            ResolveError::TooManyRules => status(Code::ResourceExhausted, "TOO_MANY_RULES", message, details()),
+            ResolveError::Kept(_) => status(Code::Internal, "ANSWER_NOT_KEPT", message, details()),
+            ResolveError::Audit(_) => status(Code::Internal, "NOT_RECORDED", message, details()),
+        })
+    }
+}
+
+impl From<RemoveError> for Refused {
+    fn from(error: RemoveError) -> Self {
+        let message = cut(error.to_string(), MAX_MESSAGE_BYTES);
+        let (code, reason) = match error {
+            RemoveError::Unknown(_) => (Code::NotFound, "NO_SUCH_RULE"),
+            RemoveError::Kept(_) => (Code::Internal, "ANSWER_NOT_KEPT"),
+            RemoveError::Audit(_) => (Code::Internal, "NOT_RECORDED"),
+        };
+        Refused(status(code, reason, message, ErrorDetails::new()))
+    }
 }
 
 /// The run is not in a state for this.

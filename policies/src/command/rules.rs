@@ -182,7 +182,7 @@ impl CommandRules {
         Judgement { verdict, findings }
     }
 
-    fn decide(&self, command: &SimpleCommand, reading: &Reading) -> (Verdict, Option<usize>) {
+    pub(super) fn decide(&self, command: &SimpleCommand, reading: &Reading) -> (Verdict, Option<usize>) {
         let matching = self
             .rules
             .iter()

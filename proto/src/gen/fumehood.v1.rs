@@ -646,6 +646,938 @@ impl Evidence {
         }
     }
 }
+/// A run waits for an answer. An event of the run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalRequested {
+    /// The question.
+    #[prost(string, tag = "1")]
+    pub approval_id: ::prost::alloc::string::String,
+    /// The commands that are asked about, as they were read: quoted, escaped, at most 200 characters each.
+    #[prost(string, repeated, tag = "2")]
+    pub commands: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The rule that asks, as a path into the policy: `commands.rules\[3\]`.
+    #[prost(string, tag = "3")]
+    pub rule: ::prost::alloc::string::String,
+    /// Why, in the policy's words.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// When the default answer is given.
+    #[prost(message, optional, tag = "5")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The default answer: DENY.
+    #[prost(enumeration = "ApprovalAnswer", tag = "6")]
+    pub default_answer: i32,
+}
+/// A question has its answer. An event of the run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalResolved {
+    /// The question; empty when an earlier answer made it unnecessary.
+    #[prost(string, tag = "1")]
+    pub approval_id: ::prost::alloc::string::String,
+    /// The answer.
+    #[prost(enumeration = "ApprovalAnswer", tag = "2")]
+    pub answer: i32,
+    /// How it came about.
+    #[prost(enumeration = "ApprovalMeans", tag = "3")]
+    pub means: i32,
+    /// Who gave it: `uid:1000`, `cert:NAME`. Empty when nobody did.
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    /// The reason given; may be empty.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// The earlier answers that were applied, as ListRules names them.
+    #[prost(string, repeated, tag = "6")]
+    pub rule_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A question that waits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PendingApproval {
+    /// The question, its rule and reason, and when it expires.
+    #[prost(message, optional, tag = "1")]
+    pub question: ::core::option::Option<ApprovalRequested>,
+    /// The run that waits.
+    #[prost(string, tag = "2")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Who asked.
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+    /// The policy that asks.
+    #[prost(string, tag = "4")]
+    pub policy_name: ::prost::alloc::string::String,
+    /// The run's workspace.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// The run's working directory.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub cwd: ::prost::bytes::Bytes,
+    /// The run's label `session`; empty without one.
+    #[prost(string, tag = "7")]
+    pub session: ::prost::alloc::string::String,
+    /// Names of the variables that the request sets.
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    pub env_names: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// When it was asked.
+    #[prost(message, optional, tag = "9")]
+    pub requested_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why "always" is refused for it; empty when it is not.
+    #[prost(string, tag = "10")]
+    pub not_narrow: ::prost::alloc::string::String,
+    /// Why this peer may not answer it, as far as the peer's identity tells; empty when it may.
+    #[prost(string, tag = "11")]
+    pub not_yours: ::prost::alloc::string::String,
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchApprovalsRequest {}
+/// Something about questions.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchApprovalsResponse {
+    /// What.
+    #[prost(oneof = "watch_approvals_response::Change", tags = "1, 2, 3, 4")]
+    pub change: ::core::option::Option<watch_approvals_response::Change>,
+}
+/// Nested message and enum types in `WatchApprovalsResponse`.
+pub mod watch_approvals_response {
+    /// What.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// A question waits.
+        #[prost(message, tag = "1")]
+        Pending(super::PendingApproval),
+        /// One no longer does.
+        #[prost(message, tag = "2")]
+        Resolved(super::ApprovalResolved),
+        /// All that waited when the watch began, or after a gap, were told.
+        #[prost(message, tag = "3")]
+        CaughtUp(super::ApprovalsCaughtUp),
+        /// The watcher was too slow.
+        #[prost(message, tag = "4")]
+        Gap(super::ApprovalsGap),
+    }
+}
+/// All that waited were told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalsCaughtUp {}
+/// Changes were lost to this watcher.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalsGap {
+    /// How many at most.
+    #[prost(uint64, tag = "1")]
+    pub lost: u64,
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListApprovalsRequest {}
+/// The questions that wait.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListApprovalsResponse {
+    /// Oldest first; at most 256.
+    #[prost(message, repeated, tag = "1")]
+    pub pending: ::prost::alloc::vec::Vec<PendingApproval>,
+}
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResolveApprovalRequest {
+    /// The question.
+    #[prost(string, tag = "1")]
+    pub approval_id: ::prost::alloc::string::String,
+    /// The answer; required.
+    #[prost(enumeration = "ApprovalAnswer", tag = "2")]
+    pub answer: i32,
+    /// Why, for the record and whoever asked: at most 1,024 bytes.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The answer is in the audit log and the run told.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResolveApprovalResponse {
+    /// The rule that was made of it; unset for ALLOW_ONCE and DENY.
+    #[prost(message, optional, tag = "1")]
+    pub rule: ::core::option::Option<ApprovalRule>,
+}
+/// An answer that holds for later runs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApprovalRule {
+    /// Its id, for RemoveRule.
+    #[prost(string, tag = "1")]
+    pub rule_id: ::prost::alloc::string::String,
+    /// ALLOW_SESSION or ALLOW_ALWAYS.
+    #[prost(enumeration = "ApprovalAnswer", tag = "2")]
+    pub answer: i32,
+    /// The commands, as they were read.
+    #[prost(string, repeated, tag = "3")]
+    pub commands: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whose runs it lets pass.
+    #[prost(string, tag = "4")]
+    pub peer: ::prost::alloc::string::String,
+    /// Under which policy.
+    #[prost(string, tag = "5")]
+    pub policy_name: ::prost::alloc::string::String,
+    /// In which workspace.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// With which label `session`; for ALLOW_SESSION only.
+    #[prost(string, tag = "7")]
+    pub session: ::prost::alloc::string::String,
+    /// Who gave it.
+    #[prost(string, tag = "8")]
+    pub by: ::prost::alloc::string::String,
+    /// How.
+    #[prost(enumeration = "ApprovalMeans", tag = "9")]
+    pub means: i32,
+    /// The reason given; may be empty.
+    #[prost(string, tag = "10")]
+    pub reason: ::prost::alloc::string::String,
+    /// When.
+    #[prost(message, optional, tag = "11")]
+    pub given_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Until when it holds at most; unset for ALLOW_ALWAYS.
+    #[prost(message, optional, tag = "12")]
+    pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListApprovalRulesRequest {}
+/// The answers that hold and that this peer may see.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListApprovalRulesResponse {
+    /// Oldest first; those for sessions, then those for always.
+    #[prost(message, repeated, tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<ApprovalRule>,
+}
+/// Which answer to take back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveApprovalRuleRequest {
+    /// Its id. NOT_FOUND when there is none.
+    #[prost(string, tag = "1")]
+    pub rule_id: ::prost::alloc::string::String,
+}
+/// It is taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveApprovalRuleResponse {}
+/// An answer to a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ApprovalAnswer {
+    /// None.
+    Unspecified = 0,
+    /// This run may start.
+    AllowOnce = 1,
+    /// This run may start, and so may others of the same peer, policy, workspace and label `session` with the same commands, until the
+    /// daemon ends, for at most 24 hours.
+    AllowSession = 2,
+    /// This run may start, and so may others of the same peer, policy and workspace with the same command. Kept in a file of the daemon's.
+    AllowAlways = 3,
+    /// This run may not start.
+    Deny = 4,
+}
+impl ApprovalAnswer {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "APPROVAL_ANSWER_UNSPECIFIED",
+            Self::AllowOnce => "APPROVAL_ANSWER_ALLOW_ONCE",
+            Self::AllowSession => "APPROVAL_ANSWER_ALLOW_SESSION",
+            Self::AllowAlways => "APPROVAL_ANSWER_ALLOW_ALWAYS",
+            Self::Deny => "APPROVAL_ANSWER_DENY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "APPROVAL_ANSWER_UNSPECIFIED" => Some(Self::Unspecified),
+            "APPROVAL_ANSWER_ALLOW_ONCE" => Some(Self::AllowOnce),
+            "APPROVAL_ANSWER_ALLOW_SESSION" => Some(Self::AllowSession),
+            "APPROVAL_ANSWER_ALLOW_ALWAYS" => Some(Self::AllowAlways),
+            "APPROVAL_ANSWER_DENY" => Some(Self::Deny),
+            _ => None,
+        }
+    }
+}
+/// How an answer came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ApprovalMeans {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// Another identity than the one that asked gave it.
+    Other = 1,
+    /// The identity that asked gave it from a terminal of another session (`approvals.self = "terminal"`).
+    Terminal = 2,
+    /// The identity that asked gave it (`approvals.self = "always"`).
+    Self_ = 3,
+    /// It was given earlier, for a session or always.
+    Earlier = 4,
+    /// Nobody gave one in time; the default answer stands.
+    Expired = 5,
+    /// The run ended before there was one.
+    Withdrawn = 6,
+}
+impl ApprovalMeans {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "APPROVAL_MEANS_UNSPECIFIED",
+            Self::Other => "APPROVAL_MEANS_OTHER",
+            Self::Terminal => "APPROVAL_MEANS_TERMINAL",
+            Self::Self_ => "APPROVAL_MEANS_SELF",
+            Self::Earlier => "APPROVAL_MEANS_EARLIER",
+            Self::Expired => "APPROVAL_MEANS_EXPIRED",
+            Self::Withdrawn => "APPROVAL_MEANS_WITHDRAWN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "APPROVAL_MEANS_UNSPECIFIED" => Some(Self::Unspecified),
+            "APPROVAL_MEANS_OTHER" => Some(Self::Other),
+            "APPROVAL_MEANS_TERMINAL" => Some(Self::Terminal),
+            "APPROVAL_MEANS_SELF" => Some(Self::Self_),
+            "APPROVAL_MEANS_EARLIER" => Some(Self::Earlier),
+            "APPROVAL_MEANS_EXPIRED" => Some(Self::Expired),
+            "APPROVAL_MEANS_WITHDRAWN" => Some(Self::Withdrawn),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod approvals_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The questions of runs that wait for an answer, and the answers that hold for later ones.
+    ///
+    /// A question may be answered by root and by the daemon's own user when another identity asked, and by the certificates that the
+    /// daemon's configuration names in `approvers`. Whoever asked may answer only where the policy says so (`approvals.self`).
+    #[derive(Debug, Clone)]
+    pub struct ApprovalsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ApprovalsClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ApprovalsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ApprovalsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ApprovalsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The questions that wait, then `caught_up`, then every change. Bounded: a watcher that falls behind gets a `gap`, then
+        /// all that wait again and another `caught_up`.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchApprovalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchApprovalsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Approvals/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Approvals", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The questions that wait and that this peer may see, oldest first.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListApprovalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListApprovalsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Approvals/List",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Approvals", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Answers a question. NOT_FOUND: there is no such question. FAILED_PRECONDITION: it is answered already (ALREADY_RESOLVED, by whom), or
+        /// has no rule that is narrow enough for "always" (NOT_NARROW). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
+        /// RESOURCE_EXHAUSTED: as many answers are kept as may be (TOO_MANY_RULES). Of several at once, one wins.
+        pub async fn resolve(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResolveApprovalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResolveApprovalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Approvals/Resolve",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Approvals", "Resolve"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What was allowed for a session or always and still holds, oldest first.
+        pub async fn list_rules(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListApprovalRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListApprovalRulesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Approvals/ListRules",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Approvals", "ListRules"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes such an answer back. Whoever may answer the questions of its asker, and the asker, may. Runs that were let pass go on.
+        pub async fn remove_rule(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveApprovalRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveApprovalRuleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Approvals/RemoveRule",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Approvals", "RemoveRule"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod approvals_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ApprovalsServer.
+    #[async_trait]
+    pub trait Approvals: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchApprovalsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The questions that wait, then `caught_up`, then every change. Bounded: a watcher that falls behind gets a `gap`, then
+        /// all that wait again and another `caught_up`.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchApprovalsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// The questions that wait and that this peer may see, oldest first.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListApprovalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListApprovalsResponse>,
+            tonic::Status,
+        >;
+        /// Answers a question. NOT_FOUND: there is no such question. FAILED_PRECONDITION: it is answered already (ALREADY_RESOLVED, by whom), or
+        /// has no rule that is narrow enough for "always" (NOT_NARROW). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
+        /// RESOURCE_EXHAUSTED: as many answers are kept as may be (TOO_MANY_RULES). Of several at once, one wins.
+        async fn resolve(
+            &self,
+            request: tonic::Request<super::ResolveApprovalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResolveApprovalResponse>,
+            tonic::Status,
+        >;
+        /// What was allowed for a session or always and still holds, oldest first.
+        async fn list_rules(
+            &self,
+            request: tonic::Request<super::ListApprovalRulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListApprovalRulesResponse>,
+            tonic::Status,
+        >;
+        /// Takes such an answer back. Whoever may answer the questions of its asker, and the asker, may. Runs that were let pass go on.
+        async fn remove_rule(
+            &self,
+            request: tonic::Request<super::RemoveApprovalRuleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveApprovalRuleResponse>,
+            tonic::Status,
+        >;
+    }
+    /// The questions of runs that wait for an answer, and the answers that hold for later ones.
+    ///
+    /// A question may be answered by root and by the daemon's own user when another identity asked, and by the certificates that the
+    /// daemon's configuration names in `approvers`. Whoever asked may answer only where the policy says so (`approvals.self`).
+    #[derive(Debug)]
+    pub struct ApprovalsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ApprovalsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ApprovalsServer<T>
+    where
+        T: Approvals,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fumehood.v1.Approvals/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Approvals>(pub Arc<T>);
+                    impl<
+                        T: Approvals,
+                    > tonic::server::ServerStreamingService<super::WatchApprovalsRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchApprovalsResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchApprovalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Approvals>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Approvals/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Approvals>(pub Arc<T>);
+                    impl<
+                        T: Approvals,
+                    > tonic::server::UnaryService<super::ListApprovalsRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListApprovalsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListApprovalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Approvals>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Approvals/Resolve" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResolveSvc<T: Approvals>(pub Arc<T>);
+                    impl<
+                        T: Approvals,
+                    > tonic::server::UnaryService<super::ResolveApprovalRequest>
+                    for ResolveSvc<T> {
+                        type Response = super::ResolveApprovalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResolveApprovalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Approvals>::resolve(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResolveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Approvals/ListRules" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRulesSvc<T: Approvals>(pub Arc<T>);
+                    impl<
+                        T: Approvals,
+                    > tonic::server::UnaryService<super::ListApprovalRulesRequest>
+                    for ListRulesSvc<T> {
+                        type Response = super::ListApprovalRulesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListApprovalRulesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Approvals>::list_rules(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRulesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Approvals/RemoveRule" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveRuleSvc<T: Approvals>(pub Arc<T>);
+                    impl<
+                        T: Approvals,
+                    > tonic::server::UnaryService<super::RemoveApprovalRuleRequest>
+                    for RemoveRuleSvc<T> {
+                        type Response = super::RemoveApprovalRuleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveApprovalRuleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Approvals>::remove_rule(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveRuleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ApprovalsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fumehood.v1.Approvals";
+    impl<T> tonic::server::NamedService for ApprovalsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// What is asked: a command, its surroundings and its bounds.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunSpec {
@@ -869,8 +1801,9 @@ pub struct AttachStart {
 }
 /// Something that happened in a run. `seq` counts from 1 without holes. `accepted` is first; `started` comes before any
 /// output; `exited` when the main process was reaped and `closed` when a stream ended, near to each other in either order;
-/// `finished` is last and comes exactly once. `started`, `exited` and `closed` are absent where the run never came that far;
-/// `gap` stands for events that are no longer kept.
+/// `finished` is last and comes exactly once. Where the policy asks, `approval_requested` and `approval_resolved` come before
+/// `started`. `started`, `exited` and `closed` are absent where the run never came that far; `gap` stands for events that are no
+/// longer kept.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunEvent {
     /// The run.
@@ -883,7 +1816,7 @@ pub struct RunEvent {
     #[prost(message, optional, tag = "3")]
     pub time: ::core::option::Option<::prost_types::Timestamp>,
     /// What happened.
-    #[prost(oneof = "run_event::Event", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "run_event::Event", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub event: ::core::option::Option<run_event::Event>,
 }
 /// Nested message and enum types in `RunEvent`.
@@ -915,6 +1848,12 @@ pub mod run_event {
         /// The sandbox refused something. Each denial once, at most 32 in a run; what is inferred comes when the command has failed.
         #[prost(message, tag = "17")]
         Denial(super::Denial),
+        /// The policy asks, and the run waits for an answer.
+        #[prost(message, tag = "18")]
+        ApprovalRequested(super::ApprovalRequested),
+        /// The question has its answer: the run goes on, or ends as `denied`.
+        #[prost(message, tag = "19")]
+        ApprovalResolved(super::ApprovalResolved),
     }
 }
 /// The request has a place.
@@ -1111,6 +2050,9 @@ pub struct RunInfo {
     /// The last event's contents, once the run is finished.
     #[prost(message, optional, tag = "15")]
     pub finished: ::core::option::Option<Finished>,
+    /// The question that it waits for; empty when it waits for none.
+    #[prost(string, tag = "16")]
+    pub approval_id: ::prost::alloc::string::String,
 }
 /// Which run, and how long to wait.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1365,6 +2307,8 @@ pub enum RunState {
     Ending = 4,
     /// It is over.
     Finished = 5,
+    /// Its policy asks, and nobody has answered yet. It holds no place and nothing of it has started.
+    AwaitingApproval = 6,
 }
 impl RunState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1379,6 +2323,7 @@ impl RunState {
             Self::Running => "RUN_STATE_RUNNING",
             Self::Ending => "RUN_STATE_ENDING",
             Self::Finished => "RUN_STATE_FINISHED",
+            Self::AwaitingApproval => "RUN_STATE_AWAITING_APPROVAL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1390,6 +2335,7 @@ impl RunState {
             "RUN_STATE_RUNNING" => Some(Self::Running),
             "RUN_STATE_ENDING" => Some(Self::Ending),
             "RUN_STATE_FINISHED" => Some(Self::Finished),
+            "RUN_STATE_AWAITING_APPROVAL" => Some(Self::AwaitingApproval),
             _ => None,
         }
     }

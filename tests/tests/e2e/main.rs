@@ -12,6 +12,7 @@
 
 mod absence;
 mod admission;
+mod approvals;
 mod audit;
 mod autostart;
 mod bombs;

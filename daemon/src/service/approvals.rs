@@ -1,0 +1,266 @@
+//! Service `Approvals`, and how questions and answers go out.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use fumehood_proto::convert::timestamp_from_system;
+use fumehood_proto::v1;
+use fumehood_proto::v1::approvals_server::Approvals as Service;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::runs::peer;
+use super::status::{self, Refused};
+use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, Pending, Resolution};
+use crate::peer::Peer;
+
+/// Changes that wait for HTTP/2 flow control, per watcher; the table holds the rest.
+const CHANGES: usize = 4;
+
+/// Most bytes of a reason; the wire documents it.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct ApprovalsService {
+    /// The questions.
+    pub approvals: Approvals,
+}
+
+type Changes = Pin<Box<dyn Stream<Item = Result<v1::WatchApprovalsResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for ApprovalsService {
+    type WatchStream = Changes;
+
+    async fn watch(&self, request: Request<v1::WatchApprovalsRequest>) -> Result<Response<Changes>, Status> {
+        let peer = peer(&request)?;
+        let (changes, stream) = mpsc::channel(CHANGES);
+        tokio::spawn(tell(self.approvals.clone(), peer, changes));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListApprovalsRequest>,
+    ) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+        let peer = peer(&request)?;
+        let pending = self.approvals.list(&peer);
+        Ok(Response::new(v1::ListApprovalsResponse {
+            pending: pending.iter().map(|pending| self.pending(&peer, pending)).collect(),
+        }))
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<v1::ResolveApprovalRequest>,
+    ) -> Result<Response<v1::ResolveApprovalResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::ResolveApprovalRequest {
+            approval_id,
+            answer,
+            reason,
+        } = request.into_inner();
+        let answer = match v1::ApprovalAnswer::try_from(answer) {
+            Ok(v1::ApprovalAnswer::AllowOnce) => Answer::AllowOnce,
+            Ok(v1::ApprovalAnswer::AllowSession) => Answer::AllowSession,
+            Ok(v1::ApprovalAnswer::AllowAlways) => Answer::AllowAlways,
+            Ok(v1::ApprovalAnswer::Deny) => Answer::Deny,
+            Ok(v1::ApprovalAnswer::Unspecified) => {
+                return Err(status::invalid_field(
+                    "answer",
+                    "missing: ALLOW_ONCE, ALLOW_SESSION, ALLOW_ALWAYS or DENY",
+                ));
+            }
+            Err(_) => {
+                return Err(status::invalid_field(
+                    "answer",
+                    format!("{answer} is no ApprovalAnswer"),
+                ));
+            }
+        };
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(status::invalid_field(
+                "reason",
+                format!("longer than {MAX_REASON_BYTES} bytes"),
+            ));
+        }
+        let resolved = self.approvals.resolve(&peer, &approval_id, answer, reason).await;
+        let given = resolved.map_err(Refused::from)?;
+        Ok(Response::new(v1::ResolveApprovalResponse {
+            rule: given.map(|given| rule(&given)),
+        }))
+    }
+
+    async fn list_rules(
+        &self,
+        request: Request<v1::ListApprovalRulesRequest>,
+    ) -> Result<Response<v1::ListApprovalRulesResponse>, Status> {
+        let peer = peer(&request)?;
+        let rules = self.approvals.rules(&peer).await;
+        Ok(Response::new(v1::ListApprovalRulesResponse {
+            rules: rules.iter().map(|given| rule(given)).collect(),
+        }))
+    }
+
+    async fn remove_rule(
+        &self,
+        request: Request<v1::RemoveApprovalRuleRequest>,
+    ) -> Result<Response<v1::RemoveApprovalRuleResponse>, Status> {
+        let peer = peer(&request)?;
+        let removed = self.approvals.remove_rule(&peer, &request.get_ref().rule_id).await;
+        removed.map_err(Refused::from)?;
+        Ok(Response::new(v1::RemoveApprovalRuleResponse {}))
+    }
+}
+
+impl ApprovalsService {
+    fn pending(&self, peer: &Peer, pending: &Pending) -> v1::PendingApproval {
+        self::pending(&self.approvals, peer, pending)
+    }
+}
+
+/// Tells one watcher what waits and what changes, until it stops listening.
+async fn tell(approvals: Approvals, peer: Peer, told: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>) {
+    use v1::watch_approvals_response::Change as Wire;
+    let say = async |change: Wire| {
+        let response = v1::WatchApprovalsResponse { change: Some(change) };
+        told.send(Ok(response)).await.is_ok()
+    };
+    loop {
+        let (waiting, mut changes) = approvals.watch(&peer);
+        for pending in waiting {
+            if !say(Wire::Pending(self::pending(&approvals, &peer, &pending))).await {
+                return;
+            }
+        }
+        if !say(Wire::CaughtUp(v1::ApprovalsCaughtUp {})).await {
+            return;
+        }
+        let lost = loop {
+            let change = tokio::select! {
+                change = changes.recv() => change,
+                () = told.closed() => return,
+            };
+            let change = match change {
+                Ok(Change::Asked(pending)) if sees(&approvals, &peer, &pending) => {
+                    Wire::Pending(self::pending(&approvals, &peer, &pending))
+                }
+                Ok(Change::Resolved { pending, resolution }) if sees(&approvals, &peer, &pending) => {
+                    Wire::Resolved(resolved(&pending.id, &resolution))
+                }
+                Ok(_) => continue,
+                Err(RecvError::Lagged(lost)) => break lost,
+                // The daemon ends.
+                Err(RecvError::Closed) => return,
+            };
+            if !say(change).await {
+                return;
+            }
+        };
+        if !say(Wire::Gap(v1::ApprovalsGap { lost })).await {
+            return;
+        }
+    }
+}
+
+fn sees(approvals: &Approvals, peer: &Peer, pending: &Arc<Pending>) -> bool {
+    approvals.judges().may_see(peer, &pending.asked.peer)
+}
+
+fn pending(approvals: &Approvals, peer: &Peer, pending: &Pending) -> v1::PendingApproval {
+    let asked = &pending.asked;
+    let not_yours = approvals.judges().identity_may_resolve(peer, asked).err();
+    v1::PendingApproval {
+        question: Some(requested(pending)),
+        run_id: asked.run_id.clone(),
+        peer: asked.peer.to_string(),
+        policy_name: asked.policy.name.clone(),
+        workspace: asked.workspace.as_os_str().as_bytes().to_vec().into(),
+        cwd: asked.cwd.as_os_str().as_bytes().to_vec().into(),
+        session: asked.session.clone(),
+        env_names: asked.env_names.iter().map(|name| name.clone().into()).collect(),
+        requested_at: Some(timestamp_from_system(pending.requested_at)),
+        not_narrow: pending.not_narrow.clone(),
+        not_yours: not_yours.map(|why| why.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A question, as an event of its run.
+pub(super) fn requested(pending: &Pending) -> v1::ApprovalRequested {
+    v1::ApprovalRequested {
+        approval_id: pending.id.clone(),
+        commands: pending.asked.commands.clone(),
+        rule: pending.asked.rule.clone(),
+        reason: pending.asked.reason.clone(),
+        expires_at: Some(timestamp_from_system(pending.expires_at)),
+        default_answer: v1::ApprovalAnswer::Deny.into(),
+    }
+}
+
+/// An answer, as an event of its run and for watchers.
+pub(super) fn resolved(approval_id: &str, resolution: &Resolution) -> v1::ApprovalResolved {
+    let Resolution {
+        answer,
+        means,
+        by,
+        reason,
+        rule_ids,
+    } = resolution;
+    v1::ApprovalResolved {
+        approval_id: approval_id.to_owned(),
+        answer: self::answer(*answer).into(),
+        means: self::means(*means).into(),
+        by: by.clone(),
+        reason: reason.clone(),
+        rule_ids: rule_ids.clone(),
+    }
+}
+
+fn rule(given: &Given) -> v1::ApprovalRule {
+    let (session, expires_at) = match &given.lasting {
+        Lasting::Session {
+            session, expires_at, ..
+        } => (session.clone(), Some(timestamp_from_system(*expires_at))),
+        Lasting::Always => (String::new(), None),
+    };
+    v1::ApprovalRule {
+        rule_id: given.id.clone(),
+        answer: answer(given.answer()).into(),
+        commands: given.commands.clone(),
+        peer: given.peer.clone(),
+        policy_name: given.policy.clone(),
+        workspace: given.workspace.as_os_str().as_bytes().to_vec().into(),
+        session,
+        by: given.by.clone(),
+        means: means(given.means).into(),
+        reason: given.reason.clone(),
+        // A file that people may edit holds it as text.
+        given_at: given.at.parse().ok(),
+        expires_at,
+    }
+}
+
+fn answer(answer: Answer) -> v1::ApprovalAnswer {
+    match answer {
+        Answer::Deny => v1::ApprovalAnswer::Deny,
+        Answer::AllowOnce => v1::ApprovalAnswer::AllowOnce,
+        Answer::AllowSession => v1::ApprovalAnswer::AllowSession,
+        Answer::AllowAlways => v1::ApprovalAnswer::AllowAlways,
+    }
+}
+
+fn means(means: Means) -> v1::ApprovalMeans {
+    match means {
+        Means::Other => v1::ApprovalMeans::Other,
+        Means::Terminal => v1::ApprovalMeans::Terminal,
+        Means::Own => v1::ApprovalMeans::Self_,
+        Means::Earlier => v1::ApprovalMeans::Earlier,
+        Means::Expired => v1::ApprovalMeans::Expired,
+        Means::Withdrawn => v1::ApprovalMeans::Withdrawn,
+    }
+}
