@@ -55,6 +55,8 @@ pub enum Failure {
     PolicyTooLong { path: PathBuf, limit: u64 },
     #[error("the policy's name is not valid UTF-8: a file must be named with a `/`, as ./FILE")]
     PolicyName,
+    #[error("the path {} is not valid UTF-8, and no policy can name it", .0.display())]
+    PathNotText(PathBuf),
     #[error("-e {0}: no such variable here; write -e {0}=VALUE, or -e {0}= for an empty one")]
     NoVariable(String),
     #[error("cannot find the current directory; name one with --workspace")]

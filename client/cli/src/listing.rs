@@ -1,11 +1,11 @@
-//! `fumehood ps`, `kill`, `policy` and `version`: questions about what the daemon has.
+//! `fumehood ps`, `kill`, `policy list` and `version`: questions about what the daemon has.
 
 use std::time::{Duration, SystemTime};
 
 use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
 use fumehood_client::proto::v1::{ListRequest, RunInfo, RunState, ending::Kind};
 
-use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
+use crate::args::{ConnectArgs, KillArgs, PsArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
@@ -140,36 +140,26 @@ pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// `policy list` and `policy show`.
-pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
-    match command {
-        PolicyCommand::List { connect } => {
-            let Connected { client, .. } = start::connect(&connect).await?;
-            let mut rows = vec![
-                ["", "NAME", "DIGEST", "FROM", "DESCRIPTION"]
-                    .map(str::to_owned)
-                    .to_vec(),
-            ];
-            for policy in client.policies().await? {
-                let mark = if policy.is_default { "*" } else { "" };
-                let from = if policy.builtin {
-                    "built in".to_owned()
-                } else {
-                    policy.origin
-                };
-                let digest = hex(&policy.digest);
-                let digest = digest.get(..12).unwrap_or(&digest).to_owned();
-                rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
-            }
-            print(&(table::lines(&rows).join("\n") + "\n"))?;
-        }
-        PolicyCommand::Show { name, connect } => {
-            let Connected { client, .. } = start::connect(&connect).await?;
-            let policy = client.policy(name.unwrap_or_default()).await?;
-            let end = if policy.toml.ends_with('\n') { "" } else { "\n" };
-            print(&format!("{}{end}", policy.toml))?;
-        }
+/// `policy list`.
+pub async fn policies(connect: ConnectArgs) -> Result<u8, Failure> {
+    let Connected { client, .. } = start::connect(&connect).await?;
+    let mut rows = vec![
+        ["", "NAME", "DIGEST", "FROM", "DESCRIPTION"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for policy in client.policies().await? {
+        let mark = if policy.is_default { "*" } else { "" };
+        let from = if policy.builtin {
+            "built in".to_owned()
+        } else {
+            policy.origin
+        };
+        let digest = hex(&policy.digest);
+        let digest = digest.get(..12).unwrap_or(&digest).to_owned();
+        rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
     }
+    print(&(table::lines(&rows).join("\n") + "\n"))?;
     Ok(0)
 }
 
