@@ -324,7 +324,9 @@ impl<'a> Search<'a> {
                 }
                 match path {
                     PathPattern::Absolute(text)
-                        if text.contains(".sock") || is_below(text, "/run") || is_below(text, "/var/run") =>
+                        if text.contains(".sock")
+                            || (is_below(text, "/run") && !is_below(text, "/run/current-system"))
+                            || is_below(text, "/var/run") =>
                     {
                         let message = format!(
                             "`{spelled}` may hold sockets of services outside: who talks to Docker or the bus is out of the sandbox"

@@ -230,7 +230,7 @@ fn tried_json(tried: &Tried) -> Value {
 /// `explain`: the whole policy, or one question.
 async fn explain(args: ExplainArgs) -> Result<u8, Failure> {
     let place = Place::of(args.workspace.as_deref())?;
-    let name = args.policy.as_deref().unwrap_or_default();
+    let name = args.policy.clone().unwrap_or_default();
     let source = Source::find(&name.to_string_lossy(), &args.connect).await?;
     with(source, |source| {
         let answers = answers(&args, &source.resolved, &place)?;

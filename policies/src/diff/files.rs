@@ -97,13 +97,17 @@ pub(super) fn compare(a: &Policy, b: &Policy, facts: Facts<'_>, diff: &mut Diff)
             });
         }
     }
+    let protected: BTreeSet<&str> = [a, b]
+        .iter()
+        .flat_map(|policy| policy.filesystem.protect.iter().map(String::as_str))
+        .collect();
     for (direction, found) in begins.into_iter().enumerate() {
         let list = if direction == 0 {
             &mut diff.wider
         } else {
             &mut diff.narrower
         };
-        list.extend(found.iter().map(|begin| told(begin, facts)));
+        list.extend(found.iter().map(|begin| told(begin, &protected, facts)));
     }
 }
 
@@ -146,7 +150,7 @@ fn rights(policy: &Policy, path: &str, facts: Facts<'_>) -> Rights {
 }
 
 /// `read and execute /opt, but not /opt/licences`.
-fn told(begin: &Begins, facts: Facts<'_>) -> Change {
+fn told(begin: &Begins, protected: &BTreeSet<&str>, facts: Facts<'_>) -> Change {
     let Begins { path, rights, except } = begin;
     let spelled = |path: &str| quoted(&facts.spelled(path));
     let mut verbs = Vec::new();
@@ -169,8 +173,19 @@ fn told(begin: &Begins, facts: Facts<'_>) -> Change {
         _ => "",
     };
     let mut text = format!("{verbs} {}{how}", spelled(path));
-    if !except.is_empty() {
-        let shown: Vec<String> = except.iter().take(MAX_EXCEPTIONS).map(|path| spelled(path)).collect();
+    // Protected names are many, and the same everywhere.
+    let is_protected = |below: &&String| {
+        let rest = below
+            .strip_prefix(path.as_str())
+            .and_then(|rest| rest.strip_prefix('/'));
+        rest.is_some_and(|rest| protected.contains(rest))
+    };
+    let (names, except): (Vec<&String>, Vec<&String>) = except.iter().partition(is_protected);
+    if !except.is_empty() || !names.is_empty() {
+        let mut shown: Vec<String> = except.iter().take(MAX_EXCEPTIONS).map(|path| spelled(path)).collect();
+        if !names.is_empty() {
+            shown.insert(0, "what is protected in it".to_owned());
+        }
         text += &format!(", but not {}", shown.join(", "));
         if except.len() > MAX_EXCEPTIONS {
             text += &format!(" and {} more", except.len() - MAX_EXCEPTIONS);

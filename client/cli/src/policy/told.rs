@@ -7,6 +7,11 @@ use super::source::{Source, Wrong};
 use crate::json::hex;
 use crate::table;
 
+/// Characters of a value that a table of a whole policy shows; `show --resolved` has all.
+const VALUE_CHARS: usize = 60;
+/// Characters of a line with several names.
+const LIST_CHARS: usize = 100;
+
 /// Text as it may stand on a terminal: nothing in it moves the cursor or turns the direction.
 #[must_use]
 pub fn safe(text: &str) -> String {
@@ -55,7 +60,11 @@ pub fn policy(source: &Source) -> String {
             line.key.clone()
         };
         last = line.key;
-        rows.push(vec![key, line.value, from]);
+        let value = match line.value.char_indices().nth(VALUE_CHARS) {
+            Some((end, _)) => format!("{}...", line.value.get(..end).unwrap_or_default()),
+            None => line.value,
+        };
+        rows.push(vec![key, value, from]);
     }
     let head = format!("policy {} (digest {})\n\n", policy.name, hex(&policy.digest.0));
     safe(&(head + &table::lines(&rows).join("\n") + "\n"))
