@@ -9,7 +9,7 @@ use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
-    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, GetPolicyRequest, GetPolicyResponse,
+    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest, GetPolicyResponse,
     GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo,
     RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
 };
@@ -192,6 +192,23 @@ impl Client {
             .get(GetPolicyRequest { name: name.into() })
             .await?
             .into_inner())
+    }
+
+    /// What is wrong with a policy file, and what in it is useless or dangerous.
+    ///
+    /// # Errors
+    /// The refusals of a call. That the file is wrong is in the answer.
+    pub async fn check_policy(&self, toml: impl Into<bytes::Bytes>) -> Result<CheckPolicyResponse, Error> {
+        let request = CheckPolicyRequest { toml: toml.into() };
+        Ok(self.policies.clone().check(request).await?.into_inner())
+    }
+
+    /// What a policy comes to, and what it decides about what is asked. Nothing is run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call.
+    pub async fn explain_policy(&self, request: ExplainPolicyRequest) -> Result<ExplainPolicyResponse, Error> {
+        Ok(self.policies.clone().explain(request).await?.into_inner())
     }
 
     /// What the daemon's machine can enforce.

@@ -9,7 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fumehood_policies::{LoadError, ParseErrors, Policy, PolicyFile, Reference, builtin, builtin_names, resolve};
+use fumehood_policies::{
+    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, resolve,
+};
 
 use crate::lower;
 
@@ -152,6 +154,38 @@ impl PolicyStore {
     pub fn inline(&self, bytes: &[u8], origin: &str) -> Result<Policy, StoreError> {
         let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
         put_together(&file, &|reference| from_files(&self.files, reference, false))
+    }
+
+    /// A policy with where each part of it comes from, by its name; the empty name is the default. `None`: there is none so named.
+    ///
+    /// # Errors
+    /// A file that it extends was changed since the daemon read it, and is wrong now.
+    pub fn resolved(&self, name: &str) -> Option<Result<Resolved, StoreError>> {
+        let name = if name.is_empty() { self.default.as_str() } else { name };
+        let file = match builtin_file(name) {
+            Some(file) => file,
+            None => &self.files.get(name)?.1,
+        };
+        let resolved = resolve(file, &|reference| from_files(&self.files, reference, true));
+        Some(resolved.map_err(StoreError::Parse))
+    }
+
+    /// What a file that somebody sends comes to. It may extend policies of this store by name.
+    ///
+    /// # Errors
+    /// As [`inline`](Self::inline).
+    pub fn check(&self, bytes: &[u8], origin: &str) -> Result<(PolicyFile, Resolved), StoreError> {
+        let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
+        let load = |reference: &Reference| from_files(&self.files, reference, false);
+        let resolved = resolve(&file, &load).map_err(StoreError::Parse)?;
+        let wrong = lower::wrong_calls(&resolved.policy);
+        match wrong.is_empty() {
+            true => Ok((file, resolved)),
+            false => Err(StoreError::Calls {
+                origin: origin.to_owned(),
+                wrong,
+            }),
+        }
     }
 
     /// Every policy in the order of the names, and whether it is the default.

@@ -4,10 +4,12 @@
 //! runs.rs      service Runs          request.rs   a request, checked field by field
 //! policies.rs  service Policies      convert.rs   what goes out
 //! node.rs      service Node          status.rs    every gRPC status there is
+//! explain.rs   what is said about policies
 //! intake.rs    what a peer may have on its way here at once
 //! ```
 
 mod convert;
+mod explain;
 mod intake;
 mod node;
 mod policies;

@@ -5,7 +5,7 @@ use fumehood_proto::v1::policies_server::Policies;
 use tonic::{Request, Response, Status};
 
 use super::runs::peer;
-use super::status;
+use super::{explain, status};
 use crate::policy_store::{PolicyStore, Stored};
 
 /// The service.
@@ -41,6 +41,32 @@ impl Policies for PoliciesService {
         Ok(Response::new(v1::GetPolicyResponse {
             summary: Some(summary(stored, is_default)),
             toml: stored.text.to_string(),
+        }))
+    }
+
+    async fn check(
+        &self,
+        request: Request<v1::CheckPolicyRequest>,
+    ) -> Result<Response<v1::CheckPolicyResponse>, Status> {
+        peer(&request)?;
+        Ok(Response::new(explain::check(&self.policies, request.get_ref())))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainPolicyRequest>,
+    ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
+        peer(&request)?;
+        let name = &request.get_ref().name;
+        let missing = || status::no_such_policy(name, &self.policies.names());
+        let stored = self.policies.get(name).ok_or_else(missing)?;
+        let resolved = self.policies.resolved(name).ok_or_else(missing)?;
+        let resolved = resolved.map_err(|error| status::invalid_field("name", error.to_string()))?;
+        let explained = explain::explain(&resolved, request.get_ref())?;
+        let is_default = self.policies.is_default(&stored.policy.name);
+        Ok(Response::new(v1::ExplainPolicyResponse {
+            summary: Some(summary(stored, is_default)),
+            ..explained
         }))
     }
 }

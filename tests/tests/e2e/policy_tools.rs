@@ -326,3 +326,36 @@ fn a_preset_is_enough_for_a_project_of_its_toolchain_with_an_empty_home() {
         }
     });
 }
+
+#[tokio::test]
+async fn the_daemon_checks_and_explains_for_every_client() {
+    use fumehood_client::proto::v1::{ExplainPolicyRequest, PolicyQuestion, policy_question::About};
+    let house = house();
+    let client = house.client().await;
+    let checked = client.check_policy("version = 1\nnmae = \"x\"\n").await.unwrap();
+    assert_eq!((checked.errors.len(), checked.errors[1].line), (2, 2), "{checked:?}");
+    let risky = "version = 1\nname = \"x\"\n[limits]\nmemory = \"unlimited\"\n";
+    let checked = client.check_policy(risky).await.unwrap();
+    assert!(checked.errors.is_empty() && checked.lints[0].key == "limits.memory", "{checked:?}");
+    let ask = |about| PolicyQuestion { about: Some(about) };
+    let request = |questions| ExplainPolicyRequest {
+        name: "locked".to_owned(),
+        workspace: "/home/ada/shop".into(),
+        home: "/home/ada".into(),
+        questions,
+    };
+    let about = vec![
+        ask(About::Write("/home/ada/shop/x".to_owned())),
+        ask(About::Read("/usr/bin/env".to_owned())),
+        ask(About::Host("example.org:443".to_owned())),
+    ];
+    let told = client.explain_policy(request(about)).await.unwrap();
+    let verdicts: Vec<_> = told.answers.iter().map(|answer| answer.verdict.as_str()).collect();
+    assert_eq!(verdicts, ["deny", "allow", "deny"]);
+    assert!(told.lines.iter().any(|line| line.key == "limits.wall" && line.place.starts_with("built-in policy locked:")));
+    for wrong in [About::Read("x".to_owned()), About::Read("/a/../b".to_owned()), About::Host("nowhere".to_owned())] {
+        let refused = client.explain_policy(request(vec![ask(wrong)])).await.unwrap_err();
+        assert!(refused.to_string().contains("questions[0]"), "{refused}");
+    }
+    assert!(client.explain_policy(request(vec![PolicyQuestion { about: None }; 257])).await.is_err());
+}
