@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use crate::run::Enforcement;
+use crate::run::{Enforcement, Requirement};
 
 /// How long the self-test may take before it counts as failed.
 const SELF_TEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -111,7 +111,9 @@ impl Launching {
     }
 
     /// A sandbox's own report, corrected by what the self-test found: what was let through is not active.
-    pub fn judge(&self, enforcement: Vec<Enforced>, spec: &SandboxSpec) -> Vec<Enforcement> {
+    ///
+    /// `preferred` are the protections that the policy prefers; one that it requires as well counts as required.
+    pub fn judge(&self, enforcement: Vec<Enforced>, spec: &SandboxSpec, preferred: &[Protection]) -> Vec<Enforcement> {
         let test = lock(&self.shared.self_test);
         let judged = |entry: Enforced| {
             let broken = test
@@ -125,10 +127,17 @@ impl Launching {
                 )),
                 (state, _) => state,
             };
+            let requirement = if spec.required.contains(&entry.protection) {
+                Requirement::Required
+            } else if preferred.contains(&entry.protection) {
+                Requirement::Preferred
+            } else {
+                Requirement::None
+            };
             Enforcement {
                 protection: entry.protection,
                 state,
-                required: spec.required.contains(&entry.protection),
+                requirement,
             }
         };
         enforcement.into_iter().map(judged).collect()

@@ -63,6 +63,15 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
     }
 }
 
+/// The protections that a run should have.
+pub fn preferred(grants: &Grants) -> Vec<fumehood_sandbox::spec::Protection> {
+    grants
+        .preferred
+        .iter()
+        .map(|preferred| protection(*preferred))
+        .collect()
+}
+
 /// What is protected in writable trees.
 fn guard(grants: &Grants, host: &Host) -> Guard {
     Guard {

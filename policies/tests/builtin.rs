@@ -219,7 +219,7 @@ fn every_difference_of_meaning_has_its_own_digest() {
         "[syscalls]\nallow = [\"ptrace\"]",
         "[syscalls]\ndeny = [\"ptrace\"]",
         "[environment]\nremove = [\"A\"]",
-        "[protections]\npreferred = []",
+        "[protections]\npreferred = [\"resources\"]",
         "[approvals]\nwait = \"1s\"",
         "[approvals]\nself = \"terminal\"",
         "[audit]\narguments = \"digest\"",
@@ -255,7 +255,12 @@ fn every_difference_of_meaning_has_its_own_digest() {
         "[network]\nmode = \"host-without-isolation\"\ntcp-connect = []\n[protections]\nrequired = [\"ipc\", \"processes\"]",
         "[network]\nmode = \"host-without-isolation\"\ntcp-bind = []\n[protections]\nrequired = [\"ipc\", \"processes\"]",
         "[protections]\nrequired = []",
-        "[protections]\nrequired = [\"ipc\"]",
+        "[protections]\nrequired = [\"resources\"]",
+        "[commands]\ndefault = \"ask\"",
+        "[commands]\nunreadable = \"deny\"",
+        "[[commands.rules]]\nprogram = \"a\"\ndecision = \"deny\"",
+        "[[commands.rules]]\nprogram = \"a\"\ndecision = \"deny\"\nreason = \"b\"",
+        "[[commands.ceilings]]\ndefault = \"deny\"",
     ] {
         let new = digest(&format!("{head}{body}"));
         if let Some((old, _)) = seen.iter().find(|(_, digest)| *digest == new) {
@@ -272,11 +277,11 @@ fn the_canonical_form_is_fixed() {
         "version = 1\nname = \"fixed\"\ntools = [\"shell\"]\n[filesystem]\nread = [\"/usr\"]\nhide = []\nread-only = []\nprotect = []\ngit = \"open\"\nshm = \"1MiB\"\n",
         "[limits]\nwall = \"1m\"\nidle = \"unlimited\"\ncpu-time = \"unlimited\"\ngrace = \"1s\"\nmemory = \"1GiB\"\n",
         "processes = 10\ncpus = 1\nopen-files = { soft = 1, hard = 2 }\nfile-size = \"unlimited\"\ndisk = \"unlimited\"\nfiles = \"unlimited\"\noutput = \"unlimited\"\n",
-        "[environment]\nnever = []\nremove = []\n[environment.set]\nA = \"b\"\n[protections]\nrequired = [\"network\"]\npreferred = []\n",
+        "[environment]\nnever = []\nremove = []\n[environment.set]\nA = \"b\"\n[protections]\nrequired = []\npreferred = []\n",
         "[syscalls]\ndeny = []\n[approvals]\nwait = \"1s\"\n[audit]\narguments = \"full\"\n",
     );
     assert_eq!(
         digest(text),
-        "2b87658011d83037f4755bb9caca7b49f29b1075cb2174309710c2d397d289b0"
+        "ecc067ce4b6788f73cc9dd8c68c1f893d6048327c8eb2afd68d4ed6b681942ef"
     );
 }

@@ -1,6 +1,6 @@
 //! What is read out of command lines, and what rules say about them.
 
-use fumehood_policies::command::{CommandRules, Reading, SimpleCommand, Verdict, Word, read, read_line};
+use fumehood_policies::command::{CommandRules, Reading, Rule, SimpleCommand, Verdict, Word, read, read_line};
 use fumehood_policies::{Decision, Policy, Request, RequestedLimits, Tool};
 use proptest::prelude::*;
 
@@ -480,7 +480,7 @@ decision = "deny"
         "10 commands.rules[1].decision: missing",
         "11 commands.rules[1].progam: unknown key / did you mean `program`?",
         "12 commands.rules[1].args[0]: no alternative is listed",
-        "13 commands.rules[1].match[0]: an example has",
+        "13 commands.rules[1].match[0]: a line has",
         "15 commands.rules[2].program[1]: expected a string",
         "16 commands.rules[2].exact: expected true or false",
     ];

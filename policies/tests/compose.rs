@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fumehood_policies::{
-    Access, Facts, Home, LoadError, MAX_DEPTH, MAX_FILES, PathPattern, Policy, PolicyFile, Reference, Resolved,
-    Subject, Tool, Value, builtin, builtin_names, resolve,
+    Access, Expected, Facts, Home, LoadError, MAX_DEPTH, MAX_FILES, PathPattern, Policy, PolicyFile, Reference,
+    Resolved, Tool, Value, builtin, builtin_names, resolve,
 };
 use proptest::prelude::*;
 
@@ -40,10 +40,12 @@ fn lists_are_joined_and_single_values_are_ones_own_or_the_strictest() {
     let Resolved { policy, origins } = resolved(&[("own", own), ("base", base), ("other", other)]).unwrap();
     let paths = |list: &[PathPattern]| list.iter().map(PathPattern::spelled).collect::<Vec<_>>();
     assert_eq!(paths(&policy.filesystem.read), ["/a", "/b", "/c"]);
-    assert_eq!(
-        paths(&policy.filesystem.hide),
-        ["/h", "/i"],
-        "the list is stated, so that of default is not taken"
+    let hidden = paths(&policy.filesystem.hide);
+    assert!(
+        ["/h", "/i", "${home}/.ssh"]
+            .iter()
+            .all(|path| hidden.contains(&(*path).to_owned())),
+        "{hidden:?}"
     );
     assert_eq!(policy.filesystem.home, Home::Empty);
     assert_eq!(policy.limits.wall.unwrap().as_secs(), 3600);
@@ -183,35 +185,176 @@ fn the_examples_are_read_and_are_what_they_say() {
     for name in ["ceiling", "ci", "project"] {
         let path = format!("{}/examples/{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
-        // Command rules are read where they are understood.
-        let sections = text.split("\n\n").filter(|part| {
-            !part.starts_with("[commands]") && !part.starts_with("[[commands") && !part.contains("\ncommand = ")
-        });
-        let text = sections.collect::<Vec<_>>().join("\n\n");
         let file = PolicyFile::parse(text.as_bytes(), name).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(!file.tests().is_empty());
         let policy = Policy::parse(text.as_bytes(), name).unwrap();
         for test in file.tests() {
-            let path = |pattern: &PathPattern| match pattern {
-                PathPattern::Absolute(path) => path.clone(),
-                PathPattern::Home(rest) => format!("{}/{rest}", FACTS.home),
-                PathPattern::Workspace(rest) => format!("{}/{rest}", FACTS.workspace),
-            };
-            let allowed = match &test.subject {
-                Subject::Read(pattern) => policy.allows(Access::Read(&path(pattern)), FACTS),
-                Subject::Write(pattern) => policy.allows(Access::Write(&path(pattern)), FACTS),
-                Subject::Execute(pattern) => policy.allows(Access::Execute(&path(pattern)), FACTS),
-                Subject::Host(host, port) => policy.allows(Access::Connect(host, *port), FACTS),
-                Subject::Environment(name) => policy.allows(Access::Environment(name), FACTS),
-            };
             assert_eq!(
-                if allowed { "allow" } else { "deny" },
-                test.expected.name(),
+                policy.answers(&test.subject, FACTS),
+                test.expected,
                 "{name}: {}",
                 test.place
             );
         }
     }
+}
+
+/// Of every list of restrictions: what is stated is joined with what `default` says, and only the empty list takes that away.
+#[test]
+fn a_restriction_that_is_stated_is_beside_those_of_default() {
+    use fumehood_policies::{KEYS, Nature};
+    let default = resolved(&[("x", "")]).unwrap().origins;
+    let lists: Vec<_> = KEYS
+        .iter()
+        .filter(|key| key.nature == Nature::Restriction && key.kind.is_list() && key.section != "commands")
+        .collect();
+    assert_eq!(lists.len(), 8);
+    for key in lists {
+        let own = match key.path().as_str() {
+            "filesystem.hide" | "filesystem.read-only" => "/q",
+            "syscalls.deny" => "ptrace",
+            "protections.required" | "protections.preferred" => "resources",
+            _ => "QQ",
+        };
+        let stated = |list: &str| {
+            let text = format!("[{}]\n{} = {list}\n", key.section, key.name);
+            let Resolved { policy, origins } = resolved(&[("x", &text)]).unwrap();
+            check_printing(&policy);
+            let statement = origins.get(&key.path()).unwrap();
+            let spelled = |entry: &fumehood_policies::Entry| (entry.value.spelled(key.kind), entry.by_default);
+            statement
+                .entries
+                .iter()
+                .map(spelled)
+                .collect::<BTreeMap<String, bool>>()
+        };
+        let mut expected: BTreeMap<String, bool> = default
+            .get(&key.path())
+            .unwrap()
+            .entries
+            .iter()
+            .map(|entry| (entry.value.spelled(key.kind), true))
+            .collect();
+        expected.insert(format!("\"{own}\""), false);
+        assert_eq!(stated(&format!("[\"{own}\"]")), expected, "{}", key.path());
+        assert!(stated("[]").is_empty(), "{}", key.path());
+    }
+}
+
+#[test]
+fn who_gives_the_network_away_and_says_what_is_required_need_not_say_it_again() {
+    let text = "[network]\nmode = \"host-without-isolation\"\n[protections]\nrequired = [\"resources\"]\n";
+    let host = resolved(&[("x", text)]).unwrap().policy;
+    check_printing(&host);
+    use fumehood_policies::Protection::{Network, Privileges, Resources};
+    let has = |policy: &Policy, protection| policy.protections.required.contains(&protection);
+    assert!(has(&host, Resources) && has(&host, Privileges) && !has(&host, Network));
+    let narrowed = host.narrowed_by(&resolved(&[("x", "[protections]\nrequired = []\n")]).unwrap().policy);
+    assert!(has(&narrowed, Network));
+    check_printing(&narrowed);
+}
+
+const RULE: &str = "[[commands.rules]]\nprogram = ";
+
+#[test]
+fn rules_are_joined_in_order_and_a_word_is_ones_own_or_the_strictest() {
+    let base = format!("[commands]\ndefault = \"ask\"\n{RULE}\"a\"\ndecision = \"allow\"\nmatch = \"a\"\n");
+    let other = format!("extends = [\"base\"]\n{RULE}\"b\"\ndecision = \"deny\"\n");
+    let own = format!(
+        "extends = [\"other\", \"base\"]\n{RULE}\"c\"\ndecision = \"allow\"\n[[tests]]\ncommand = \"a; c\"\nexpect = \"allow\"\n"
+    );
+    let files = [("own", own.as_str()), ("other", &other), ("base", &base)];
+    let Resolved { policy, origins } = resolved(&files).unwrap();
+    let programs: Vec<_> = policy
+        .commands
+        .own
+        .rules
+        .iter()
+        .map(|rule| rule.program[0].0.as_str())
+        .collect();
+    assert_eq!(programs, ["a", "b", "c"]);
+    let places: Vec<_> = origins
+        .get("commands.rules")
+        .unwrap()
+        .entries
+        .iter()
+        .map(|entry| entry.place.to_string())
+        .collect();
+    assert_eq!(places, ["base.toml:5", "other.toml:4", "own.toml:4"]);
+    for (line, verdict) in [
+        ("a", "allow"),
+        ("b", "deny"),
+        ("c", "allow"),
+        ("d", "ask"),
+        ("( (", "ask"),
+        ("a; d", "ask"),
+    ] {
+        assert_eq!(policy.commands.judge_line(line).verdict.name(), verdict, "{line}");
+    }
+    check_printing(&policy);
+    let test = &file("own", &own).tests()[0].clone();
+    assert_eq!(
+        (policy.answers(&test.subject, FACTS), test.expected),
+        (Expected::Allow, Expected::Allow)
+    );
+    let strict = resolved(&[
+        ("x", "extends = [\"y\"]\n[commands]\nunreadable = \"ask\"\n"),
+        ("y", "[commands]\ndefault = \"deny\"\n"),
+    ]);
+    assert_eq!(
+        strict.unwrap().policy.commands.own.unreadable.name(),
+        "deny",
+        "never laxer than `default`"
+    );
+}
+
+#[test]
+fn a_ceiling_keeps_its_rules_as_a_set_of_their_own() {
+    let parsed = |body: &str| resolved(&[("x", body)]).unwrap().policy;
+    let own = parsed(&format!(
+        "[commands]\ndefault = \"deny\"\n{RULE}\"a\"\ndecision = \"allow\"\n{RULE}\"b\"\ndecision = \"allow\"\n"
+    ));
+    let ceiling = parsed(&format!(
+        "[commands]\n{RULE}\"b\"\nargs = \"x\"\ndecision = \"deny\"\nreason = \"no \\\"x\\\"\"\n"
+    ));
+    let narrowed = own.narrowed_by(&ceiling);
+    check_printing(&narrowed);
+    let verdict = |line: &str| narrowed.commands.judge_line(line).verdict.name();
+    assert_eq!(
+        [verdict("a"), verdict("b"), verdict("b x"), verdict("c")],
+        ["allow", "allow", "deny", "deny"]
+    );
+    let judgement = narrowed.commands.judge_line("b x");
+    let why = judgement.decisive().unwrap();
+    assert_eq!(
+        (why.place.as_str(), why.reason.as_str()),
+        ("commands.ceilings[0].rules[0]", "no \"x\"")
+    );
+    let again = narrowed.narrowed_by(&ceiling).narrowed_by(&parsed(""));
+    assert_eq!(
+        (&again.commands, again.commands.ceilings.len()),
+        (&narrowed.commands, 1)
+    );
+}
+
+#[test]
+fn sets_of_ceilings_are_checked_as_rules_are() {
+    let text = "version = 1\nname = \"x\"\n[commands]\nceilings = [{ default = \"deny\", unreadable = \"ask\", rule = [] }, { rules = [{ program = \"a\" }] }, 1]\n";
+    let errors = PolicyFile::parse(text.as_bytes(), "p").unwrap_err();
+    let shown: Vec<_> = errors
+        .errors()
+        .iter()
+        .map(|error| format!("{}: {}", error.path, error.message))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "commands.ceilings[0].unreadable: \"ask\" is laxer than `default = \"deny\"`",
+            "commands.ceilings[0].rule: unknown key",
+            "commands.ceilings[1].rules[0].decision: missing",
+            "commands.ceilings[2]: expected a table, found an integer",
+        ]
+    );
 }
 
 fn check_printing(policy: &Policy) {
@@ -294,7 +437,15 @@ fn text() -> impl Strategy<Value = String> {
         one(&["\"1B\"", "\"1500KB\"", "\"unlimited\""]),
         one(&["0.01", "1.5", "\"unlimited\""]),
     );
-    (files, modes, calls, env, ports, rest).prop_map(|(files, modes, calls, env, ports, rest)| {
+    let verdict = || one(&["allow", "ask", "deny"]);
+    let rule = (
+        words(&["a", "b", "*"]),
+        one(&["x", "y*"]),
+        words(&["allow", "ask", "deny"]),
+        any::<bool>(),
+    );
+    let commands = (verdict(), proptest::collection::vec(rule, 0..3));
+    (files, modes, calls, env, ports, rest, commands).prop_map(|(files, modes, calls, env, ports, rest, commands)| {
         let mut text = "version = 1\nname = \"x\"\n".to_owned();
         let mut line = |section: &str, lines: Vec<(&str, Option<String>)>| {
             text.push_str(section);
@@ -350,6 +501,18 @@ fn text() -> impl Strategy<Value = String> {
                 ("cpus", rest.3.map(str::to_owned)),
             ],
         );
+        let (default, rules) = commands;
+        line("[commands]\n", vec![("default", quote(default))]);
+        for (program, arg, decision, exact) in rules {
+            let quoted = |word: &str| Some(format!("\"{word}\""));
+            let of_rule = vec![
+                ("program", quoted(&program)),
+                ("args", quote(arg)),
+                ("exact", Some(exact.to_string())),
+                ("decision", quoted(&decision)),
+            ];
+            line("[[commands.rules]]\n", of_rule);
+        }
         text
     })
 }
@@ -416,6 +579,27 @@ fn check_narrowing(policy: &Policy, ceiling: &Policy) {
                 narrowed.to_toml()
             );
         }
+    }
+    for line in [
+        "a",
+        "a x",
+        "a x z",
+        "b",
+        "b ya",
+        "c",
+        "a; b",
+        "sh -c 'b x'",
+        "( (",
+        "$x",
+        "",
+    ] {
+        let verdict = |policy: &Policy| policy.commands.judge_line(line).verdict;
+        assert_eq!(
+            verdict(&narrowed),
+            verdict(policy).max(verdict(ceiling)),
+            "{line}\n{}",
+            narrowed.to_toml()
+        );
     }
     check_printing(&narrowed);
 }

@@ -176,6 +176,11 @@ fn line() -> impl Strategy<Value = String> {
         Just("a.b"),
         Just("\"\\u0000\""),
         Just("version"),
+        Just("rules"),
+        Just("ceilings"),
+        Just("default"),
+        Just("program"),
+        Just("decision"),
     ];
     let value = prop_oneof![
         Just("\"unlimited\"".to_owned()),
@@ -196,6 +201,8 @@ fn line() -> impl Strategy<Value = String> {
         Just("{ soft = 1, hard = 2 }".to_owned()),
         Just("{ A = 'b' }".to_owned()),
         Just("true".to_owned()),
+        Just("\"deny\"".to_owned()),
+        Just("[{ program = \"a\", decision = \"ask\" }]".to_owned()),
         Just("[[[]]]".to_owned()),
     ];
     let section = prop_oneof![
@@ -206,6 +213,9 @@ fn line() -> impl Strategy<Value = String> {
         Just("[network]"),
         Just("[protections]"),
         Just("[syscalls]"),
+        Just("[commands]"),
+        Just("[[commands.rules]]"),
+        Just("[[commands.ceilings]]"),
         Just("[[limits]]"),
         Just("[limits.wall]"),
         Just("[x"),

@@ -1,5 +1,6 @@
 //! `schema/policy.schema.json`: made from the table of keys, and checked in. Run with `FUMEHOOD_WRITE_SCHEMA=1` to write it anew.
 
+use fumehood_policies::command::Verdict;
 use fumehood_policies::{Absent, KEYS, Kind, Nature, PolicyFile, builtin, builtin_names};
 use serde_json::{Map, Value, json};
 
@@ -43,8 +44,18 @@ fn of(kind: Kind) -> Value {
             "additionalProperties": false,
             "maxProperties": 1024,
         }),
+        Kind::Rules => rules(kind),
+        Kind::Ceilings => json!({
+            "type": "array",
+            "maxItems": kind.max_entries(),
+            "items": {
+                "type": "object",
+                "properties": { "default": verdict(), "unreadable": verdict(), "rules": rules(Kind::Rules) },
+                "additionalProperties": false,
+            },
+        }),
         Kind::Tests => {
-            let subjects = ["read", "write", "execute", "host", "environment"];
+            let subjects = ["read", "write", "execute", "host", "environment", "command"];
             let mut properties: Map<String, Value> = subjects
                 .iter()
                 .map(|key| ((*key).to_owned(), json!({ "type": "string" })))
@@ -58,6 +69,39 @@ fn of(kind: Kind) -> Value {
             })
         }
     }
+}
+
+fn verdict() -> Value {
+    json!({ "enum": Verdict::WORDS })
+}
+
+fn rules(kind: Kind) -> Value {
+    let word = || json!({ "type": "string", "minLength": 1, "maxLength": 256 });
+    // One string stands for a list of one.
+    let words = |least: u64| json!({ "anyOf": [word(), { "type": "array", "items": word(), "minItems": least, "maxItems": 32 }] });
+    let lines = || {
+        let line = || json!({ "type": "string", "minLength": 1, "maxLength": 1024 });
+        json!({ "anyOf": [line(), { "type": "array", "items": line(), "maxItems": 32 }] })
+    };
+    json!({
+        "type": "array",
+        "maxItems": kind.max_entries(),
+        "items": {
+            "type": "object",
+            "properties": {
+                "program": words(1),
+                "args": { "anyOf": [word(), { "type": "array", "items": words(1), "maxItems": 32 }] },
+                "exact": { "type": "boolean" },
+                "has": words(0),
+                "decision": verdict(),
+                "reason": { "type": "string", "maxLength": 1024 },
+                "match": lines(),
+                "no-match": lines(),
+            },
+            "required": ["program", "decision"],
+            "additionalProperties": false,
+        },
+    })
 }
 
 fn schema() -> String {

@@ -103,6 +103,9 @@ pub struct RunArgs {
     /// Tell at the end how it ended, what it consumed and what was enforced
     #[arg(short, long)]
     pub verbose: bool,
+    /// Do not tell which protections the policy prefers and this machine lacks
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
     /// Note something about the run, for `ps` and the audit log; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use fumehood_client::Client;
 use fumehood_client::proto::v1::{
-    CapabilitiesResponse, Capability, CgroupVersion, Enforcement, Finished, ProtectionState, RunSpec, StartRequest,
-    ending::Kind, run_event::Event,
+    CapabilitiesResponse, Capability, CgroupVersion, Enforcement, Finished, ProtectionState, Requirement, RunSpec,
+    StartRequest, ending::Kind, run_event::Event,
 };
 
 use crate::args::DoctorArgs;
@@ -202,7 +202,7 @@ impl Trial {
                 .enforcement
                 .entries
                 .iter()
-                .any(|entry| entry.required && entry.state() != ProtectionState::Active)
+                .any(|entry| entry.requirement() == Requirement::Required && entry.state() != ProtectionState::Active)
     }
 
     fn lines(&self, marks: &Marks) -> Vec<String> {
@@ -212,12 +212,14 @@ impl Trial {
                 .iter()
                 .filter(|entry| entry.state() == ProtectionState::Active)
                 .count();
-            return vec![format!(
+            let mut lines = vec![format!(
                 "{} a command runs here under the policy `{}`, with {active} of {} protections active",
                 marks.active,
                 self.policy,
                 entries.len()
             )];
+            lines.extend(self.missing(Requirement::Preferred, "preferred"));
+            return lines;
         }
         let why = self
             .finished
@@ -231,20 +233,23 @@ impl Trial {
                 marks.off, self.finished.shell_code
             ),
         }];
-        let missing = self
-            .enforcement
-            .entries
-            .iter()
-            .filter(|entry| entry.required && entry.state() != ProtectionState::Active);
-        lines.extend(missing.map(|entry| {
+        lines.extend(self.missing(Requirement::Required, "required"));
+        lines
+    }
+
+    /// A line for each protection that the policy asks for so and that is not active.
+    fn missing(&self, requirement: Requirement, word: &str) -> impl Iterator<Item = String> {
+        let entries = self.enforcement.entries.iter();
+        let missing =
+            entries.filter(move |entry| entry.requirement() == requirement && entry.state() != ProtectionState::Active);
+        missing.map(move |entry| {
             format!(
-                "  {} required but {}: {}",
+                "  {} {word} but {}: {}",
                 render::protection(entry.protection),
                 render::state_word(entry.state),
                 entry.detail
             )
-        }));
-        lines
+        })
     }
 }
 
@@ -263,12 +268,12 @@ mod tests {
         }
     }
 
-    fn trial(kind: Kind, required: bool, state: ProtectionState) -> Trial {
+    fn trial(kind: Kind, requirement: Requirement, state: ProtectionState) -> Trial {
         let entry = EnforcementEntry {
             protection: 4,
             state: state.into(),
             detail: "no namespaces".to_owned(),
-            required,
+            requirement: requirement.into(),
         };
         Trial {
             policy: "default".to_owned(),
@@ -308,14 +313,17 @@ mod tests {
     #[test]
     fn only_what_is_required_must_be_in_force() {
         let exited = |code| Kind::Exited(Exited { code });
-        assert!(trial(exited(0), true, ProtectionState::Active).passed());
-        assert!(trial(exited(0), false, ProtectionState::Off).passed());
-        assert!(!trial(exited(0), true, ProtectionState::Off).passed());
-        assert!(!trial(exited(1), true, ProtectionState::Active).passed());
+        assert!(trial(exited(0), Requirement::Required, ProtectionState::Active).passed());
+        assert!(trial(exited(0), Requirement::None, ProtectionState::Off).passed());
+        let preferred = trial(exited(0), Requirement::Preferred, ProtectionState::Off);
+        assert!(preferred.passed());
+        assert!(preferred.lines(&ASCII)[1].contains("network preferred but off: no namespaces"));
+        assert!(!trial(exited(0), Requirement::Required, ProtectionState::Off).passed());
+        assert!(!trial(exited(1), Requirement::Required, ProtectionState::Active).passed());
         assert!(
             !trial(
                 Kind::SandboxFailed(SandboxFailed::default()),
-                true,
+                Requirement::Required,
                 ProtectionState::Active
             )
             .passed()
@@ -324,7 +332,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        let lines = trial(Kind::Exited(Exited { code: 0 }), true, ProtectionState::Off).lines(&ASCII);
+        let lines = trial(
+            Kind::Exited(Exited { code: 0 }),
+            Requirement::Required,
+            ProtectionState::Off,
+        )
+        .lines(&ASCII);
         assert!(
             lines
                 .iter()

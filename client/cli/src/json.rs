@@ -10,8 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fumehood_client::proto::v1::{
     self as wire, CapabilitiesResponse, Capability, Closed, Denial, EffectiveLimits, Ending, Enforcement,
-    EnforcementEntry, Exited, Finished, Gap, Leftover, Lost, OutOfMemory, Output, OutputLimit, ProcessExited, RunEvent,
-    SandboxFailed, Signaled, SpawnFailed, Started, TimedOut, Usage, ending::Kind, run_event::Event,
+    EnforcementEntry, Exited, Finished, Gap, Leftover, Lost, OutOfMemory, Output, OutputLimit, ProcessExited,
+    Requirement, RunEvent, SandboxFailed, Signaled, SpawnFailed, Started, TimedOut, Usage, ending::Kind,
+    run_event::Event,
 };
 use serde_json::{Map, Value, json};
 
@@ -129,6 +130,15 @@ fn started(event: &Started) -> Value {
     })
 }
 
+fn requirement_name(number: i32) -> &'static str {
+    match Requirement::try_from(number) {
+        Ok(Requirement::Required) => "required",
+        Ok(Requirement::Preferred) => "preferred",
+        Ok(Requirement::None) => "none",
+        Ok(Requirement::Unspecified) | Err(_) => "unknown",
+    }
+}
+
 fn enforcement_entries(enforcement: &Enforcement) -> Value {
     let Enforcement { entries } = enforcement;
     let each = |entry: &EnforcementEntry| {
@@ -136,13 +146,13 @@ fn enforcement_entries(enforcement: &Enforcement) -> Value {
             protection,
             state,
             detail,
-            required,
+            requirement,
         } = entry;
         json!({
             "protection": protection_name(*protection),
             "state": state_name(*state),
             "detail": detail,
-            "required": required,
+            "requirement": requirement_name(*requirement),
         })
     };
     entries.iter().map(each).collect()
@@ -527,7 +537,7 @@ mod tests {
             protection: 2,
             state: 1,
             detail: "Landlock ABI 7".into(),
-            required: true,
+            requirement: 1,
         };
         let line = parsed(Event::Started(Started {
             enforcement: Some(Enforcement { entries: vec![entry] }),
@@ -542,7 +552,7 @@ mod tests {
         assert_eq!(line["policy_digest"], "ab01");
         assert_eq!(line["limits"]["memory_bytes"], 9);
         assert_eq!(line["limits"]["wall"], Value::Null);
-        let expected = json!([{ "protection": "filesystem_rights", "state": "active", "detail": "Landlock ABI 7", "required": true }]);
+        let expected = json!([{ "protection": "filesystem_rights", "state": "active", "detail": "Landlock ABI 7", "requirement": "required" }]);
         assert_eq!(line["enforcement"], expected);
     }
 

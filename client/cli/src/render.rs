@@ -7,7 +7,7 @@ use std::time::Duration;
 use fumehood_client::proto::convert::{duration_to_std, signal_name};
 use fumehood_client::proto::v1::{
     self as wire, CancelCause, Denial, Ending, Enforcement, EnforcementEntry, Finished, Gap, Protection,
-    ProtectionState, SandboxFailed, SpawnFailed, Started, TimeLimit, Usage, UsageSource, ending::Kind,
+    ProtectionState, Requirement, SandboxFailed, SpawnFailed, Started, TimeLimit, Usage, UsageSource, ending::Kind,
 };
 use nix::errno::Errno;
 
@@ -378,6 +378,31 @@ fn consumed(usage: &Usage, started: bool) -> Vec<String> {
     ]
 }
 
+/// What a policy prefers and this run does not have, in one line. `None`: nothing of that.
+#[must_use]
+pub fn preferred_missing(started: &Started) -> Option<String> {
+    let entries = started
+        .enforcement
+        .as_ref()
+        .map_or(&[][..], |enforcement| &enforcement.entries);
+    let missing: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.requirement() == Requirement::Preferred && entry.state() != ProtectionState::Active)
+        .map(|entry| {
+            let detail = text(entry.detail.as_bytes());
+            format!(
+                "{} ({}: {detail})",
+                protection(entry.protection),
+                state_word(entry.state)
+            )
+        })
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let policy = text(started.policy_name.as_bytes());
+        format!("runs without what policy {policy} prefers: {}", missing.join(", "))
+    })
+}
+
 /// One line for each protection, the strongest state first left to the order of the protections.
 fn enforced(enforcement: &Enforcement) -> Vec<String> {
     let width = enforcement
@@ -391,9 +416,13 @@ fn enforced(enforcement: &Enforcement) -> Vec<String> {
             protection: which,
             state,
             detail,
-            required,
+            requirement: _,
         } = entry;
-        let required = if *required { "" } else { ", not required" };
+        let required = match entry.requirement() {
+            Requirement::Required => "",
+            Requirement::Preferred => ", preferred",
+            Requirement::None | Requirement::Unspecified => ", not required",
+        };
         let detail = if detail.is_empty() {
             String::new()
         } else {
@@ -560,6 +589,30 @@ mod tests {
             limit(wire::DiskResource::Files, 100, 120),
             "ended at its limit of files: 100 (limits.files), 120 were made"
         );
+    }
+
+    #[test]
+    fn only_what_is_preferred_and_missing_is_told() {
+        let started = |requirement: Requirement, state: ProtectionState| {
+            let entry = EnforcementEntry {
+                protection: Protection::Resources.into(),
+                state: state.into(),
+                detail: "no cgroups".to_owned(),
+                requirement: requirement.into(),
+            };
+            let enforcement = Some(Enforcement { entries: vec![entry] });
+            preferred_missing(&Started {
+                enforcement,
+                policy_name: "ci".to_owned(),
+                ..Started::default()
+            })
+        };
+        assert_eq!(
+            started(Requirement::Preferred, ProtectionState::Off).as_deref(),
+            Some("runs without what policy ci prefers: resources (off: no cgroups)")
+        );
+        assert_eq!(started(Requirement::Preferred, ProtectionState::Active), None);
+        assert_eq!(started(Requirement::None, ProtectionState::Off), None);
     }
 
     #[test]

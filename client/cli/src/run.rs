@@ -78,6 +78,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         socket,
         json: args.json,
         verbose: args.verbose,
+        quiet: args.quiet,
         program,
         run: None,
         started: None,
@@ -127,6 +128,7 @@ struct Follower {
     socket: PathBuf,
     json: bool,
     verbose: bool,
+    quiet: bool,
     program: Vec<u8>,
     /// The run's id, once it was told.
     run: Option<String>,
@@ -304,7 +306,13 @@ impl Follower {
             Some(Event::Accepted(Accepted { queue_position })) if *queue_position > 0 && self.verbose => {
                 tell(&format!("waiting behind {queue_position} other runs"));
             }
-            Some(Event::Started(started)) => self.started = Some(started.clone()),
+            Some(Event::Started(started)) => {
+                // Nothing of the command was written yet, so this stands before it.
+                if let (false, false, Some(line)) = (self.json, self.quiet, render::preferred_missing(started)) {
+                    tell(&line);
+                }
+                self.started = Some(started.clone());
+            }
             Some(Event::Output(piece)) => {
                 let stream = if piece.stream() == OutputStream::Stderr {
                     Stream::Stderr

@@ -280,7 +280,10 @@ impl Actor {
         }
         let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
         let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
-        let enforcement = self.surroundings.launching.judge(enforcement, &spec);
+        let enforcement = self
+            .surroundings
+            .launching
+            .judge(enforcement, &spec, &lower::preferred(grants));
         let command = lower::command(
             &self.request.argv,
             self.request.umask,

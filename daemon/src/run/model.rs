@@ -231,8 +231,19 @@ pub struct Enforcement {
     pub protection: Protection,
     /// How far it holds.
     pub state: State,
-    /// Whether the policy requires it.
-    pub required: bool,
+    /// Whether the policy asks for it.
+    pub requirement: Requirement,
+}
+
+/// Whether a policy asks for a protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// The run would not have started without it.
+    Required,
+    /// The run starts without it, and whoever started it is told.
+    Preferred,
+    /// It is applied where the machine has it.
+    None,
 }
 
 /// How a run ended.

@@ -10,8 +10,8 @@ use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use crate::run::{
-    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Item, Phase, Run, Snapshot, Started,
-    Stream, Subject, TimeLimit, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Item, Phase, Requirement, Run,
+    Snapshot, Started, Stream, Subject, TimeLimit, Usage,
 };
 
 /// In a list, argv is cut to so many arguments and bytes; the wire documents it.
@@ -110,14 +110,19 @@ fn enforcement(entries: &[Enforcement]) -> v1::Enforcement {
         |Enforcement {
              protection,
              state,
-             required,
+             requirement,
          }| {
             let (state, detail) = self::state(state);
             v1::EnforcementEntry {
                 protection: self::protection(*protection).into(),
                 state: state.into(),
                 detail,
-                required: *required,
+                requirement: match requirement {
+                    Requirement::Required => v1::Requirement::Required,
+                    Requirement::Preferred => v1::Requirement::Preferred,
+                    Requirement::None => v1::Requirement::None,
+                }
+                .into(),
             }
         },
     );

@@ -22,9 +22,9 @@ pub struct EnforcementEntry {
     /// With what it holds (`Landlock ABI 7`), what is missing, or why it is off; one line of text for people.
     #[prost(string, tag = "3")]
     pub detail: ::prost::alloc::string::String,
-    /// True when the policy requires it: the run would not have started without it.
-    #[prost(bool, tag = "4")]
-    pub required: bool,
+    /// Whether the policy asks for it.
+    #[prost(enumeration = "Requirement", tag = "4")]
+    pub requirement: i32,
 }
 /// The state of every protection, one entry each.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -432,6 +432,43 @@ impl ProtectionState {
             "PROTECTION_STATE_ACTIVE" => Some(Self::Active),
             "PROTECTION_STATE_DEGRADED" => Some(Self::Degraded),
             "PROTECTION_STATE_OFF" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+/// Whether a policy asks for a protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Requirement {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// The run would not have started without it.
+    Required = 1,
+    /// The run starts without it, and whoever started it is told.
+    Preferred = 2,
+    /// It is applied where the machine has it.
+    None = 3,
+}
+impl Requirement {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REQUIREMENT_UNSPECIFIED",
+            Self::Required => "REQUIREMENT_REQUIRED",
+            Self::Preferred => "REQUIREMENT_PREFERRED",
+            Self::None => "REQUIREMENT_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REQUIREMENT_UNSPECIFIED" => Some(Self::Unspecified),
+            "REQUIREMENT_REQUIRED" => Some(Self::Required),
+            "REQUIREMENT_PREFERRED" => Some(Self::Preferred),
+            "REQUIREMENT_NONE" => Some(Self::None),
             _ => None,
         }
     }

@@ -224,8 +224,8 @@ fn a_run_does_not_start_without_a_protection_its_policy_requires() {
         let entries = started["enforcement"].as_array().unwrap();
         let resources = entries.iter().find(|entry| entry["protection"] == "resources").unwrap();
         assert_eq!(
-            (&resources["state"], &resources["required"]),
-            (&"active".into(), &true.into())
+            (&resources["state"], &resources["requirement"]),
+            (&"active".into(), &"required".into())
         );
         return;
     }

@@ -20,6 +20,7 @@ mod crash;
 mod denials;
 mod endings;
 mod floods;
+mod grants;
 mod guard;
 mod guard_names;
 mod idempotency;

@@ -65,7 +65,10 @@ async fn started_tells_what_was_enforced_by_which_policy() {
         (1..=11).collect::<Vec<_>>(),
         "each protection once, in the order of the enum"
     );
-    for entry in entries.iter().filter(|entry| entry.required) {
+    for entry in entries
+        .iter()
+        .filter(|entry| entry.requirement() == fumehood_client::proto::v1::Requirement::Required)
+    {
         assert_eq!(entry.state(), ProtectionState::Active, "{entry:?}");
     }
     assert!(started.limits.as_ref().unwrap().wall.is_some());
