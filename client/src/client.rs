@@ -9,9 +9,10 @@ use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
-    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest, GetPolicyResponse,
-    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo,
-    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
+    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse,
+    ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest, GetPolicyResponse, GetRequest, KillRequest,
+    ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo, RunRequest, SignalRequest,
+    SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

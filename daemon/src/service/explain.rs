@@ -76,7 +76,10 @@ pub(super) fn explain(
         questions,
     } = request;
     if questions.len() > MAX_QUESTIONS {
-        let what = format!("{} questions, at most {MAX_QUESTIONS} are answered at once", questions.len());
+        let what = format!(
+            "{} questions, at most {MAX_QUESTIONS} are answered at once",
+            questions.len()
+        );
         return Err(status::invalid_field("questions", what));
     }
     let (workspace, home) = match questions.is_empty() {
@@ -109,7 +112,9 @@ fn answered(
         Some(About::Write(path)) => ask(Access::Write(absolute(field, path.as_bytes())?)),
         Some(About::Execute(path)) => ask(Access::Execute(absolute(field, path.as_bytes())?)),
         Some(About::Host(text)) => {
-            let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            let parts = text
+                .rsplit_once(':')
+                .and_then(|(host, port)| Some((host, port.parse().ok()?)));
             let Some((host, port)) = parts.filter(|(host, port)| !host.is_empty() && *port > 0) else {
                 return Err(status::invalid_field(field, "must be HOST:PORT, as example.org:443"));
             };

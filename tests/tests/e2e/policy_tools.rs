@@ -336,7 +336,10 @@ async fn the_daemon_checks_and_explains_for_every_client() {
     assert_eq!((checked.errors.len(), checked.errors[1].line), (2, 2), "{checked:?}");
     let risky = "version = 1\nname = \"x\"\n[limits]\nmemory = \"unlimited\"\n";
     let checked = client.check_policy(risky).await.unwrap();
-    assert!(checked.errors.is_empty() && checked.lints[0].key == "limits.memory", "{checked:?}");
+    assert!(
+        checked.errors.is_empty() && checked.lints[0].key == "limits.memory",
+        "{checked:?}"
+    );
     let ask = |about| PolicyQuestion { about: Some(about) };
     let request = |questions| ExplainPolicyRequest {
         name: "locked".to_owned(),
@@ -352,10 +355,23 @@ async fn the_daemon_checks_and_explains_for_every_client() {
     let told = client.explain_policy(request(about)).await.unwrap();
     let verdicts: Vec<_> = told.answers.iter().map(|answer| answer.verdict.as_str()).collect();
     assert_eq!(verdicts, ["deny", "allow", "deny"]);
-    assert!(told.lines.iter().any(|line| line.key == "limits.wall" && line.place.starts_with("built-in policy locked:")));
-    for wrong in [About::Read("x".to_owned()), About::Read("/a/../b".to_owned()), About::Host("nowhere".to_owned())] {
+    assert!(
+        told.lines
+            .iter()
+            .any(|line| line.key == "limits.wall" && line.place.starts_with("built-in policy locked:"))
+    );
+    for wrong in [
+        About::Read("x".to_owned()),
+        About::Read("/a/../b".to_owned()),
+        About::Host("nowhere".to_owned()),
+    ] {
         let refused = client.explain_policy(request(vec![ask(wrong)])).await.unwrap_err();
         assert!(refused.to_string().contains("questions[0]"), "{refused}");
     }
-    assert!(client.explain_policy(request(vec![PolicyQuestion { about: None }; 257])).await.is_err());
+    assert!(
+        client
+            .explain_policy(request(vec![PolicyQuestion { about: None }; 257]))
+            .await
+            .is_err()
+    );
 }
