@@ -132,12 +132,18 @@ pub fn diff(a: &Source, b: &Source, diff: &Diff) -> String {
         let mut group = None;
         let mut rows: Vec<Vec<String>> = Vec::new();
         for change in changes {
-            let name = if group == Some(change.group) {
-                ""
-            } else {
-                change.group.name()
-            };
+            let first = group != Some(change.group);
             group = Some(change.group);
+            // Variables are many and short: several to a line.
+            let last = rows.last_mut().and_then(|row| row.last_mut()).filter(|_| !first);
+            if let (Some(last), Some(name)) = (last, change.text.strip_prefix("pass "))
+                && last.starts_with("pass ")
+                && last.len() + name.len() < LIST_CHARS
+            {
+                *last += &format!(", {name}");
+                continue;
+            }
+            let name = if first { change.group.name() } else { "" };
             rows.push(vec![name.to_owned(), change.text.clone()]);
         }
         for line in table::lines(&rows) {
