@@ -596,9 +596,7 @@ impl<'a> Search<'a> {
                     message,
                     "remove it: a restriction beats every grant",
                 );
-            } else if matches_any(&default, example.as_bytes())
-                || ["LD_", "DYLD_"].iter().any(|start| name.starts_with(start))
-            {
+            } else if matches_any(&default, example.as_bytes()) {
                 let message = format!(
                     "`{}` signs in somewhere or reaches outside: `default` never passes it",
                     quoted(pattern)

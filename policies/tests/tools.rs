@@ -146,7 +146,7 @@ fn a_path_is_explained_by_the_lines_that_decide() {
     );
     assert_eq!(
         path(Access::Write("/home/ada/shop/a.rs")),
-        "write ${workspace}/a.rs: allow\n  allow: gives it [filesystem.workspace = \"write\" @ built-in policy default:14]\n"
+        "write ${workspace}/a.rs: allow\n  allow: gives it [filesystem.workspace = \"write\" @ built-in policy default:13]\n"
     );
     let protected = path(Access::Write("/home/ada/shop/.vscode/tasks.json"));
     assert!(
@@ -386,9 +386,9 @@ fn a_difference_is_told_in_words_and_in_both_directions() {
             &[],
         ),
         (
-            "[filesystem]\nhome = \"copy-on-write\"\nhide = []\n",
-            "[filesystem]\nhome = \"copy-on-write\"\nwrite = [\"${home}/.cache\"]\nhide = []\n",
-            &["files: write ${home}/.cache (changes stay), but not what is protected in it"],
+            "[filesystem]\nhome = \"copy-on-write\"\nhide = []\nprotect = []\n",
+            "[filesystem]\nhome = \"copy-on-write\"\nwrite = [\"${home}/.cache\"]\nhide = []\nprotect = []\n",
+            &["files: write ${home}/.cache (changes stay)"],
             &[],
         ),
         (
