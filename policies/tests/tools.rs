@@ -431,9 +431,12 @@ fn a_difference_is_told_in_words_and_in_both_directions() {
             &["limits: memory: 1GiB instead of unlimited"],
         ),
         (
-            "[environment]\npass = [\"CARGO_*\"]\nnever = [\"*_TOKEN\"]\n",
+            "[environment]\npass = [\"CARGO_*\"]\nnever = []\nremove = [\"*_TOKEN\"]\n",
             "[environment]\npass = [\"CARGO_*\"]\nnever = []\n",
-            &["environment: pass CARGO_* where it is *_TOKEN"],
+            &[
+                "environment: pass CARGO_* where it is *_TOKEN",
+                "environment: have *_TOKEN, set by a request",
+            ],
             &[],
         ),
         (
