@@ -72,7 +72,7 @@ fn main() {
         "default: decide (goal: 50)",
         measured(|| match black_box(default.decide(&request)) {
             Decision::Allowed(_) => {}
-            Decision::Denied(denial) => panic!("{denial:?}"),
+            other => panic!("{other:?}"),
         }),
     );
 }
