@@ -11,11 +11,12 @@ use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
-    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, ExaminePolicyRequest, ExaminePolicyResponse,
-    GetPolicyRequest, GetPolicyResponse, GetRequest, IgnoredPolicy, KillRequest, ListPoliciesRequest, ListRequest,
-    ListResponse, ListTrustedRequest, PolicySummary, ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse,
-    RunInfo, RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, TrustPolicyRequest,
-    TrustPolicyResponse, TrustedFile, UntrustPolicyRequest, VersionRequest, VersionResponse, WaitRequest,
+    AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse,
+    ExaminePolicyRequest, ExaminePolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest,
+    GetPolicyResponse, GetRequest, IgnoredPolicy, KillRequest, ListPoliciesRequest, ListRequest, ListResponse,
+    ListTrustedRequest, PolicySummary, ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse, RunInfo,
+    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, TrustPolicyRequest, TrustPolicyResponse,
+    TrustedFile, UntrustPolicyRequest, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -257,6 +258,23 @@ impl Client {
             .get(GetPolicyRequest { name: name.into() })
             .await?
             .into_inner())
+    }
+
+    /// What is wrong with a policy file, and what in it is useless or dangerous.
+    ///
+    /// # Errors
+    /// The refusals of a call. That the file is wrong is in the answer.
+    pub async fn check_policy(&self, toml: impl Into<bytes::Bytes>) -> Result<CheckPolicyResponse, Error> {
+        let request = CheckPolicyRequest { toml: toml.into() };
+        Ok(self.policies.clone().check(request).await?.into_inner())
+    }
+
+    /// What a policy comes to, and what it decides about what is asked. Nothing is run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the other refusals of a call.
+    pub async fn explain_policy(&self, request: ExplainPolicyRequest) -> Result<ExplainPolicyResponse, Error> {
+        Ok(self.policies.clone().explain(request).await?.into_inner())
     }
 
     /// What the daemon's machine can enforce.

@@ -5,11 +5,13 @@
 //! policies.rs  service Policies      convert.rs   what goes out
 //! approvals.rs service Approvals
 //! node.rs      service Node          status.rs    every gRPC status there is
+//! explain.rs   what is said about policies
 //! intake.rs    what a peer may have on its way here at once
 //! ```
 
 mod approvals;
 mod convert;
+mod explain;
 mod intake;
 mod node;
 mod policies;

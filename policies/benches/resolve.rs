@@ -1,14 +1,18 @@
-//! How long it takes to read and resolve policies, to decide by one and to narrow one. Prints medians; fails nothing.
+//! How long it takes to read and resolve policies, to decide by one and to narrow one. Prints medians, 99th percentiles and
+//! the median as a part of starting /bin/true in the same run; fails nothing.
+
+mod bare;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use fumehood_policies::{Decision, Policy, PolicyFile, Request, RequestedLimits, Tool, builtin, builtin_file, resolve};
 
-/// The median of so many calls.
+/// Of so many calls.
 const CALLS: usize = 300;
 
-fn median(mut call: impl FnMut()) -> Duration {
+/// The median and the 99th percentile.
+fn measured(mut call: impl FnMut()) -> (Duration, Duration) {
     let mut times: Vec<Duration> = (0..CALLS)
         .map(|_| {
             let start = Instant::now();
@@ -17,7 +21,7 @@ fn median(mut call: impl FnMut()) -> Duration {
         })
         .collect();
     times.sort();
-    times[CALLS / 2]
+    (times[CALLS / 2], times[CALLS * 99 / 100])
 }
 
 fn main() {
@@ -39,28 +43,34 @@ fn main() {
     let none = |reference: &fumehood_policies::Reference| -> Result<PolicyFile, fumehood_policies::LoadError> {
         panic!("nothing is read here: {reference}")
     };
-    let report = |what: &str, time: Duration| println!("{what:42} {:>8.1} us", time.as_secs_f64() * 1e6);
+    let bare = bare::start(CALLS);
+    println!("{:42} {:>8} {:>12} {:>16}", "", "median", "p99", "of fork+exec");
+    let report = |what: &str, (median, late): (Duration, Duration)| {
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        let part = 100.0 * us(median) / us(bare);
+        println!("{what:42} {:>8.1} us {:>9.1} us {part:>14.2} %", us(median), us(late));
+    };
     report(
         "default: parse the file",
-        median(|| drop(black_box(PolicyFile::parse(text.as_bytes(), "default")))),
+        measured(|| drop(black_box(PolicyFile::parse(text.as_bytes(), "default")))),
     );
-    report("default: resolve", median(|| drop(black_box(resolve(file, &none)))));
+    report("default: resolve", measured(|| drop(black_box(resolve(file, &none)))));
     report(
         "default: parse and resolve (goal: 1000)",
-        median(|| drop(black_box(Policy::parse(text.as_bytes(), "default")))),
+        measured(|| drop(black_box(Policy::parse(text.as_bytes(), "default")))),
     );
     report(
         "default + rust + node: parse and resolve",
-        median(|| drop(black_box(Policy::parse(extending.as_bytes(), "x")))),
+        measured(|| drop(black_box(Policy::parse(extending.as_bytes(), "x")))),
     );
-    report("default: print", median(|| drop(black_box(default.to_toml()))));
+    report("default: print", measured(|| drop(black_box(default.to_toml()))));
     report(
         "rust narrowed by default",
-        median(|| drop(black_box(rust.narrowed_by(&default)))),
+        measured(|| drop(black_box(rust.narrowed_by(&default)))),
     );
     report(
         "default: decide (goal: 50)",
-        median(|| match black_box(default.decide(&request)) {
+        measured(|| match black_box(default.decide(&request)) {
             Decision::Allowed(_) => {}
             other => panic!("{other:?}"),
         }),

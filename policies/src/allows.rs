@@ -17,6 +17,28 @@ pub struct Facts<'a> {
     pub workspace: &'a str,
 }
 
+impl Facts<'_> {
+    /// Where a path lies.
+    pub fn place(&self, pattern: &PathPattern) -> String {
+        match pattern {
+            PathPattern::Absolute(path) => path.clone(),
+            PathPattern::Home(rest) => below(self.home, rest),
+            PathPattern::Workspace(rest) => below(self.workspace, rest),
+        }
+    }
+
+    /// A path as a policy would spell it: `${workspace}/src`, `${home}/.cargo`.
+    pub fn spelled(&self, path: &str) -> String {
+        for (variable, base) in [("${workspace}", self.workspace), ("${home}", self.home)] {
+            let rest = path.strip_prefix(base.trim_end_matches('/'));
+            if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+                return format!("{variable}{rest}");
+            }
+        }
+        path.to_owned()
+    }
+}
+
 /// One thing that a command may want to do. Paths are absolute and normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access<'a> {
@@ -24,6 +46,8 @@ pub enum Access<'a> {
     Read(&'a str),
     /// Writing, for good or to what vanishes with the sandbox.
     Write(&'a str),
+    /// Writing what stays when the sandbox is gone.
+    Keep(&'a str),
     /// Executing.
     Execute(&'a str),
     /// Connecting to a TCP port of a host, by name or address.
@@ -41,17 +65,13 @@ pub enum Access<'a> {
 }
 
 /// The trees that a sandbox makes for itself.
-const OWN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
-const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
+pub(crate) const OWN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+pub(crate) const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
 impl Policy {
     /// What the policy says to what an expectation is about.
     pub fn answers(&self, subject: &Subject, facts: Facts<'_>) -> Expected {
-        let path = |pattern: &PathPattern| match pattern {
-            PathPattern::Absolute(path) => path.clone(),
-            PathPattern::Home(rest) => below(facts.home, rest),
-            PathPattern::Workspace(rest) => below(facts.workspace, rest),
-        };
+        let path = |pattern: &PathPattern| facts.place(pattern);
         let allowed = match subject {
             Subject::Read(pattern) => self.allows(Access::Read(&path(pattern)), facts),
             Subject::Write(pattern) => self.allows(Access::Write(&path(pattern)), facts),
@@ -77,6 +97,7 @@ impl Policy {
         match access {
             Access::Read(path) => self.reads(path, facts),
             Access::Write(path) => self.writes(path, facts),
+            Access::Keep(path) => self.keeps(path, facts) && self.writes(path, facts),
             Access::Execute(path) => self.executes(path, facts),
             Access::Connect(host, port) => match &self.network {
                 Network::None => false,
@@ -147,6 +168,12 @@ impl Policy {
         self.has_own(path, &OWN, facts) || covered(&fs.write, path, facts) || covered(&fs.copy_on_write, path, facts)
     }
 
+    /// Whether what is written there, if anything may be, is written for good.
+    pub(crate) fn keeps(&self, path: &str, facts: Facts<'_>) -> bool {
+        let workspace = self.filesystem.workspace == WorkspaceAccess::Write && is_in(path, facts.workspace);
+        workspace || covered(&self.filesystem.write, path, facts)
+    }
+
     /// Whether the place is the sandbox's own: made for it, private, or the copy of the home.
     fn has_own(&self, path: &str, own: &[&str], facts: Facts<'_>) -> bool {
         own.iter().any(|tree| is_in(path, tree))
@@ -189,12 +216,12 @@ fn is_loopback(host: &str) -> bool {
     address || name == "localhost" || name.ends_with(".localhost")
 }
 
-fn is_in(path: &str, directory: &str) -> bool {
+pub(crate) fn is_in(path: &str, directory: &str) -> bool {
     let mut names = names_of(path);
     names_of(directory).all(|wanted| names.next() == Some(wanted))
 }
 
-fn names_in<'a>(pattern: &'a PathPattern, facts: Facts<'a>) -> Vec<&'a str> {
+pub(crate) fn names_in<'a>(pattern: &'a PathPattern, facts: Facts<'a>) -> Vec<&'a str> {
     let base = match pattern {
         PathPattern::Absolute(_) => "",
         PathPattern::Home(_) => facts.home,
@@ -203,7 +230,7 @@ fn names_in<'a>(pattern: &'a PathPattern, facts: Facts<'a>) -> Vec<&'a str> {
     names_of(base).chain(names_of(pattern.rest())).collect()
 }
 
-fn covers(pattern: &PathPattern, path: &str, facts: Facts<'_>) -> bool {
+pub(crate) fn covers(pattern: &PathPattern, path: &str, facts: Facts<'_>) -> bool {
     let base = match pattern {
         PathPattern::Absolute(_) => "",
         PathPattern::Home(_) => facts.home,
@@ -235,7 +262,7 @@ impl Network {
     }
 }
 
-fn below(base: &str, rest: &str) -> String {
+pub(crate) fn below(base: &str, rest: &str) -> String {
     match rest {
         "" => base.to_owned(),
         rest => format!("{}/{rest}", base.trim_end_matches('/')),

@@ -38,6 +38,7 @@ mod word;
 
 pub use layers::Commands;
 pub use narrow::NotNarrow;
+pub(crate) use narrow::runs_anything;
 pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line};
 pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
 pub use word::Word;

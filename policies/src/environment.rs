@@ -56,6 +56,11 @@ pub(crate) fn matches_any(patterns: &[String], name: &[u8]) -> bool {
         .any(|pattern| NamePattern::new(pattern).matches(name, any_case))
 }
 
+/// Whether one pattern matches a name; `exact`: with the case of its letters.
+pub(crate) fn name_matches(pattern: &str, name: &str, exact: bool) -> bool {
+    NamePattern::new(pattern).matches(name.as_bytes(), if exact { same_case } else { any_case })
+}
+
 /// Whether every name that `inner` of `pass` matches is matched by `outer`.
 pub(crate) fn pass_covers(outer: &str, inner: &str) -> bool {
     match (outer.strip_suffix('*'), inner.strip_suffix('*')) {

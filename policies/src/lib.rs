@@ -17,6 +17,9 @@
 //! [`Entry`] has its [`Value`], its [`Place`] (origin, line, column), and whether nobody stated it and it is `default`'s.
 //! [`Value::spelled`] prints it. [`PolicyFile::tests`] are the expectations.
 //!
+//! For people: [`Resolved::lines`] and [`Resolved::explain`] say where everything comes from and why, [`Diff::of`] what one policy lets
+//! through that another does not, [`lint`] what in a file is of no use or dangerous, [`Resolved::try_all`] whether expectations hold.
+//!
 //! There is no IO here, no clock and no Linux: paths are text until the daemon looks at them.
 //!
 //! Bounds: a file has at most 1 MiB, 1024 entries to a list and 80 levels; at most 32 files are taken in, 8 deep; a policy's canonical form
@@ -26,12 +29,16 @@ mod allows;
 mod builtin;
 pub mod command;
 mod decide;
+mod diff;
 mod digest;
 mod environment;
 mod error;
+mod expect;
+mod explain;
 mod file;
 mod form;
 mod keys;
+mod lint;
 mod model;
 mod narrow;
 mod parse;
@@ -45,10 +52,14 @@ mod words;
 pub use allows::{Access, Facts};
 pub use builtin::{builtin, builtin_file, builtin_names};
 pub use decide::{Decision, Denial, Grants, Question, Request, RequestedLimits};
+pub use diff::{Change, Diff, Group};
 pub use digest::Digest;
 pub use error::{ParseError, ParseErrors};
+pub use expect::{Tried, parse_tests};
+pub use explain::{Answer, Line, Reason};
 pub use file::{Expectation, Expected, PolicyFile, Reference, Subject};
 pub use keys::{Absent, KEYS, Key, Kind, Nature, key_named};
+pub use lint::{Level, Lint, lint};
 pub use model::*;
 pub use pattern::matches_name;
 pub use resolve::{Load, LoadError, MAX_DEPTH, MAX_FILES, Resolved, resolve};

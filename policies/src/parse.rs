@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use self::walker::Walker;
 use crate::error::{Collector, ParseErrors, single};
-use crate::file::PolicyFile;
+use crate::file::{Expectation, PolicyFile};
 use crate::keys::{KEYS, Kind, names, sections};
 use crate::model::{NetworkMode, PathPattern};
 use crate::statement::{Source, Statements, Value};
@@ -52,6 +52,31 @@ impl Problem {
 }
 
 pub(crate) fn parse(bytes: &[u8], origin: &str) -> Result<PolicyFile, ParseErrors> {
+    walk(bytes, origin, |walker, document| walker.file(document))
+}
+
+/// A file with nothing but expectations.
+pub(crate) fn parse_tests(bytes: &[u8], origin: &str) -> Result<Vec<Expectation>, ParseErrors> {
+    walk(bytes, origin, |walker, document| {
+        if !walker.version(document) {
+            return Vec::new();
+        }
+        walker.unknown_keys(document, "", &["version", "tests"]);
+        match document.get("tests") {
+            Some(tests) => walker.expectations(tests),
+            None => {
+                walker.missing("tests", 0, "write `[[tests]]` and below it what is tried");
+                Vec::new()
+            }
+        }
+    })
+}
+
+fn walk<T>(
+    bytes: &[u8],
+    origin: &str,
+    read: impl FnOnce(&mut Walker<'_>, &DeTable<'_>) -> T,
+) -> Result<T, ParseErrors> {
     if bytes.len() > MAX_FILE_BYTES {
         let message = format!("the file has {} bytes, more than {MAX_FILE_BYTES}", bytes.len());
         return Err(single("", origin, 0, message, None));
@@ -87,9 +112,9 @@ pub(crate) fn parse(bytes: &[u8], origin: &str) -> Result<PolicyFile, ParseError
         errors: Collector::new(text),
         source: Arc::clone(&source),
     };
-    let file = walker.file(document.get_ref());
+    let found = read(&mut walker, document.get_ref());
     match walker.errors.finish(origin) {
-        None => Ok(file),
+        None => Ok(found),
         Some(errors) => Err(errors),
     }
 }

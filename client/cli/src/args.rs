@@ -40,7 +40,7 @@ pub enum Command {
     Run(RunArgs),
     /// Show what this machine can enforce, what is missing, and how to mend it
     Doctor(DoctorArgs),
-    /// Show the policies the daemon knows
+    /// Look at policies: list, show, check, explain, test and compare them
     Policy(PolicyArgs),
     /// List runs
     Ps(PsArgs),
@@ -143,7 +143,7 @@ pub struct PolicyArgs {
     pub command: PolicyCommand,
 }
 
-/// What to show of the policies.
+/// What to do with policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// List the policies; `*` marks the default, `^` one that holds over all others
@@ -152,9 +152,15 @@ pub enum PolicyCommand {
         connect: ConnectArgs,
     },
     /// Show a policy's text
+    #[command(after_help = "Examples:\n  \
+        fumehood policy show default\n  \
+        fumehood policy show --resolved ./ci.toml    every key, with what the file extends and what is not stated")]
     Show {
-        /// Its name [default: the default policy]
+        /// Its name, or a file (a value with a `/` or ending in `.toml`) [default: the default policy]
         name: Option<String>,
+        /// The whole policy that comes of it, as one file that extends nothing
+        #[arg(long)]
+        resolved: bool,
         #[command(flatten)]
         connect: ConnectArgs,
     },
@@ -194,6 +200,107 @@ pub enum PolicyCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
+    /// Check policy files: every error, and what in them is useless or dangerous
+    #[command(after_help = "Examples:\n  \
+        fumehood policy check .fumehood.toml\n  \
+        fumehood policy check --deny-warnings policies/*.toml\n\n\
+        Exit code: 0 when every file can be used, 1 when one has errors, or with --deny-warnings a warning. No daemon is asked.")]
+    Check {
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Warnings count as errors; notes never do
+        #[arg(long)]
+        deny_warnings: bool,
+        /// Write the findings to standard output as one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain what a policy comes to, where each line of it comes from, and what it decides, without running anything
+    Explain(Box<ExplainArgs>),
+    /// Try the expectations of policy files, without running anything
+    #[command(
+        after_help = "Expectations are [[tests]] in the file, or in NAME.test.toml beside NAME.toml.\n\n\
+        Examples:\n  \
+        fumehood policy test\n  \
+        fumehood policy test policies/ci.toml policies/ceiling.toml\n\n\
+        Exit code: 0 when all hold, 1 when one does not or a file has errors. No daemon is asked."
+    )]
+    Test {
+        /// The policy files [default: .fumehood.toml]
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Write the results to standard output as one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say in words what one policy lets through that another does not, both ways
+    #[command(after_help = "Examples:\n  \
+        fumehood policy diff default ./ci.toml\n  \
+        fumehood policy diff ci.toml.orig.toml ci.toml\n\n\
+        Files and built-in policies are compared without a daemon; other names are those the daemon knows.")]
+    Diff {
+        /// A name, or a file (a value with a `/` or ending in `.toml`)
+        #[arg(value_name = "A")]
+        a: String,
+        /// Another
+        #[arg(value_name = "B")]
+        b: String,
+        /// The workspace that paths are compared for [default: the current directory]
+        #[arg(short, long, value_name = "DIR")]
+        workspace: Option<PathBuf>,
+        /// Write the differences to standard output as one JSON document
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Print the JSON Schema of policy files, for editors
+    Schema,
+}
+
+/// `policy explain`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without a question: the whole policy, every value with the file and line that state it.\n\n\
+        Examples:\n  \
+        fumehood policy explain\n  \
+        fumehood policy explain --policy ./ci.toml --read ~/.ssh/id_ed25519\n  \
+        fumehood policy explain --policy default --host crates.io:443 --env GITHUB_TOKEN\n  \
+        fumehood policy explain --policy .fumehood.toml -- git push --force\n\n\
+        Paths are not looked at: that one exists, is a link, or may be read outside is not known here. Exit code: 0, whatever \
+        the policy says; 1 when there is no such policy or its file has errors."
+)]
+pub struct ExplainArgs {
+    /// The policy: a name, or a file (a value with a `/` or ending in `.toml`) [default: the daemon's default policy]
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    /// The workspace [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Whether this path is read; may be repeated, as the others
+    #[arg(long, value_name = "PATH")]
+    pub read: Vec<PathBuf>,
+    /// Whether this path is written
+    #[arg(long, value_name = "PATH")]
+    pub write: Vec<PathBuf>,
+    /// Whether this path is executed
+    #[arg(long, value_name = "PATH")]
+    pub execute: Vec<PathBuf>,
+    /// Whether this TCP port of this host is reached
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_host)]
+    pub host: Vec<(String, u16)>,
+    /// Whether this variable of the caller is passed on
+    #[arg(long, value_name = "NAME")]
+    pub env: Vec<String>,
+    /// Write everything to standard output as one JSON document
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// What is decided about this command
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `ps`.
@@ -321,6 +428,20 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
         Err("must be more than zero".to_owned())
     } else {
         Ok(timeout)
+    }
+}
+
+fn parse_host(text: &str) -> Result<(String, u16), String> {
+    let wrong = || "must be HOST:PORT, as example.org:443 or [::1]:80".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    match host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        true => Err(wrong()),
+        false => Ok((host.to_ascii_lowercase(), port)),
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Failure {
         "nobody can be asked here, because standard input or standard error is no terminal: look at what is shown, and say --yes"
     )]
     NobodyToAsk,
+    #[error("the path {} is not valid UTF-8, and no policy can name it", .0.display())]
+    PathNotText(PathBuf),
     #[error("-e {0}: no such variable here; write -e {0}=VALUE, or -e {0}= for an empty one")]
     NoVariable(String),
     #[error("cannot find the current directory; name one with --workspace")]

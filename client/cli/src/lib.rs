@@ -11,6 +11,7 @@ mod duration;
 mod failure;
 mod json;
 mod listing;
+mod policy;
 mod render;
 mod request;
 mod run;
@@ -73,7 +74,7 @@ fn talk(command: Command) -> ExitCode {
         match command {
             Command::Run(args) => run::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
-            Command::Policy(args) => listing::policy(args.command).await,
+            Command::Policy(args) => policy::run(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
             Command::Kill(args) => listing::kill(args).await,
             Command::Approve(args) => approve::approve(args).await,

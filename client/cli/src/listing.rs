@@ -1,16 +1,16 @@
-//! `fumehood ps`, `kill`, `policy` and `version`: questions about what the daemon has.
+//! `fumehood ps`, `kill`, `policy list` and `version`: questions about what the daemon has.
 
 use std::time::{Duration, SystemTime};
 
 use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
 use fumehood_client::proto::v1::{IgnoredPolicy, ListRequest, RunInfo, RunState, ending::Kind};
 
-use crate::args::{ConnectArgs, KillArgs, PolicyCommand, PsArgs};
+use crate::args::{ConnectArgs, KillArgs, PsArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
 use crate::start::{self, Connected};
-use crate::{print, render, table, tell, trust};
+use crate::{print, render, table, tell};
 
 /// Runs asked for at once.
 const PAGE: u32 = 200;
@@ -146,50 +146,36 @@ fn plain(text: &str) -> String {
     render::text(text.as_bytes())
 }
 
-/// `policy`.
-pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
-    match command {
-        PolicyCommand::List { connect } => {
-            let Connected { client, .. } = start::connect(&connect).await?;
-            let mut rows = vec![
-                ["", "NAME", "DIGEST", "FROM", "DESCRIPTION"]
-                    .map(str::to_owned)
-                    .to_vec(),
-            ];
-            for policy in client.policies().await? {
-                let mark = match (policy.is_default, policy.ceiling) {
-                    (true, true) => "*^",
-                    (true, false) => "*",
-                    (false, true) => "^",
-                    (false, false) => "",
-                };
-                let from = if policy.builtin {
-                    "built in".to_owned()
-                } else {
-                    policy.origin
-                };
-                let digest = hex(&policy.digest);
-                let digest = digest.get(..12).unwrap_or(&digest).to_owned();
-                rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
-            }
-            print(&(table::lines(&rows).join("\n") + "\n"))?;
-            let ignored = client.ignored_policies().await?;
-            if !ignored.is_empty() {
-                let line = |file: &IgnoredPolicy| format!("{}: {}", plain(&file.path), plain(&file.reason));
-                let lines: Vec<_> = ignored.iter().map(line).collect();
-                print(&format!("\nwithout effect:\n{}\n", lines.join("\n")))?;
-            }
-        }
-        PolicyCommand::Reload { connect } => trust::reload(&connect).await?,
-        PolicyCommand::Trust { path, yes, connect } => return trust::trust(&path, yes, &connect).await,
-        PolicyCommand::Untrust { path, connect } => trust::untrust(&path, &connect).await?,
-        PolicyCommand::Trusted { connect } => trust::trusted(&connect).await?,
-        PolicyCommand::Show { name, connect } => {
-            let Connected { client, .. } = start::connect(&connect).await?;
-            let policy = client.policy(name.unwrap_or_default()).await?;
-            let end = if policy.toml.ends_with('\n') { "" } else { "\n" };
-            print(&format!("{}{end}", policy.toml))?;
-        }
+/// `policy list`.
+pub async fn policies(connect: ConnectArgs) -> Result<u8, Failure> {
+    let Connected { client, .. } = start::connect(&connect).await?;
+    let mut rows = vec![
+        ["", "NAME", "DIGEST", "FROM", "DESCRIPTION"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for policy in client.policies().await? {
+        let mark = match (policy.is_default, policy.ceiling) {
+            (true, true) => "*^",
+            (true, false) => "*",
+            (false, true) => "^",
+            (false, false) => "",
+        };
+        let from = if policy.builtin {
+            "built in".to_owned()
+        } else {
+            policy.origin
+        };
+        let digest = hex(&policy.digest);
+        let digest = digest.get(..12).unwrap_or(&digest).to_owned();
+        rows.push(vec![mark.to_owned(), policy.name, digest, from, policy.description]);
+    }
+    print(&(table::lines(&rows).join("\n") + "\n"))?;
+    let ignored = client.ignored_policies().await?;
+    if !ignored.is_empty() {
+        let line = |file: &IgnoredPolicy| format!("{}: {}", plain(&file.path), plain(&file.reason));
+        let lines: Vec<_> = ignored.iter().map(line).collect();
+        print(&format!("\nwithout effect:\n{}\n", lines.join("\n")))?;
     }
     Ok(0)
 }

@@ -3,13 +3,16 @@
 //! A file that does not count ([`super::counted`]) has no effect and is listed with the reason. One that counts and has an error is an error of
 //! the whole: a policy that is silently absent is a policy that is silently not applied.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fumehood_policies::{LoadError, ParseErrors, Policy, PolicyFile, Reference, builtin, builtin_names, resolve};
+use fumehood_policies::{
+    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, resolve,
+};
 
 use super::counted::{CountError, Directory, read_path};
 use crate::lower;
@@ -216,17 +219,8 @@ impl PolicyStore {
     fn of(files: Files, ignored: Vec<Ignored>, default: &str, uid: u32) -> Result<PolicyStore, StoreError> {
         let mut by_name = BTreeMap::new();
         for (name, read) in &files {
-            // What the machine's own policies extend is the machine's own: no user changes a ceiling by a file that it takes in.
-            let own: Files = match read.system {
-                true => files
-                    .iter()
-                    .filter(|(_, read)| read.system)
-                    .map(|(name, read)| (name.clone(), read.clone()))
-                    .collect(),
-                false => Files::new(),
-            };
-            let known = if read.system { &own } else { &files };
-            let put = put_together(&read.file, &|reference| from_files(known, reference, Some(uid)))?;
+            let known = known_to(&files, read.system);
+            let put = put_together(&read.file, &|reference| from_files(&known, reference, Some(uid)))?;
             let stored = Stored {
                 policy: Arc::new(put),
                 text: read.file.text().into(),
@@ -301,6 +295,40 @@ impl PolicyStore {
         put_together(&file, load)
     }
 
+    /// A policy with where each part of it comes from, by its name; the empty name is the default. `None`: there is none so named.
+    ///
+    /// # Errors
+    /// A file that it extends was changed since the daemon read it, and is wrong now.
+    pub fn resolved(&self, name: &str) -> Option<Result<Resolved, StoreError>> {
+        let name = if name.is_empty() { self.default.as_str() } else { name };
+        let (file, system) = match builtin_file(name) {
+            Some(file) => (file, true),
+            None => self.files.get(name).map(|read| (&read.file, read.system))?,
+        };
+        let resolved = resolve(file, &|reference| {
+            from_files(&known_to(&self.files, system), reference, Some(self.uid))
+        });
+        Some(resolved.map_err(StoreError::Parse))
+    }
+
+    /// What a file that somebody sends comes to. It may extend policies of this store by name.
+    ///
+    /// # Errors
+    /// As [`inline`](Self::inline).
+    pub fn check(&self, bytes: &[u8], origin: &str) -> Result<(PolicyFile, Resolved), StoreError> {
+        let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
+        let resolved =
+            resolve(&file, &|reference| from_files(&self.files, reference, None)).map_err(StoreError::Parse)?;
+        let wrong = lower::wrong_calls(&resolved.policy);
+        match wrong.is_empty() {
+            true => Ok((file, resolved)),
+            false => Err(StoreError::Calls {
+                origin: origin.to_owned(),
+                wrong,
+            }),
+        }
+    }
+
     /// A policy of this store that a file extends by name.
     pub(super) fn by_reference(&self, reference: &Reference) -> Result<PolicyFile, LoadError> {
         from_files(&self.files, reference, None)
@@ -338,6 +366,18 @@ impl From<CountError> for StoreError {
                 source: io::Error::other(why),
             },
         }
+    }
+}
+
+/// The files that one may extend by name. What the machine's own policies extend is the machine's own: no user changes a ceiling by a file
+/// that it takes in.
+fn known_to(files: &Files, system: bool) -> Cow<'_, Files> {
+    match system {
+        true => {
+            let own = files.iter().filter(|(_, read)| read.system);
+            Cow::Owned(own.map(|(name, read)| (name.clone(), read.clone())).collect())
+        }
+        false => Cow::Borrowed(files),
     }
 }
 

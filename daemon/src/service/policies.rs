@@ -9,7 +9,7 @@ use fumehood_proto::v1::policies_server::Policies;
 use tonic::{Request, Response, Status};
 
 use super::runs::peer;
-use super::status;
+use super::{explain, status};
 use crate::audit::{self, AuditLog};
 use crate::peer::{Identity, Peer};
 use crate::policy::{self, Examined, Ignored, Stored, Trusted};
@@ -282,6 +282,36 @@ impl Policies for PoliciesService {
         });
         let files = files.await?.map_err(|error| no_list(&error))?;
         Ok(Response::new(v1::ListTrustedResponse { files }))
+    }
+
+    async fn check(
+        &self,
+        request: Request<v1::CheckPolicyRequest>,
+    ) -> Result<Response<v1::CheckPolicyResponse>, Status> {
+        peer(&request)?;
+        Ok(Response::new(explain::check(
+            &self.policies.current(),
+            request.get_ref(),
+        )))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainPolicyRequest>,
+    ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
+        peer(&request)?;
+        let name = &request.get_ref().name;
+        let store = self.policies.current();
+        let missing = || status::no_such_policy(name, &store.names());
+        let stored = store.get(name).ok_or_else(missing)?;
+        let resolved = store.resolved(name).ok_or_else(missing)?;
+        let resolved = resolved.map_err(|error| status::invalid_field("name", error.to_string()))?;
+        let explained = explain::explain(&resolved, request.get_ref())?;
+        let is_default = store.is_default(&stored.policy.name);
+        Ok(Response::new(v1::ExplainPolicyResponse {
+            summary: Some(summary(stored, is_default)),
+            ..explained
+        }))
     }
 }
 

@@ -221,6 +221,12 @@ const GIT_PLAIN: &[&str] = &[
     "revert",
 ];
 
+/// Whether a program, by its name, is a shell, an interpreter or another that runs what it is told.
+pub(crate) fn runs_anything(name: &str) -> bool {
+    let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    dialect(name).is_some() || RUN_ANYTHING.contains(&base) || RUN_ANYTHING.contains(&name)
+}
+
 impl CommandRules {
     /// The narrow rule that allows a command line and no other: its program as it was named, its arguments and nothing after them. Pure: these rules are not looked at, for what is
     /// narrow is the same under all.
@@ -233,8 +239,7 @@ impl CommandRules {
             .map(|program| String::from_utf8_lossy(program).into_owned())
             .unwrap_or_default();
         let name = program.rsplit('/').next().unwrap_or(&program).to_owned();
-        let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-        if dialect(&name).is_some() || RUN_ANYTHING.contains(&base) || RUN_ANYTHING.contains(&name.as_str()) {
+        if runs_anything(&name) {
             return Err(NotNarrow::RunsAnything(name));
         }
         if name.starts_with("ld-linux") || name.starts_with("ld-musl") {

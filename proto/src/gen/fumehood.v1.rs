@@ -3422,6 +3422,161 @@ pub struct ListTrustedResponse {
     #[prost(message, repeated, tag = "1")]
     pub files: ::prost::alloc::vec::Vec<TrustedFile>,
 }
+/// A file to check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckPolicyRequest {
+    /// Its text, at most 1 MiB. It may extend the daemon's policies by name.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub toml: ::prost::bytes::Bytes,
+}
+/// What was found.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckPolicyResponse {
+    /// Everything that is wrong, in the order of the file. Empty: it can be used.
+    #[prost(message, repeated, tag = "1")]
+    pub errors: ::prost::alloc::vec::Vec<PolicyFinding>,
+    /// What is useless or dangerous. Only where there are no errors.
+    #[prost(message, repeated, tag = "2")]
+    pub lints: ::prost::alloc::vec::Vec<PolicyFinding>,
+}
+/// One finding.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyFinding {
+    /// "error", "warning" or "note".
+    #[prost(string, tag = "1")]
+    pub level: ::prost::alloc::string::String,
+    /// The file: "request", or one that it extends.
+    #[prost(string, tag = "2")]
+    pub origin: ::prost::alloc::string::String,
+    /// From 1.
+    #[prost(uint32, tag = "3")]
+    pub line: u32,
+    /// In characters, from 1.
+    #[prost(uint32, tag = "4")]
+    pub column: u32,
+    /// The key as a path into the file: limits.wall.
+    #[prost(string, tag = "5")]
+    pub key: ::prost::alloc::string::String,
+    /// What is found.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    /// What to do. May be empty.
+    #[prost(string, tag = "7")]
+    pub help: ::prost::alloc::string::String,
+}
+/// What to explain.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainPolicyRequest {
+    /// The policy's name. Empty: the default.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The workspace that paths are meant for: absolute.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// The home: absolute.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub home: ::prost::bytes::Bytes,
+    /// What is asked, at most 256. Each is answered in its place.
+    #[prost(message, repeated, tag = "4")]
+    pub questions: ::prost::alloc::vec::Vec<PolicyQuestion>,
+}
+/// One question. Paths are absolute.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyQuestion {
+    /// About what.
+    #[prost(oneof = "policy_question::About", tags = "1, 2, 3, 4, 5, 6")]
+    pub about: ::core::option::Option<policy_question::About>,
+}
+/// Nested message and enum types in `PolicyQuestion`.
+pub mod policy_question {
+    /// About what.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum About {
+        /// Whether a path is read.
+        #[prost(string, tag = "1")]
+        Read(::prost::alloc::string::String),
+        /// Whether it is written.
+        #[prost(string, tag = "2")]
+        Write(::prost::alloc::string::String),
+        /// Whether it is executed.
+        #[prost(string, tag = "3")]
+        Execute(::prost::alloc::string::String),
+        /// Whether a TCP port is reached: example.org:443.
+        #[prost(string, tag = "4")]
+        Host(::prost::alloc::string::String),
+        /// Whether a variable of the caller is passed on.
+        #[prost(string, tag = "5")]
+        Environment(::prost::alloc::string::String),
+        /// What is decided about a command.
+        #[prost(message, tag = "6")]
+        Command(super::PolicyCommand),
+    }
+}
+/// An argument vector.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyCommand {
+    /// Not empty.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// The explanation.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainPolicyResponse {
+    /// The policy.
+    #[prost(message, optional, tag = "1")]
+    pub summary: ::core::option::Option<PolicySummary>,
+    /// Every value of it.
+    #[prost(message, repeated, tag = "2")]
+    pub lines: ::prost::alloc::vec::Vec<PolicyLine>,
+    /// For each question, in their order.
+    #[prost(message, repeated, tag = "3")]
+    pub answers: ::prost::alloc::vec::Vec<PolicyAnswer>,
+}
+/// One value of a policy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyLine {
+    /// The key: filesystem.read, commands.rules\[2\].
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// The value as a file spells it.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+    /// file:line; empty where nobody states it.
+    #[prost(string, tag = "3")]
+    pub place: ::prost::alloc::string::String,
+    /// True where no file states it.
+    #[prost(bool, tag = "4")]
+    pub by_default: bool,
+}
+/// What is decided.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicyAnswer {
+    /// What was asked, in words.
+    #[prost(string, tag = "1")]
+    pub question: ::prost::alloc::string::String,
+    /// "allow", "ask" or "deny".
+    #[prost(string, tag = "2")]
+    pub verdict: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(message, repeated, tag = "3")]
+    pub reasons: ::prost::alloc::vec::Vec<PolicyReason>,
+    /// What would allow it.
+    #[prost(string, repeated, tag = "4")]
+    pub help: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// One reason.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyReason {
+    /// "allow", "ask" or "deny".
+    #[prost(string, tag = "1")]
+    pub verdict: ::prost::alloc::string::String,
+    /// In words.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    /// The line that says so; absent where none does.
+    #[prost(message, optional, tag = "3")]
+    pub line: ::core::option::Option<PolicyLine>,
+}
 /// Generated client implementations.
 pub mod policies_client {
     #![allow(
@@ -3687,6 +3842,56 @@ pub mod policies_client {
                 .insert(GrpcMethod::new("fumehood.v1.Policies", "ListTrusted"));
             self.inner.unary(req, path, codec).await
         }
+        /// What is wrong with a policy file, and what in it is useless or dangerous. Nothing is kept.
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Check",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a policy comes to, where each line of it comes from, and what it decides about what is asked. Nothing is run.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainPolicyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Policies/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Policies", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3758,6 +3963,22 @@ pub mod policies_server {
             request: tonic::Request<super::ListTrustedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListTrustedResponse>,
+            tonic::Status,
+        >;
+        /// What is wrong with a policy file, and what in it is useless or dangerous. Nothing is kept.
+        async fn check(
+            &self,
+            request: tonic::Request<super::CheckPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckPolicyResponse>,
+            tonic::Status,
+        >;
+        /// What a policy comes to, where each line of it comes from, and what it decides about what is asked. Nothing is run.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainPolicyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainPolicyResponse>,
             tonic::Status,
         >;
     }
@@ -4138,6 +4359,96 @@ pub mod policies_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTrustedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::CheckPolicyRequest>
+                    for CheckSvc<T> {
+                        type Response = super::CheckPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Policies/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Policies>(pub Arc<T>);
+                    impl<
+                        T: Policies,
+                    > tonic::server::UnaryService<super::ExplainPolicyRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainPolicyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainPolicyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Policies>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

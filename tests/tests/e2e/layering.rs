@@ -14,7 +14,11 @@ const PACKAGES: &[(&str, &str, &[&str])] = &[
         &["fumehood-proto", "fumehood-policies", "fumehood-sandbox"],
     ),
     ("fumehood-client", "client", &["fumehood-proto"]),
-    ("fumehood", "client/cli", &["fumehood-client", "fumehoodd"]),
+    (
+        "fumehood",
+        "client/cli",
+        &["fumehood-client", "fumehood-policies", "fumehoodd"],
+    ),
     (
         "fumehood-tests",
         "tests",

@@ -30,6 +30,7 @@ mod isolation;
 mod layering;
 mod mtls;
 mod network;
+mod policy_tools;
 mod python;
 mod requests;
 mod run;
