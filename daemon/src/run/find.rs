@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(expanded("jdk-l*"), ["jdk-link"]);
         assert!(expanded("missing/*").is_empty() && expanded("*/*/*").is_empty());
         let inside = PathPattern::Workspace("jdk-link".into());
-        assert_eq!(expand(&inside, &host, &mut 0).unwrap(), [PathBuf::new(); 0]);
+        assert!(expand(&inside, &host, &mut 0).unwrap().is_empty());
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn what_is_read_only_in_the_workspace_stays_as_it_is_and_git_works_beside_it() {
 #[test]
 fn patterns_hide_and_grant_what_they_find() {
     for_both(|house| {
-        let script = "test -e /etc/passwd && echo seen; test -e /etc/group && echo group; test -e /usr/lib && echo lib";
+        let script = "test -s /etc/passwd && echo seen; test -s /etc/group && echo group; test -e /usr/lib && echo lib";
         let hidden = policy(house, &format!("{PROGRAMS}]\nhide = [\"/etc/passw?\"]"), "");
         let ended = sh(house, &hidden, script);
         assert_eq!(ended.out(), "group\nlib\n", "{}", ended.err());
