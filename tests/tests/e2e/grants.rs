@@ -131,16 +131,16 @@ fn what_is_read_only_in_the_workspace_stays_as_it_is_and_git_works_beside_it() {
 #[test]
 fn patterns_hide_and_grant_what_they_find() {
     for_both(|house| {
-        let script = "test -s /etc/passwd && echo seen; test -s /etc/group && echo group; test -e /usr/lib && echo lib";
-        let hidden = policy(house, &format!("{PROGRAMS}]\nhide = [\"/etc/passw?\"]"), "");
+        let script = "test -s /etc/ld.so.conf && echo conf; test -s /etc/ld.so.cache && echo cache; test -e /usr/lib && echo lib";
+        let hidden = policy(house, &format!("{PROGRAMS}]\nhide = [\"/etc/ld.so.con?\"]"), "");
         let ended = sh(house, &hidden, script);
-        assert_eq!(ended.out(), "group\nlib\n", "{}", ended.err());
+        assert_eq!(ended.out(), "cache\nlib\n", "{}", ended.err());
         let shown = policy(house, &format!("{PROGRAMS}]"), "");
-        assert_eq!(sh(house, &shown, script).out(), "seen\ngroup\nlib\n");
-        let programs = "execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\nread = [\"/etc/grou?\"]";
+        assert_eq!(sh(house, &shown, script).out(), "conf\ncache\nlib\n");
+        let programs = "execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\"]\nread = [\"/etc/ld.so.cach?\"]";
         let granted = policy(house, programs, "");
         let ended = sh(house, &granted, script);
-        assert_eq!(ended.out(), "group\nlib\n", "{}", ended.err());
+        assert_eq!(ended.out(), "cache\nlib\n", "{}", ended.err());
     });
 }
 
