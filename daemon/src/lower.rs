@@ -335,7 +335,8 @@ impl Given {
     fn of(grants: &Grants, host: &Host) -> Given {
         let filesystem = &grants.filesystem;
         let mut all: BTreeMap<PathBuf, Rights> = BTreeMap::new();
-        let lists: [(&[PathPattern], fn(&mut Rights)); 4] = [
+        type Gives = fn(&mut Rights);
+        let lists: [(&[PathPattern], Gives); 4] = [
             (&filesystem.read, |_| {}),
             (&filesystem.execute, |rights| rights.execute = true),
             (&filesystem.write, |rights| rights.write = true),

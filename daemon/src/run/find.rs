@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fumehood_policies::{Grants, PathPattern, matches_name};
@@ -40,13 +41,36 @@ pub enum FindError {
         /// The pattern.
         pattern: String,
     },
+    /// A directory cannot be listed: what lies in it is not known, and a restriction that were passed over would hold for nothing.
+    #[error(
+        "the daemon cannot list \"{}\" for \"{pattern}\" of {rule}; write the paths without `*` and `?`", .directory.display()
+    )]
+    Unlisted {
+        /// The key.
+        rule: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// The directory.
+        directory: PathBuf,
+        /// Why: the daemon's own walls let it list few directories.
+        source: io::Error,
+    },
+}
+
+/// Why one pattern was not expanded.
+#[derive(Debug)]
+enum Stop {
+    TooLong,
+    Unlisted(PathBuf, io::Error),
 }
 
 impl FindError {
     /// The key whose pattern it was.
     pub fn rule(&self) -> &'static str {
         match self {
-            FindError::TooMany { rule, .. } | FindError::TooLong { rule, .. } => rule,
+            FindError::TooMany { rule, .. } | FindError::TooLong { rule, .. } | FindError::Unlisted { rule, .. } => {
+                rule
+            }
         }
     }
 }
@@ -72,9 +96,17 @@ pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<Pa
             }
             let found = expand(pattern, host, &mut looked_at);
             let spelled = || pattern.spelled();
-            let found = found.ok_or_else(|| FindError::TooLong {
-                rule,
-                pattern: spelled(),
+            let found = found.map_err(|stop| match stop {
+                Stop::TooLong => FindError::TooLong {
+                    rule,
+                    pattern: spelled(),
+                },
+                Stop::Unlisted(directory, source) => FindError::Unlisted {
+                    rule,
+                    pattern: spelled(),
+                    directory,
+                    source,
+                },
             })?;
             paths += found.len();
             if paths > MAX_PATHS {
@@ -89,8 +121,8 @@ pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<Pa
     Ok(all)
 }
 
-/// What one pattern stands for, in byte order. `None`: too much had to be looked at.
-fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Option<Vec<PathBuf>> {
+/// What one pattern stands for, in byte order.
+fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Result<Vec<PathBuf>, Stop> {
     let base = match pattern {
         PathPattern::Absolute(_) => Path::new("/"),
         PathPattern::Home(_) => &host.home,
@@ -105,14 +137,17 @@ fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Option<V
             let candidates: Vec<PathBuf> = match name.contains(['*', '?']) {
                 false => vec![directory.join(name)],
                 true => {
-                    let Ok(entries) = fs::read_dir(&directory) else {
-                        continue;
+                    let entries = match fs::read_dir(&directory) {
+                        Ok(entries) => entries,
+                        Err(error) if is_nothing(&error) => continue,
+                        Err(error) => return Err(Stop::Unlisted(directory, error)),
                     };
                     let mut names = Vec::new();
-                    for entry in entries.flatten() {
+                    for entry in entries {
+                        let entry = entry.map_err(|error| Stop::Unlisted(directory.clone(), error))?;
                         *looked_at += 1;
                         if *looked_at > MAX_LOOKED_AT {
-                            return None;
+                            return Err(Stop::TooLong);
                         }
                         // A name that is no text is matched as it is shown.
                         if matches_name(name, &entry.file_name().to_string_lossy()) {
@@ -136,10 +171,15 @@ fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Option<V
         }
         found = next;
         if *looked_at > MAX_LOOKED_AT {
-            return None;
+            return Err(Stop::TooLong);
         }
     }
-    Some(found)
+    Ok(found)
+}
+
+/// Whether there is no such directory.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -174,15 +214,13 @@ mod tests {
         assert_eq!(expanded("jdk-l*"), ["jdk-link"]);
         assert!(expanded("missing/*").is_empty() && expanded("*/*/*").is_empty());
         let inside = PathPattern::Workspace("jdk-link".into());
-        assert_eq!(expand(&inside, &host, &mut 0).unwrap(), [PathBuf::new(); 0]);
+        assert!(expand(&inside, &host, &mut 0).unwrap().is_empty());
     }
 
     #[test]
     fn too_much_to_look_at_is_told() {
         let mut looked_at = MAX_LOOKED_AT;
-        assert_eq!(
-            expand(&PathPattern::Absolute("/usr/*".into()), &host(), &mut looked_at),
-            None
-        );
+        let stop = expand(&PathPattern::Absolute("/usr/*".into()), &host(), &mut looked_at);
+        assert!(matches!(stop, Err(Stop::TooLong)), "{stop:?}");
     }
 }

@@ -303,7 +303,8 @@ impl CommandRules {
                 args.len()
             )));
         }
-        if !Pattern::is_sayable(&program) || program.contains('*') || program.starts_with('.') {
+        let is_text = argv.first().is_some_and(|program| std::str::from_utf8(program).is_ok());
+        if !is_text || !Pattern::is_sayable(&program) || program.contains('*') || program.starts_with('.') {
             return Err(NotNarrow::NotSayable(
                 "the program's name depends on the directory, or cannot be said".to_owned(),
             ));
