@@ -10,6 +10,7 @@ mod decide;
 mod digest;
 mod environment;
 mod error;
+pub mod learn;
 mod model;
 mod parse;
 

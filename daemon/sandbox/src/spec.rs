@@ -112,6 +112,8 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// Protections without which no sandbox is made: one of these that turns out `Degraded` or `Off` fails the creation.
     pub required: Vec<Protection>,
+    /// Whether what the command asks for is noted ([`Event::Recorded`](crate::event::Event::Recorded)). It changes nothing of what is allowed.
+    pub record: bool,
 }
 
 impl SandboxSpec {
@@ -120,7 +122,7 @@ impl SandboxSpec {
         !self.guard.is_empty()
             && self.view.entries.iter().any(|entry| match entry {
                 ViewEntry::Bind { access, .. } => *access == Access::Guarded,
-                ViewEntry::Scratch { guarded, .. } => *guarded,
+                ViewEntry::Scratch { guarded, .. } | ViewEntry::Overlay { guarded, .. } => *guarded,
                 _ => false,
             })
     }
@@ -181,6 +183,8 @@ pub enum ViewEntry {
         /// Paths relative to `lower` that are not seen (removed in the view), whether they exist or not.
         #[serde(with = "as_os_strings")]
         hide: Vec<PathBuf>,
+        /// Whether [`Guard`] holds in it.
+        guarded: bool,
     },
     /// A directory on disk that lives as long as the sandbox.
     Scratch {

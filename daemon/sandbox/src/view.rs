@@ -142,7 +142,8 @@ impl<'a> Builder<'a> {
                 target,
                 scratch,
                 hide,
-            } => self.overlay(lower, target, scratch, hide),
+                guarded,
+            } => self.overlay(lower, target, scratch, hide, *guarded),
             ViewEntry::Scratch {
                 target,
                 scratch,

@@ -24,10 +24,11 @@ impl Builder<'_> {
         target: &Path,
         scratch: &str,
         hide: &[PathBuf],
+        guarded: bool,
     ) -> Result<(), Failure> {
         let real = resolve(&self.old, lower, OFlags::DIRECTORY).map_err(fail("open", lower))?;
         let mode = rustix::fs::fstat(&real).map_err(fail("stat", lower))?.st_mode & 0o7777;
-        let mask = self.whiteouts(lower, &real, hide)?;
+        let mask = self.whiteouts(lower, &real, scratch, hide)?;
 
         let directory = self.scratch_directory(scratch, 0o700)?;
         let mount = match overlay_mount(&mask, &real, directory.as_fd(), mode) {
@@ -43,9 +44,9 @@ impl Builder<'_> {
                     .push(format!("changes below {} are kept in memory", target.display()));
                 let memory = tmpfs("50%", "700").map_err(fail("mount tmpfs", lower))?;
                 // An overlay's upper layer must be attached somewhere in this namespace; the base root is let go of later.
-                rustix::fs::mkdirat(&self.base, "memory", Mode::from_raw_mode(0o700))
-                    .map_err(fail("make", "memory"))?;
-                let point = open_directory(self.base.as_fd(), "memory").map_err(fail("open", "memory"))?;
+                let name = format!("memory-{scratch}");
+                rustix::fs::mkdirat(&self.base, &name, Mode::from_raw_mode(0o700)).map_err(fail("make", &name))?;
+                let point = open_directory(self.base.as_fd(), &name).map_err(fail("open", &name))?;
                 attach(&memory, point.as_fd()).map_err(fail("mount tmpfs", lower))?;
                 let mount = overlay_mount(&mask, &real, memory.as_fd(), mode).map_err(fail("mount overlay", lower))?;
                 self.built.places.memory.push(memory);
@@ -56,16 +57,20 @@ impl Builder<'_> {
         sys::mount_set_attributes(mount.as_fd(), BASE, false).map_err(fail("mount_setattr", target))?;
         let point = self.directory(target, 0o755)?;
         attach(&mount, point.as_fd()).map_err(fail("mount overlay", target))?;
+        if guarded && self.can_guard {
+            self.cover(mount, target)?;
+        }
         self.built.rules.push((target.to_owned(), Right::Write));
         Ok(())
     }
 
     /// A tmpfs with a whiteout for each hidden path that exists. Its directories have the modes of the real ones, because in a
     /// merged directory the upper layer's attributes are seen.
-    fn whiteouts(&self, lower: &Path, real: &OwnedFd, hide: &[PathBuf]) -> Result<OwnedFd, Failure> {
+    fn whiteouts(&self, lower: &Path, real: &OwnedFd, scratch: &str, hide: &[PathBuf]) -> Result<OwnedFd, Failure> {
         let mask = tmpfs("4m", "755").map_err(fail("mount tmpfs", lower))?;
-        rustix::fs::mkdirat(&self.base, "mask", Mode::from_raw_mode(0o700)).map_err(fail("make", "mask"))?;
-        let point = open_directory(self.base.as_fd(), "mask").map_err(fail("open", "mask"))?;
+        let name = format!("mask-{scratch}");
+        rustix::fs::mkdirat(&self.base, &name, Mode::from_raw_mode(0o700)).map_err(fail("make", &name))?;
+        let point = open_directory(self.base.as_fd(), &name).map_err(fail("open", &name))?;
         attach(&mask, point.as_fd()).map_err(fail("mount tmpfs", lower))?;
         let mut paths = BTreeSet::new();
         let root = self.below_old(lower).map_err(fail("open", lower))?;
