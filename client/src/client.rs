@@ -5,12 +5,14 @@ use std::time::Duration;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
 use fumehood_proto::v1::node_client::NodeClient;
+use fumehood_proto::v1::learning_client::LearningClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
     AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, GetPolicyRequest, GetPolicyResponse,
-    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, PolicySummary, ReleaseRequest, RunInfo,
+    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, Observation, ObservationsRequest, PolicySummary,
+    ProposeRequest, ProposeResponse, ReleaseRequest, RunInfo,
     RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
@@ -31,6 +33,7 @@ const INPUT_QUEUE: usize = 4;
 pub struct Client {
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
+    learning: LearningClient<Channel>,
     node: NodeClient<Channel>,
 }
 
@@ -38,6 +41,7 @@ impl Client {
     pub(crate) fn over(channel: Channel) -> Self {
         Self {
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             node: NodeClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
         }
@@ -192,6 +196,29 @@ impl Client {
             .get(GetPolicyRequest { name: name.into() })
             .await?
             .into_inner())
+    }
+
+    /// What a finished run to learn from asked for, and how much more there was than is kept.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Precondition`] for a run that is not over or was not recorded.
+    pub async fn observations(&self, run_id: impl Into<String>) -> Result<(Vec<Observation>, u64), Error> {
+        let request = ObservationsRequest { run_id: run_id.into() };
+        let mut parts = self.learning.clone().observations(request).await?.into_inner();
+        let (mut all, mut lost) = (Vec::new(), 0);
+        while let Some(part) = parts.message().await? {
+            all.extend(part.observations);
+            lost = part.lost;
+        }
+        Ok((all, lost))
+    }
+
+    /// A policy under which the command of a run to learn from would have passed.
+    ///
+    /// # Errors
+    /// As [`observations`](Self::observations), for each run that the request names.
+    pub async fn propose(&self, request: ProposeRequest) -> Result<ProposeResponse, Error> {
+        Ok(self.learning.clone().propose(request).await?.into_inner())
     }
 
     /// What the daemon's machine can enforce.

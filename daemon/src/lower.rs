@@ -55,6 +55,40 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
+        record: false,
+    }
+}
+
+/// Makes a sandbox one to learn in: it is recorded, and what it writes vanishes, also in the workspace. Nothing is shown in it that was not
+/// before. A writable place that is no directory can only be read; `is_directory` says which is.
+pub fn make_throwaway(spec: &mut SandboxSpec, is_directory: impl Fn(&Path) -> bool) {
+    spec.record = true;
+    for (number, entry) in spec.view.entries.iter_mut().enumerate() {
+        let ViewEntry::Bind {
+            source,
+            target,
+            access,
+            optional: _,
+        } = entry
+        else {
+            continue;
+        };
+        let guarded = match access {
+            Access::Read | Access::ReadExecute => continue,
+            Access::Write => false,
+            Access::Guarded => true,
+        };
+        if is_directory(source) {
+            *entry = ViewEntry::Overlay {
+                lower: std::mem::take(source),
+                target: std::mem::take(target),
+                scratch: format!("throwaway-{number}"),
+                hide: Vec::new(),
+                guarded,
+            };
+        } else {
+            *access = Access::ReadExecute;
+        }
     }
 }
 
@@ -155,6 +189,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 .map(PathBuf::from)
                 .chain(private_in_home(host))
                 .collect(),
+            guarded: false,
         },
         _ => ViewEntry::Scratch {
             target: host.home.clone(),
@@ -235,7 +270,7 @@ pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, P
 }
 
 /// Everything that the policy hides, each with the rule that does.
-fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
+pub fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
     let in_home = hidden_in_home(grants, host).map(|path| ("filesystem.hide-in-home", path));
     let elsewhere = grants
         .filesystem
@@ -256,7 +291,7 @@ fn private_in_home(host: &Host) -> impl Iterator<Item = PathBuf> {
         .filter_map(|path| Some(path.strip_prefix(&host.home).ok()?.to_owned()))
 }
 
-fn resolve(pattern: &PathPattern, host: &Host) -> PathBuf {
+pub fn resolve(pattern: &PathPattern, host: &Host) -> PathBuf {
     let join = |base: &Path, rest: &str| {
         if rest.is_empty() {
             base.to_owned()

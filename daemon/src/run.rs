@@ -6,6 +6,7 @@
 //! actor.rs     the task that owns it: from a place among the running ones to the last event
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
+//! learn.rs     what a run to learn from asked for
 //! host.rs      facts about this machine and this caller that a sandbox is made from
 //! ```
 
@@ -13,6 +14,7 @@ mod actor;
 mod denials;
 mod host;
 mod journal;
+mod learn;
 mod model;
 mod table;
 mod worktree;
@@ -20,5 +22,6 @@ mod worktree;
 pub use actor::{Kill, Surroundings};
 pub use host::{Asked, Host, WorkspaceError};
 pub use journal::{Item, Journal, Reader};
+pub use learn::Recorded;
 pub use model::*;
 pub use table::{Bounds, InputError, Run, RunTable, StartError};

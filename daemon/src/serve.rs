@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
 use fumehood_proto::v1::node_server::NodeServer;
+use fumehood_proto::v1::learning_server::LearningServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
 use fumehood_proto::v1::runs_server::RunsServer;
 use fumehood_sandbox::LaunchError;
@@ -26,7 +27,7 @@ use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy_store::StoreError;
 use crate::run::{Bounds, RunTable, Surroundings};
-use crate::service::{Door, IntakeLayer, NodeService, PoliciesService, RunsService};
+use crate::service::{Door, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -124,6 +125,7 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
     health.set_serving::<PoliciesServer<PoliciesService>>().await;
+    health.set_serving::<LearningServer<LearningService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
 
     let door = Door {
@@ -157,6 +159,7 @@ pub async fn serve(
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(PoliciesServer::new(PoliciesService { policies }))
+        .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
         .add_service(NodeServer::new(node))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(describe)?)

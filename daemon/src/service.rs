@@ -3,12 +3,14 @@
 //! ```text
 //! runs.rs      service Runs          request.rs   a request, checked field by field
 //! policies.rs  service Policies      convert.rs   what goes out
+//! learning.rs  service Learning
 //! node.rs      service Node          status.rs    every gRPC status there is
 //! intake.rs    what a peer may have on its way here at once
 //! ```
 
 mod convert;
 mod intake;
+mod learning;
 mod node;
 mod policies;
 mod request;
@@ -16,6 +18,7 @@ mod runs;
 mod status;
 
 pub use intake::IntakeLayer;
+pub use learning::LearningService;
 pub use node::NodeService;
 pub use policies::PoliciesService;
 pub use request::Door;

@@ -9,6 +9,7 @@ mod doctor;
 mod duration;
 mod failure;
 mod json;
+mod learn;
 mod listing;
 mod render;
 mod request;

@@ -10,7 +10,7 @@ use crate::duration::show;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
 use crate::start::{self, Connected};
-use crate::{print, render, table, tell};
+use crate::{learn, print, render, table, tell};
 
 /// Runs asked for at once.
 const PAGE: u32 = 200;
@@ -135,6 +135,7 @@ pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
 /// `policy list` and `policy show`.
 pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
     match command {
+        PolicyCommand::Learn(args) => return learn::run(args).await,
         PolicyCommand::List { connect } => {
             let Connected { client, .. } = start::connect(&connect).await?;
             let mut rows = vec![

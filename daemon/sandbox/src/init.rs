@@ -154,7 +154,15 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
     let ports = Ports::of(&spec.network).filter(|_| birth.can_guard && rights::tells_ports());
-    let recorder = (spec.record && birth.can_guard).then(Recorder::new);
+    if spec.record && !birth.can_guard {
+        return Err(Failure {
+            protection: Some(Protection::SystemCalls),
+            stage: "record: calls cannot be made to wait here (no seccomp user notification, or another sandbox uses it)".into(),
+            errno: libc::ENOSYS,
+            path: Vec::new(),
+        });
+    }
+    let recorder = spec.record.then(Recorder::new);
     let looks = guard.is_some() || ports.is_some() || recorder.is_some();
     drop_privileges(looks || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
         .map_err(fail(Privileges, "drop capabilities"))?;

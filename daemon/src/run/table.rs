@@ -282,6 +282,7 @@ impl RunTable {
                 ending,
                 usage: Usage::default(),
                 denials: Denials::default(),
+                recorded: None,
             });
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;
@@ -296,7 +297,8 @@ impl RunTable {
             .iter()
             .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
             .sum();
-        let bytes = run.journal.memory_bytes() + argv;
+        let recorded = run.snapshot().finished.and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
+        let bytes = run.journal.memory_bytes() + argv + recorded.unwrap_or(0);
         runs.ended_bytes += bytes;
         runs.ended.push_back(EndedRun {
             at: Instant::now(),
@@ -461,6 +463,7 @@ fn prepare(request: Request, surroundings: Surroundings, number: u64, owned: boo
         input,
         accepted_at: Instant::now(),
         recorded: false,
+        passed: Vec::new(),
     };
     (run, actor, reader)
 }
