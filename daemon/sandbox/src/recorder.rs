@@ -8,8 +8,8 @@
 //! calls more. What the kernel opens by itself makes no call: of an executed file, the interpreter that its first line names and its
 //! loader are noted here.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -47,6 +47,9 @@ const HEAD_BYTES: usize = 4096;
 
 /// Interpreters of interpreters that are followed (`fs/exec.c` follows five).
 const MAX_INTERPRETERS: usize = 5;
+
+/// Symbolic links on one way, at most (`MAXSYMLINKS` of the kernel).
+const MAX_LINKS: usize = 40;
 
 /// A row that always holds.
 const fn always(call: Call) -> Notify {
@@ -249,7 +252,19 @@ impl Recorder {
             true => found.real.clone().unwrap_or_else(|| normal(&given)),
             false => normal(&given),
         }];
-        paths.extend(found.real.clone().filter(|real| *real != paths[0]));
+        let is_elsewhere = found.real.as_ref().is_some_and(|real| *real != paths[0]);
+        if purposes != [Purpose::Look] && is_elsewhere {
+            let link = Found {
+                existed: true,
+                directory: false,
+                real: None,
+                file: None,
+            };
+            for path in links(&given) {
+                self.keep(caller, &path, Purpose::Read, &link);
+            }
+        }
+        paths.extend(found.real.clone().filter(|_| is_elsewhere));
         for path in paths {
             for purpose in purposes {
                 let purpose = match purpose {
@@ -314,6 +329,9 @@ impl Recorder {
             self.keep(caller, &normal(&path), Purpose::Execute, &found);
             if let Some(real) = found.real.as_ref().filter(|real| **real != path) {
                 self.keep(caller, real, Purpose::Execute, &found);
+                for link in links(&path) {
+                    self.keep(caller, &link, Purpose::Execute, &found);
+                }
             }
             head = found.file.as_ref().and_then(self::head);
         }
@@ -484,6 +502,38 @@ fn has_parent_part(path: &Path) -> bool {
     path.components().any(|part| part == Component::ParentDir)
 }
 
+/// The symbolic links on the way to where a path leads, each without links before it: who is to follow the path must see them.
+fn links(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut at = PathBuf::from("/");
+    let mut rest: VecDeque<OsString> = path.components().filter_map(name_of).collect();
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(name);
+        if found.len() >= MAX_LINKS {
+            break;
+        }
+        let Ok(target) = std::fs::read_link(&at) else { continue };
+        found.push(at.clone());
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        } else {
+            at.pop();
+        }
+        for name in target.components().rev().filter_map(name_of) {
+            rest.push_front(name);
+        }
+    }
+    found
+}
+
+fn name_of(part: Component<'_>) -> Option<OsString> {
+    matches!(part, Component::Normal(_) | Component::ParentDir).then(|| part.as_os_str().to_owned())
+}
+
 /// An absolute path without `.`, `..` and doubled slashes, by its text.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::from("/");
@@ -622,6 +672,12 @@ mod tests {
         assert!(link.existed && !link.directory && link.file.is_some());
         assert_eq!(link.real, Some(root.join("file")));
         assert_eq!(Found::at(&root.join("link"), true).real, Some(root.join("link")));
+        std::os::unix::fs::symlink(".", root.join("here")).unwrap();
+        std::os::unix::fs::symlink(root.join("link"), root.join("second")).unwrap();
+        let on_the_way = ["here", "second", "link"].map(|name| root.join(name));
+        assert_eq!(links(&root.join("here/second")), on_the_way);
+        std::os::unix::fs::symlink("round", root.join("round")).unwrap();
+        assert_eq!(links(&root.join("round")).len(), MAX_LINKS);
         let missing = Found::at(&root.join("missing"), false);
         assert_eq!((missing.existed, missing.real), (false, Some(root.join("missing"))));
         assert!(Found::at(&root, false).directory);

@@ -109,7 +109,8 @@ fn by_path(observations: &[Observation]) -> BTreeMap<String, Asked> {
     paths
 }
 
-/// What was there in the first run and not in one that should have passed; from the second such run on, everything that was looked at.
+/// What was there in the first run and not in one that should have passed; where that says nothing, and from the second such run on,
+/// everything that was looked at.
 fn missed<'a>(asked: &'a BTreeMap<String, Asked>, proofs: &[Watched], facts: &Facts) -> BTreeSet<&'a str> {
     let mut missed = BTreeSet::new();
     for proof in proofs {
@@ -122,7 +123,7 @@ fn missed<'a>(asked: &'a BTreeMap<String, Asked>, proofs: &[Watched], facts: &Fa
             }
         }
     }
-    if proofs.len() > 1 {
+    if proofs.len() > 1 || (!proofs.is_empty() && missed.is_empty()) {
         missed.extend(asked.iter().filter(|(_, asked)| asked.existed).map(|(path, _)| path.as_str()));
     }
     missed.retain(|path| !within(&facts.workspace, path) && !within(&facts.home, path));

@@ -42,14 +42,14 @@ const TOOLCHAINS: &[&str] = &[
     ".cargo/bin",             // rustup's proxies, installed programs
     ".rustup/toolchains",     // rustc, the standard library
     ".npm",                   // npm: cache
-    ".nvm/versions",          // nvm: Node.js
+    ".nvm",                   // nvm: Node.js
     ".volta/tools",           // Volta: Node.js
     ".local/share/fnm",       // fnm: Node.js
     ".local/share/pnpm",      // pnpm: store
     ".cache/node",            // corepack
     ".bun/install",           // Bun
     ".deno",                  // Deno
-    ".pyenv/versions",        // pyenv: Python
+    ".pyenv",                 // pyenv: Python
     ".local/share/uv/python", // uv: Python
     ".local/share/uv/tools",  // uv: programs
     ".cache/uv",              // uv: cache
@@ -63,8 +63,8 @@ const TOOLCHAINS: &[&str] = &[
     ".gradle/caches",         // Gradle: artifacts
     ".gradle/wrapper",        // Gradle: itself
     ".sdkman/candidates",     // SDKMAN: JDKs
-    ".rbenv/versions",        // rbenv: Ruby
-    ".asdf/installs",         // asdf
+    ".rbenv",                 // rbenv: Ruby
+    ".asdf",                  // asdf
     ".local/share/mise",      // mise
     ".cache/ccache",          // ccache
     ".local/bin",             // the user's programs
