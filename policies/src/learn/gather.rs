@@ -76,11 +76,24 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
         one_path(path, asked, missed.contains(path.as_str()), facts, &mut gathered, &mut notes);
     }
     generalise(&mut gathered.grants, facts);
-    copy_on_write(&asked, proofs, facts, &mut gathered.grants);
+    // Most caches are content to be read only. Which are not, a proof shows.
+    if !proofs.is_empty() {
+        copy_on_write(&asked, proofs, facts, &mut gathered.grants);
+    }
     gathered.grants.retain(|path, _| places::is_shown(path, facts) && !is_hidden(path, facts));
     addresses(&watched.observations, facts, &mut gathered, &mut notes);
     if proofs.iter().any(|proof| proof.missed_network) && facts.network >= Reach::Loopback {
         gathered.loopback.insert("a run under an earlier proposal".to_owned());
+    }
+    let unnamed = watched.observations.iter().filter(|observation| match &observation.target {
+        Target::Path(path) => !can_be_written(path),
+        Target::Address(_) => false,
+    });
+    let unnamed = unnamed.count();
+    if unnamed > 0 {
+        notes.always.push(format!(
+            "{unnamed} things were asked for whose names no policy can hold: they have `*`, `?`, `${{` or control characters"
+        ));
     }
     if watched.lost > 0 {
         notes.always.push(format!(
@@ -96,6 +109,9 @@ fn by_path(observations: &[Observation]) -> BTreeMap<String, Asked> {
     let mut paths: BTreeMap<String, Asked> = BTreeMap::new();
     for observation in observations {
         let Target::Path(path) = &observation.target else { continue };
+        if !can_be_written(path) {
+            continue;
+        }
         let asked = paths.entry(path.clone()).or_insert_with(|| Asked {
             existed: observation.existed,
             directory: observation.directory,
@@ -147,7 +163,9 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
         Place::Hidden if only_looked => {}
         Place::Hidden => notes.hidden.push(line(path, asked, facts)),
         Place::Absent => {
-            if !only_looked && !within(&facts.workspace, path) {
+            // Who looks for a project's settings asks in every directory above it.
+            let above = |path| within(&facts.workspace, parent(path));
+            if !only_looked && !within(&facts.workspace, path) && !above(path) && !above(parent(path)) {
                 notes.absent.push(line(path, asked, facts));
             }
         }
@@ -190,6 +208,11 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
             }
         }
     }
+}
+
+/// Whether a policy can name a path: it takes no control characters, and some others stand for more than themselves.
+fn can_be_written(path: &str) -> bool {
+    !path.chars().any(|c| c.is_control() || c == '*' || c == '?') && !path.contains("${")
 }
 
 fn kind(asked: &Asked) -> Kind {
