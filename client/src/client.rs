@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
-use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::learning_client::LearningClient;
+use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
 use fumehood_proto::v1::{
     AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, GetPolicyRequest, GetPolicyResponse,
-    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, Observation, ObservationsRequest, PolicySummary,
-    ProposeRequest, ProposeResponse, ReleaseRequest, RunInfo,
-    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
+    GetRequest, KillRequest, ListPoliciesRequest, ListRequest, ListResponse, Observation, ObservationsRequest,
+    PolicySummary, ProposeRequest, ProposeResponse, ReleaseRequest, RunInfo, RunRequest, SignalRequest, SignalScope,
+    StartRequest, StartResponse, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
-use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::learning_server::LearningServer;
+use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
 use fumehood_proto::v1::runs_server::RunsServer;
 use fumehood_sandbox::LaunchError;

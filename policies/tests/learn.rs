@@ -14,16 +14,25 @@ fn facts() -> Facts {
         home: "/home/ada".to_owned(),
         workspace: "/home/ada/shop".to_owned(),
         repository: None,
-        shown: ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", "/home/ada"].map(str::to_owned).to_vec(),
-        hidden: ["/home/ada/.ssh", "/home/ada/.cargo/credentials.toml", "/etc/shadow"].map(str::to_owned).to_vec(),
+        shown: ["/usr", "/bin", "/lib", "/lib64", "/etc", "/opt", "/home/ada"]
+            .map(str::to_owned)
+            .to_vec(),
+        hidden: ["/home/ada/.ssh", "/home/ada/.cargo/credentials.toml", "/etc/shadow"]
+            .map(str::to_owned)
+            .to_vec(),
         restated_hide: Vec::new(),
         restated_required: Vec::new(),
         workspace_writable: true,
         tmp: true,
         network: Reach::Loopback,
         refusal_port: 61_127,
-        passed: ["PATH", "LC_ALL", "LC_TIME", "EDITOR", "CARGO_HOME"].map(str::to_owned).to_vec(),
-        set: BTreeMap::from([("CARGO_NET_OFFLINE".to_owned(), "true".to_owned()), ("GOPROXY".to_owned(), "off".to_owned())]),
+        passed: ["PATH", "LC_ALL", "LC_TIME", "EDITOR", "CARGO_HOME"]
+            .map(str::to_owned)
+            .to_vec(),
+        set: BTreeMap::from([
+            ("CARGO_NET_OFFLINE".to_owned(), "true".to_owned()),
+            ("GOPROXY".to_owned(), "off".to_owned()),
+        ]),
         limits: Measures {
             wall: Some(Duration::from_secs(600)),
             memory_bytes: Some(4 << 30),
@@ -93,8 +102,17 @@ fn cargo() -> Watched {
 #[test]
 fn a_toolchain_is_granted_by_its_places_and_nothing_else() {
     let (policy, notes, text) = policy(&facts(), &cargo(), &[]);
-    let Filesystem { workspace, read, write, tmp, .. } = &policy.filesystem;
-    assert_eq!((*workspace, policy.filesystem.home, *tmp), (WorkspaceAccess::Write, Home::Empty, true));
+    let Filesystem {
+        workspace,
+        read,
+        write,
+        tmp,
+        ..
+    } = &policy.filesystem;
+    assert_eq!(
+        (*workspace, policy.filesystem.home, *tmp),
+        (WorkspaceAccess::Write, Home::Empty, true)
+    );
     let mut read = read.clone();
     read.sort();
     let mut expected = vec![
@@ -109,13 +127,23 @@ fn a_toolchain_is_granted_by_its_places_and_nothing_else() {
     expected.sort();
     assert_eq!(read, expected, "{text}");
     assert!(write.is_empty() && policy.network == Network::None && policy.syscalls == SyscallProfile::Strict);
-    assert_eq!(policy.limits.wall, Some(Duration::from_secs(180)), "four times 40 s, and what people say");
-    assert_eq!((policy.limits.memory_bytes, policy.limits.processes), (Some(3 << 29), Some(128)));
+    assert_eq!(
+        policy.limits.wall,
+        Some(Duration::from_secs(180)),
+        "four times 40 s, and what people say"
+    );
+    assert_eq!(
+        (policy.limits.memory_bytes, policy.limits.processes),
+        (Some(3 << 29), Some(128))
+    );
     assert_eq!(policy.environment.pass, ["CARGO_HOME", "LC_*", "PATH"]);
     assert_eq!(policy.environment.set.keys().collect::<Vec<_>>(), ["CARGO_NET_OFFLINE"]);
     assert!(text.contains("\"${home}/.cargo/registry\", # cargo, rustc"), "{text}");
     assert_eq!(notes.len(), 1, "{notes:?}");
-    assert!(notes[0].contains("${home}/.cargo/credentials.toml (cargo): a secret"), "{notes:?}");
+    assert!(
+        notes[0].contains("${home}/.cargo/credentials.toml (cargo): a secret"),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -123,7 +151,9 @@ fn what_a_proof_missed_is_granted_and_what_it_could_not_write_can_change() {
     let mut proof = watched(vec![asked(Purpose::Look, "/home/ada/.toolrc", false, "tool")]);
     proof.missed_calls = true;
     let mut first = cargo();
-    first.observations.push(asked(Purpose::Look, "/home/ada/.toolrc", true, "tool"));
+    first
+        .observations
+        .push(asked(Purpose::Look, "/home/ada/.toolrc", true, "tool"));
     let (before, ..) = policy(&facts(), &first, &[]);
     assert!(!before.filesystem.read.contains(&home(".toolrc")));
     let (after, _, text) = policy(&facts(), &first, &[proof]);
@@ -132,7 +162,9 @@ fn what_a_proof_missed_is_granted_and_what_it_could_not_write_can_change() {
     assert_eq!(after.filesystem.home, Home::CopyOnWrite, "{text}");
     let mut proof = watched(vec![asked(Purpose::Look, "/home/ada/.toolrc", false, "tool")]);
     proof.missed_network = true;
-    first.observations.retain(|observation| observation.purpose != Purpose::Write);
+    first
+        .observations
+        .retain(|observation| observation.purpose != Purpose::Write);
     let (after, _, text) = policy(&facts(), &first, &[proof]);
     assert!(after.filesystem.read.contains(&home(".toolrc")), "{text}");
     assert_eq!(after.network, Network::Loopback);
@@ -189,7 +221,10 @@ fn bounds_and_restrictions_of_the_policy_above_are_kept() {
     };
     let (policy, _, text) = policy(&under, &cargo(), &[]);
     assert_eq!(policy.limits.wall, Some(Duration::from_millis(1500)));
-    assert_eq!((policy.limits.memory_bytes, policy.limits.processes), (Some(123_456_789), Some(7)));
+    assert_eq!(
+        (policy.limits.memory_bytes, policy.limits.processes),
+        (Some(123_456_789), Some(7))
+    );
     assert_eq!(policy.filesystem.workspace, WorkspaceAccess::Read);
     assert!(policy.filesystem.hide.contains(&absolute("/opt/keys")), "{text}");
     assert_eq!(policy.filesystem.hide_in_home, [".secret"]);
@@ -198,8 +233,22 @@ fn bounds_and_restrictions_of_the_policy_above_are_kept() {
 
 fn path() -> impl Strategy<Value = String> {
     let part = prop::sample::select(vec![
-        "home", "ada", ".ssh", ".cargo", "credentials.toml", "registry", "etc", "shadow", "usr", "opt", "a", "b", "é\n\"\\", "tmp",
-        "shop", ".config",
+        "home",
+        "ada",
+        ".ssh",
+        ".cargo",
+        "credentials.toml",
+        "registry",
+        "etc",
+        "shadow",
+        "usr",
+        "opt",
+        "a",
+        "b",
+        "é\n\"\\",
+        "tmp",
+        "shop",
+        ".config",
     ]);
     prop::collection::vec(part, 0..6).prop_map(|parts| format!("/{}", parts.join("/")))
 }

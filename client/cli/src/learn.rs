@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use fumehood_client::Client;
 use fumehood_client::proto::v1::{
-    Ending, Finished, InlinePolicy, LearnOptions, PolicyReference, ProposeRequest, ProposeResponse, Purpose, StartRequest,
-    ending::Kind, policy_reference::Reference, run_event::Event,
+    Ending, Finished, InlinePolicy, LearnOptions, PolicyReference, ProposeRequest, ProposeResponse, Purpose,
+    StartRequest, ending::Kind, policy_reference::Reference, run_event::Event,
 };
 
 use crate::args::{LearnArgs, RunArgs};
@@ -107,7 +107,10 @@ async fn learn(args: &LearnArgs, request: StartRequest, runs: &mut Runs) -> Resu
         }
         let proof = runs.run(under, false).await?;
         if same(&first.finished, &proof.finished) {
-            tell(&format!("proved: under the proposal the command {} as well", how(&proof.finished)));
+            tell(&format!(
+                "proved: under the proposal the command {} as well",
+                how(&proof.finished)
+            ));
             return finish(args, &proposal, true);
         }
         tell(&format!(
@@ -116,11 +119,16 @@ async fn learn(args: &LearnArgs, request: StartRequest, runs: &mut Runs) -> Resu
             how(&first.finished)
         ));
         for denial in &proof.finished.denials {
-            tell(&render::text(format!("refused: {} ({})", subject(denial), denial.rule).as_bytes()));
+            tell(&render::text(
+                format!("refused: {} ({})", subject(denial), denial.rule).as_bytes(),
+            ));
         }
         show_tail(&proof.tail);
-        if proofs.len() + 1 == ROUNDS || !was_started(&proof.finished) {
-            tell(&format!("not proved after {} proposals; the last one follows", proofs.len() + 1));
+        if proofs.len() + 1 == ROUNDS {
+            tell(&format!(
+                "not proved after {} proposals; the last one follows",
+                proofs.len() + 1
+            ));
             return finish(args, &proposal, false);
         }
         proofs.push(proof.id);
@@ -215,7 +223,9 @@ async fn observations(client: &Client, run: &str) -> Result<u8, Failure> {
     }
     print(&lines)?;
     if lost > 0 {
-        tell(&format!("{lost} more were asked for than are kept, or cannot be written down"));
+        tell(&format!(
+            "{lost} more were asked for than are kept, or cannot be written down"
+        ));
     }
     Ok(0)
 }

@@ -25,7 +25,7 @@ use crate::waiting::Waiting;
 use crate::wire;
 
 /// Where programs are searched when the environment has no PATH: what execvp(3) documents.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
+pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
     effective: CapabilitySet::empty(),

@@ -157,7 +157,9 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     if spec.record && !birth.can_guard {
         return Err(Failure {
             protection: Some(Protection::SystemCalls),
-            stage: "record: calls cannot be made to wait here (no seccomp user notification, or another sandbox uses it)".into(),
+            stage:
+                "record: calls cannot be made to wait here (no seccomp user notification, or another sandbox uses it)"
+                    .into(),
             errno: libc::ENOSYS,
             path: Vec::new(),
         });
@@ -524,6 +526,7 @@ fn start(
             return None;
         }
     };
+    waiting.note_command(&command);
     match command::spawn(&command, &[stdin, stdout, stderr], confinement, waiting) {
         Ok(spawned) => {
             if let Some(listener) = &spawned.listener {

@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::command::DEFAULT_PATH;
 use crate::event::{Event, Observation, Purpose, Target};
 use crate::guard::{Caller, of_caller};
 use crate::init;
 use crate::ports;
 use crate::seccomp::{Arch, Call, Notify, When};
+use crate::spec::CommandSpec;
 use crate::sys::notify::Notification;
 
 /// What is kept, at most: a build of a large project asks for some ten thousand paths.
@@ -226,10 +228,32 @@ impl Recorder {
                 Err(_) => return,
             },
         };
-        self.note_absolute(caller, path, named.purposes, named.link_itself);
+        self.note_absolute(Some(caller), path, named.purposes, named.link_itself);
     }
 
-    fn note_absolute(&mut self, caller: Caller<'_>, given: PathBuf, purposes: &[Purpose], link_itself: bool) {
+    /// Notes the command itself: what execvp(3) is going to try until it finds `program`. Its execve cannot be looked at: until then its
+    /// memory is a copy of init's, which nobody may read.
+    pub(crate) fn note_command(&mut self, command: &CommandSpec) {
+        let Some(program) = command.argv.first().filter(|program| !program.is_empty()) else {
+            return;
+        };
+        if program.as_bytes().contains(&b'/') {
+            return self.note_absolute(None, command.cwd.join(program), &[Purpose::Execute], false);
+        }
+        let path = command.env.iter().rev().find(|(name, _)| name == "PATH");
+        let directories = path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value.as_os_str());
+        for directory in directories.as_bytes().split(|byte| *byte == b':') {
+            let candidate = command.cwd.join(OsStr::from_bytes(directory)).join(program);
+            let found = Found::at(&candidate, false).file.is_some();
+            self.note_absolute(None, candidate, &[Purpose::Execute], false);
+            if found {
+                return;
+            }
+        }
+    }
+
+    /// Without a caller, it is init that asks for the command.
+    fn note_absolute(&mut self, caller: Option<Caller<'_>>, given: PathBuf, purposes: &[Purpose], link_itself: bool) {
         let bits = purposes.iter().fold(0, |bits, purpose| bits | bit(*purpose));
         if self.given.get(&given).is_some_and(|known| known & bits == bits) {
             return;
@@ -244,7 +268,7 @@ impl Recorder {
         }
         let found = Found::at(&given, link_itself);
         // Whoever waits no more may have left its number to another, whose memory was read.
-        if !caller.waits() {
+        if caller.is_some_and(|caller| !caller.waits()) {
             return;
         }
         let mut paths = vec![match has_parent_part(&given) {
@@ -282,7 +306,7 @@ impl Recorder {
         *self.given.entry(given).or_default() |= bits;
     }
 
-    fn keep(&mut self, caller: Caller<'_>, path: &Path, purpose: Purpose, found: &Found) {
+    fn keep(&mut self, caller: Option<Caller<'_>>, path: &Path, purpose: Purpose, found: &Found) {
         if let Some(known) = self.known.get_mut(path) {
             if known.told & bit(purpose) != 0 {
                 return;
@@ -308,7 +332,7 @@ impl Recorder {
             purpose,
             existed: known.existed,
             directory: known.directory,
-            program: program(caller),
+            program: caller.map(program).unwrap_or_default(),
         };
         self.push(observation);
     }
@@ -319,7 +343,7 @@ impl Recorder {
     }
 
     /// The interpreter that a script's first line names, the loader that a program names, and theirs.
-    fn note_interpreters(&mut self, caller: Caller<'_>, file: &OwnedFd) {
+    fn note_interpreters(&mut self, caller: Option<Caller<'_>>, file: &OwnedFd) {
         let mut head = head(file);
         for _ in 0..MAX_INTERPRETERS {
             let Some(path) = head.as_deref().and_then(interpreter) else {
@@ -338,11 +362,20 @@ impl Recorder {
     }
 
     fn note_address(&mut self, caller: Caller<'_>, name: Call, [_, address, length, ..]: [u64; 6]) {
-        let purpose = if name == Call::bind { Purpose::Bind } else { Purpose::Connect };
+        let purpose = if name == Call::bind {
+            Purpose::Bind
+        } else {
+            Purpose::Connect
+        };
         // `sizeof(struct sockaddr_un)`.
         let length = usize::try_from(length).unwrap_or(0).min(110);
-        let Ok(bytes) = caller.bytes(address, length) else { return };
-        let Some(family) = bytes.first_chunk().map(|bytes| libc::sa_family_t::from_ne_bytes(*bytes)) else {
+        let Ok(bytes) = caller.bytes(address, length) else {
+            return;
+        };
+        let Some(family) = bytes
+            .first_chunk()
+            .map(|bytes| libc::sa_family_t::from_ne_bytes(*bytes))
+        else {
             return;
         };
         if i32::from(family) == libc::AF_UNIX {
@@ -359,8 +392,12 @@ impl Recorder {
                     Err(_) => return,
                 },
             };
-            let purposes: &[_] = if purpose == Purpose::Bind { &[Purpose::Write] } else { &[Purpose::Connect] };
-            self.note_absolute(caller, path, purposes, true);
+            let purposes: &[_] = if purpose == Purpose::Bind {
+                &[Purpose::Write]
+            } else {
+                &[Purpose::Connect]
+            };
+            self.note_absolute(Some(caller), path, purposes, true);
             return;
         }
         let Some(address) = ports::parse(&bytes[..length.min(ports::ADDRESS_BYTES)]) else {
@@ -578,7 +615,12 @@ fn named(call: Call, arguments: [u64; 6], how: impl Fn(u64) -> u32) -> Vec<Named
         link_itself,
     };
     let opened = |directory, path, flags: u32| {
-        vec![at(directory, path, purposes_of(flags), flags & libc::O_NOFOLLOW as u32 != 0)]
+        vec![at(
+            directory,
+            path,
+            purposes_of(flags),
+            flags & libc::O_NOFOLLOW as u32 != 0,
+        )]
     };
     const NOFOLLOW: i32 = libc::AT_SYMLINK_NOFOLLOW;
     match call {
@@ -630,7 +672,10 @@ mod tests {
         assert_eq!(purposes(libc::O_RDONLY | libc::O_CLOEXEC), [Purpose::Read]);
         assert_eq!(purposes(libc::O_WRONLY | libc::O_CREAT), [Purpose::Write]);
         assert_eq!(purposes(libc::O_RDWR), [Purpose::Read, Purpose::Write]);
-        assert_eq!(purposes(libc::O_RDONLY | libc::O_CREAT), [Purpose::Read, Purpose::Write]);
+        assert_eq!(
+            purposes(libc::O_RDONLY | libc::O_CREAT),
+            [Purpose::Read, Purpose::Write]
+        );
         assert_eq!(purposes(libc::O_RDONLY | libc::O_DIRECTORY), [Purpose::List]);
         assert_eq!(purposes(libc::O_PATH | libc::O_DIRECTORY), [Purpose::Look]);
         assert_eq!(purposes(libc::O_TMPFILE | libc::O_RDWR), [Purpose::Write]);

@@ -19,7 +19,7 @@ use crate::guard::{self, Guard, Refusal};
 use crate::ports::Ports;
 use crate::recorder::Recorder;
 use crate::seccomp::{self, Call, Notify};
-use crate::spec::Syscalls;
+use crate::spec::{CommandSpec, Syscalls};
 use crate::sys::notify::{self, Answer, Notification};
 use crate::sys::{self, Forked};
 use crate::wire;
@@ -93,6 +93,13 @@ impl Waiting {
         };
         self.refusals += 1;
         Some(denial).filter(|denial| self.is_news(denial))
+    }
+
+    /// Takes note of the command that is about to be executed.
+    pub(crate) fn note_command(&mut self, command: &CommandSpec) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note_command(command);
+        }
     }
 
     /// What was recorded and is to be told now; with `all`, however little.

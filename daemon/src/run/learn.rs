@@ -120,7 +120,13 @@ fn observed(observation: sandbox_event::Observation) -> Option<learn::Observatio
 }
 
 /// What a proposal has to know of a run, before anything was measured.
-pub(super) fn facts(policy: &policies::Policy, grants: &Grants, argv: &[Vec<u8>], passed: Vec<String>, host: &Host) -> Facts {
+pub(super) fn facts(
+    policy: &policies::Policy,
+    grants: &Grants,
+    argv: &[Vec<u8>],
+    passed: Vec<String>,
+    host: &Host,
+) -> Facts {
     let filesystem = &grants.filesystem;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let absolute = |pattern: &PathPattern| text(&lower::resolve(pattern, host));
@@ -141,10 +147,19 @@ pub(super) fn facts(policy: &policies::Policy, grants: &Grants, argv: &[Vec<u8>]
         repository: host.repository.as_deref().map(text),
         shown,
         hidden: hidden.collect(),
-        restated_hide: built_in.as_ref().map(|built_in| more_hidden(policy, built_in)).unwrap_or_default(),
+        restated_hide: built_in
+            .as_ref()
+            .map(|built_in| more_hidden(policy, built_in))
+            .unwrap_or_default(),
         restated_required: built_in
             .filter(|built_in| built_in.protections.required != grants.required)
-            .map(|_| grants.required.iter().map(|required| required.name().to_owned()).collect())
+            .map(|_| {
+                grants
+                    .required
+                    .iter()
+                    .map(|required| required.name().to_owned())
+                    .collect()
+            })
             .unwrap_or_default(),
         workspace_writable: filesystem.workspace == WorkspaceAccess::Write,
         tmp: filesystem.tmp,
@@ -169,7 +184,11 @@ pub(super) fn facts(policy: &policies::Policy, grants: &Grants, argv: &[Vec<u8>]
 /// both.
 fn more_hidden(policy: &policies::Policy, built_in: &policies::Policy) -> Vec<String> {
     let patterns = |policy: &policies::Policy| -> BTreeSet<String> {
-        let in_home = policy.filesystem.hide_in_home.iter().map(|path| format!("${{home}}/{path}"));
+        let in_home = policy
+            .filesystem
+            .hide_in_home
+            .iter()
+            .map(|path| format!("${{home}}/{path}"));
         let elsewhere = policy.filesystem.hide.iter().filter_map(|pattern| match pattern {
             PathPattern::Absolute(path) => Some(path.clone()),
             _ => None,

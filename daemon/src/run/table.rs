@@ -297,7 +297,10 @@ impl RunTable {
             .iter()
             .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
             .sum();
-        let recorded = run.snapshot().finished.and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
+        let recorded = run
+            .snapshot()
+            .finished
+            .and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
         let bytes = run.journal.memory_bytes() + argv + recorded.unwrap_or(0);
         runs.ended_bytes += bytes;
         runs.ended.push_back(EndedRun {

@@ -44,7 +44,12 @@ impl Learning for LearningService {
         let lost = recorded.watched.lost;
         let parts = recorded.watched.observations.len().div_ceil(PART);
         let part = move |number: usize| {
-            let observations = recorded.watched.observations.chunks(PART).nth(number).unwrap_or_default();
+            let observations = recorded
+                .watched
+                .observations
+                .chunks(PART)
+                .nth(number)
+                .unwrap_or_default();
             Ok(v1::ObservationsResponse {
                 observations: observations.iter().map(observation).collect(),
                 lost,
@@ -64,7 +69,10 @@ impl Learning for LearningService {
         let name = if name.is_empty() { DEFAULT_NAME.to_owned() } else { name };
         let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.len() > MAX_NAME || !name.bytes().all(valid) {
-            return Err(status::invalid_field("name", format!("not 1 to {MAX_NAME} of a-z 0-9 -")));
+            return Err(status::invalid_field(
+                "name",
+                format!("not 1 to {MAX_NAME} of a-z 0-9 -"),
+            ));
         }
         if proof_ids.len() > MAX_PROOFS {
             return Err(status::invalid_field("proof_ids", format!("more than {MAX_PROOFS}")));
@@ -96,7 +104,11 @@ impl LearningService {
     fn recorded(&self, peer: &Peer, id: &str) -> Result<Arc<Recorded>, Status> {
         let run = self.runs.get(peer, id).ok_or_else(|| status::no_such_run(id))?;
         let Some(finished) = run.snapshot().finished else {
-            return Err(status::precondition("NOT_FINISHED", id, "the run is not finished; wait for it"));
+            return Err(status::precondition(
+                "NOT_FINISHED",
+                id,
+                "the run is not finished; wait for it",
+            ));
         };
         finished.recorded.clone().ok_or_else(|| {
             let what = "the run was not recorded: its request did not say `learn`, or its command did not start";

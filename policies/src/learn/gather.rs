@@ -73,22 +73,34 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
     let missed = missed(&asked, proofs, facts);
     let mut notes = Notes::default();
     for (path, asked) in &asked {
-        one_path(path, asked, missed.contains(path.as_str()), facts, &mut gathered, &mut notes);
+        one_path(
+            path,
+            asked,
+            missed.contains(path.as_str()),
+            facts,
+            &mut gathered,
+            &mut notes,
+        );
     }
     generalise(&mut gathered.grants, facts);
     // Most caches are content to be read only. Which are not, a proof shows.
     if !proofs.is_empty() {
         copy_on_write(&asked, proofs, facts, &mut gathered.grants);
     }
-    gathered.grants.retain(|path, _| places::is_shown(path, facts) && !is_hidden(path, facts));
+    gathered
+        .grants
+        .retain(|path, _| places::is_shown(path, facts) && !is_hidden(path, facts));
     addresses(&watched.observations, facts, &mut gathered, &mut notes);
     if proofs.iter().any(|proof| proof.missed_network) && facts.network >= Reach::Loopback {
         gathered.loopback.insert("a run under an earlier proposal".to_owned());
     }
-    let unnamed = watched.observations.iter().filter(|observation| match &observation.target {
-        Target::Path(path) => !can_be_written(path),
-        Target::Address(_) => false,
-    });
+    let unnamed = watched
+        .observations
+        .iter()
+        .filter(|observation| match &observation.target {
+            Target::Path(path) => !can_be_written(path),
+            Target::Address(_) => false,
+        });
     let unnamed = unnamed.count();
     if unnamed > 0 {
         notes.always.push(format!(
@@ -108,7 +120,9 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
 fn by_path(observations: &[Observation]) -> BTreeMap<String, Asked> {
     let mut paths: BTreeMap<String, Asked> = BTreeMap::new();
     for observation in observations {
-        let Target::Path(path) = &observation.target else { continue };
+        let Target::Path(path) = &observation.target else {
+            continue;
+        };
         if !can_be_written(path) {
             continue;
         }
@@ -140,7 +154,12 @@ fn missed<'a>(asked: &'a BTreeMap<String, Asked>, proofs: &[Watched], facts: &Fa
         }
     }
     if proofs.len() > 1 || (!proofs.is_empty() && missed.is_empty()) {
-        missed.extend(asked.iter().filter(|(_, asked)| asked.existed).map(|(path, _)| path.as_str()));
+        missed.extend(
+            asked
+                .iter()
+                .filter(|(_, asked)| asked.existed)
+                .map(|(path, _)| path.as_str()),
+        );
     }
     missed.retain(|path| !within(&facts.workspace, path) && !within(&facts.home, path));
     missed
@@ -197,6 +216,10 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
                     (false, true) if !within(&facts.workspace, path) => notes.listed.push(line(path, asked, facts)),
                     _ => {}
                 }
+                return;
+            }
+            // Never a home or what holds one, whatever it was seen to be.
+            if within(&facts.home, path) || within(&facts.workspace, path) {
                 return;
             }
             // What is written in the home is made anew in an empty one, and mostly that is enough: locks, caches.
@@ -274,7 +297,9 @@ fn generalise(grants: &mut BTreeMap<String, Grant>, facts: &Facts) {
 fn absorb(grants: &mut BTreeMap<String, Grant>) {
     let paths: Vec<String> = grants.keys().cloned().collect();
     for path in &paths {
-        let above = paths.iter().find(|above| *above != path && within(path, above) && grants.contains_key(*above));
+        let above = paths
+            .iter()
+            .find(|above| *above != path && within(path, above) && grants.contains_key(*above));
         if let Some(above) = above
             && let Some(below) = grants.remove(path)
             && let Some(grant) = grants.get_mut(above)
@@ -287,7 +312,12 @@ fn absorb(grants: &mut BTreeMap<String, Grant>) {
 }
 
 /// Below the home, a granted directory that was also written needs its changes to be possible; they vanish with the sandbox.
-fn copy_on_write(asked: &BTreeMap<String, Asked>, proofs: &[Watched], facts: &Facts, grants: &mut BTreeMap<String, Grant>) {
+fn copy_on_write(
+    asked: &BTreeMap<String, Asked>,
+    proofs: &[Watched],
+    facts: &Facts,
+    grants: &mut BTreeMap<String, Grant>,
+) {
     let written = asked
         .iter()
         .filter(|(_, asked)| asked.purposes.contains(&Purpose::Write))
@@ -306,12 +336,16 @@ fn copy_on_write(asked: &BTreeMap<String, Asked>, proofs: &[Watched], facts: &Fa
     // A file cannot be one: its directory is.
     let files: Vec<String> = grants
         .iter()
-        .filter(|(path, grant)| grant.kind == Kind::CopyOnWrite && asked.get(*path).is_some_and(|asked| !asked.directory))
+        .filter(|(path, grant)| {
+            grant.kind == Kind::CopyOnWrite && asked.get(*path).is_some_and(|asked| !asked.directory)
+        })
         .map(|(path, _)| path.clone())
         .collect();
     for file in files {
         let directory = parent(&file);
-        let Some(mut grant) = grants.remove(&file) else { continue };
+        let Some(mut grant) = grants.remove(&file) else {
+            continue;
+        };
         if may_be_whole(directory, facts) {
             grant.whole = true;
             grants.insert(directory.to_owned(), grant);
@@ -325,10 +359,15 @@ fn copy_on_write(asked: &BTreeMap<String, Asked>, proofs: &[Watched], facts: &Fa
 
 fn addresses(observations: &[Observation], facts: &Facts, gathered: &mut Gathered, notes: &mut Notes) {
     for observation in observations {
-        let Target::Address(address) = &observation.target else { continue };
+        let Target::Address(address) = &observation.target else {
+            continue;
+        };
         let listens = observation.purpose == Purpose::Bind;
         let own = address.ip().is_loopback() || address.ip().is_unspecified();
-        let programs: BTreeSet<_> = [observation.program.clone()].into_iter().filter(|name| !name.is_empty()).collect();
+        let programs: BTreeSet<_> = [observation.program.clone()]
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .collect();
         match facts.network {
             // Nobody listens on a port of the machine by binding a socket to none.
             Reach::Host if listens && address.port() != 0 => {
@@ -354,7 +393,7 @@ fn line(path: &str, asked: &Asked, facts: &Facts) -> String {
 pub(super) fn names(programs: &BTreeSet<String>) -> String {
     let names: Vec<_> = programs.iter().map(|name| plain(name)).collect();
     match names.is_empty() {
-        true => "asked for".to_owned(),
+        true => "the command itself".to_owned(),
         false => names.join(", "),
     }
 }
@@ -381,7 +420,10 @@ impl Notes {
         let kinds = [
             ("a secret, and never proposed", self.hidden),
             ("not shown by the policy that it was watched under", self.absent),
-            ("to be written outside workspace and home, which nothing lets it", self.unwritten),
+            (
+                "to be written outside workspace and home, which nothing lets it",
+                self.unwritten,
+            ),
             ("to be listed, and holds too much to be given whole", self.listed),
             ("a socket outside the sandbox", self.sockets),
             ("a host outside the sandbox", self.hosts),
@@ -389,7 +431,12 @@ impl Notes {
         let mut lines = Vec::new();
         for (what, found) in kinds {
             let more = found.len().saturating_sub(NOTES);
-            lines.extend(found.into_iter().take(NOTES).map(|found| format!("asked for, not proposed: {found}: {what}")));
+            lines.extend(
+                found
+                    .into_iter()
+                    .take(NOTES)
+                    .map(|found| format!("asked for, not proposed: {found}: {what}")),
+            );
             if more > 0 {
                 lines.push(format!("asked for, not proposed: {more} more: {what}"));
             }

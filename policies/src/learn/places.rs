@@ -72,8 +72,21 @@ const TOOLCHAINS: &[&str] = &[
 
 /// Directories of many programs: never granted whole.
 const SHARED: &[&str] = &[
-    "/", "/etc", "/etc/ssl", "/home", "/root", "/var", "/var/lib", "/var/cache", "/opt", "/srv", "/mnt", "/media", "/nix",
-    "/gnu", "/data",
+    "/",
+    "/etc",
+    "/etc/ssl",
+    "/home",
+    "/root",
+    "/var",
+    "/var/lib",
+    "/var/cache",
+    "/opt",
+    "/srv",
+    "/mnt",
+    "/media",
+    "/nix",
+    "/gnu",
+    "/data",
 ];
 
 /// The same below the home.
@@ -107,7 +120,10 @@ pub(super) enum Place {
 
 /// Whether `path` is `above` or lies below it.
 pub(super) fn within(path: &str, above: &str) -> bool {
-    above == "/" || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    above == "/"
+        || path
+            .strip_prefix(above)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The directory of a path; the root's is the root.
@@ -138,7 +154,10 @@ pub(super) fn place(path: &str, facts: &Facts) -> Place {
     if !is_shown(path, facts) {
         return Place::Absent;
     }
-    let tree = system.map(|root| (*root).to_owned()).or_else(|| vendor(path)).or_else(|| toolchain(path, facts));
+    let tree = system
+        .map(|root| (*root).to_owned())
+        .or_else(|| vendor(path))
+        .or_else(|| toolchain(path, facts));
     match tree {
         // A tree that is shown in part only is granted as far as it was asked for.
         Some(tree) if is_shown(&tree, facts) && !holds_hidden(&tree, facts) => Place::Tree(tree),
@@ -148,7 +167,9 @@ pub(super) fn place(path: &str, facts: &Facts) -> Place {
 
 /// One level below a directory of vendors: `/opt/rust` of `/opt/rust/bin/rustc`.
 fn vendor(path: &str) -> Option<String> {
-    let (above, rest) = VENDORS.iter().find_map(|above| Some((above, path.strip_prefix(above)?.strip_prefix('/')?)))?;
+    let (above, rest) = VENDORS
+        .iter()
+        .find_map(|above| Some((above, path.strip_prefix(above)?.strip_prefix('/')?)))?;
     let (name, _) = rest.split_once('/')?;
     Some(format!("{above}/{name}"))
 }
@@ -173,7 +194,9 @@ pub(super) fn is_shown(path: &str, facts: &Facts) -> bool {
 
 /// Whether a directory may be granted whole.
 pub(super) fn may_be_whole(directory: &str, facts: &Facts) -> bool {
-    let in_home = directory.strip_prefix(&facts.home).and_then(|rest| rest.strip_prefix('/'));
+    let in_home = directory
+        .strip_prefix(&facts.home)
+        .and_then(|rest| rest.strip_prefix('/'));
     !SHARED.contains(&directory)
         && !in_home.is_some_and(|rest| SHARED_IN_HOME.contains(&rest))
         && !within(&facts.home, directory)

@@ -15,28 +15,60 @@ const LEAST_PROCESSES: u32 = 64;
 
 /// Variables that matter to everybody: who is asked, and in which words.
 const EVERYBODY: &[&str] = &[
-    "PATH", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "CI", "SOURCE_DATE_EPOCH",
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CI",
+    "SOURCE_DATE_EPOCH",
     "SANDBOX*",
 ];
 
 /// Variables that matter to programs: which of them a program read cannot be seen.
 const VARIABLES: &[(&[&str], &[&str])] = &[
-    (&["cargo", "rustc", "rustup"], &["CARGO_*", "RUSTUP_*", "RUSTFLAGS", "RUST_BACKTRACE", "RUST_LOG"]),
-    (&["node", "npm", "npx", "pnpm", "yarn"], &["NODE_*", "NPM_CONFIG_*", "npm_config_*"]),
-    (&["python*", "pip*", "pytest", "uv"], &["PYTHON*", "PIP_*", "UV_*", "VIRTUAL_ENV"]),
+    (
+        &["cargo", "rustc", "rustup"],
+        &["CARGO_*", "RUSTUP_*", "RUSTFLAGS", "RUST_BACKTRACE", "RUST_LOG"],
+    ),
+    (
+        &["node", "npm", "npx", "pnpm", "yarn"],
+        &["NODE_*", "NPM_CONFIG_*", "npm_config_*"],
+    ),
+    (
+        &["python*", "pip*", "pytest", "uv"],
+        &["PYTHON*", "PIP_*", "UV_*", "VIRTUAL_ENV"],
+    ),
     (&["go"], &["GO*", "CGO_*"]),
-    (&["cc", "gcc", "clang", "c++", "g++", "make", "cmake", "ninja"], &["CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS"]),
-    (&["java", "javac", "mvn", "gradle"], &["JAVA_HOME", "JAVA_TOOL_OPTIONS", "MAVEN_OPTS", "GRADLE_OPTS"]),
+    (
+        &["cc", "gcc", "clang", "c++", "g++", "make", "cmake", "ninja"],
+        &["CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS"],
+    ),
+    (
+        &["java", "javac", "mvn", "gradle"],
+        &["JAVA_HOME", "JAVA_TOOL_OPTIONS", "MAVEN_OPTS", "GRADLE_OPTS"],
+    ),
     (&["git"], &["GIT_*", "PAGER"]),
 ];
 
 pub(super) fn policy(name: &str, facts: &Facts, gathered: &Gathered) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "# Proposed by `fumehood policy learn` from one run. Read it before it is used: it lets pass what that run did.");
+    let _ = writeln!(
+        text,
+        "# Proposed by `fumehood policy learn` from one run. Read it before it is used: it lets pass what that run did."
+    );
     let _ = writeln!(text, "version = 1");
     let _ = writeln!(text, "name = {}", string(name));
     let about: String = plain(&facts.command).chars().take(120).collect();
-    let _ = writeln!(text, "description = {}", string(&format!("What `{about}` asked for under the policy {}.", facts.policy)));
+    let _ = writeln!(
+        text,
+        "description = {}",
+        string(&format!("What `{about}` asked for under the policy {}.", facts.policy))
+    );
     filesystem(&mut text, facts, gathered);
     network(&mut text, facts, gathered);
     let profile = if gathered.default_profile { "default" } else { "strict" };
@@ -45,7 +77,11 @@ pub(super) fn policy(name: &str, facts: &Facts, gathered: &Gathered) -> String {
     environment(&mut text, facts, gathered);
     if !facts.restated_required.is_empty() {
         let _ = writeln!(text, "\n[protections]\n# Those of the policy {}.", facts.policy);
-        list(&mut text, "required", facts.restated_required.iter().map(|name| (name.clone(), String::new())));
+        list(
+            &mut text,
+            "required",
+            facts.restated_required.iter().map(|name| (name.clone(), String::new())),
+        );
     }
     text
 }
@@ -71,9 +107,15 @@ fn filesystem(text: &mut String, facts: &Facts, gathered: &Gathered) {
     let whole_home = of(&[Kind::CopyOnWrite], true).next().is_some();
     match whole_home {
         true => {
-            let who: BTreeSet<_> = of(&[Kind::CopyOnWrite], true).map(|(path, who)| format!("{path}: {who}")).collect();
+            let who: BTreeSet<_> = of(&[Kind::CopyOnWrite], true)
+                .map(|(path, who)| format!("{path}: {who}"))
+                .collect();
             let who: Vec<_> = who.into_iter().collect();
-            key(text, "home = \"copy-on-write\"", &format!("read and changed: {}", who.join("; ")));
+            key(
+                text,
+                "home = \"copy-on-write\"",
+                &format!("read and changed: {}", who.join("; ")),
+            );
         }
         false => key(text, "home = \"empty\"", "what is written there vanishes"),
     }
@@ -81,11 +123,15 @@ fn filesystem(text: &mut String, facts: &Facts, gathered: &Gathered) {
     if !gathered.tmp.is_empty() && facts.tmp {
         key(text, "tmp = true", &names(&gathered.tmp));
     }
-    let (home, system): (Vec<_>, Vec<_>) =
-        facts.restated_hide.iter().partition(|path| path.starts_with("${home}/"));
+    let (home, system): (Vec<_>, Vec<_>) = facts
+        .restated_hide
+        .iter()
+        .partition(|path| path.starts_with("${home}/"));
     for (name, paths) in [("hide-in-home", home), ("hide", system)] {
         if !paths.is_empty() {
-            let paths = paths.iter().map(|path| path.strip_prefix("${home}/").unwrap_or(path).to_owned());
+            let paths = paths
+                .iter()
+                .map(|path| path.strip_prefix("${home}/").unwrap_or(path).to_owned());
             list(text, name, paths.map(|path| (path, String::new())));
         }
     }
@@ -94,12 +140,24 @@ fn filesystem(text: &mut String, facts: &Facts, gathered: &Gathered) {
 fn network(text: &mut String, facts: &Facts, gathered: &Gathered) {
     let _ = writeln!(text, "\n[network]");
     if facts.network == Reach::Host && !(gathered.ports.is_empty() && gathered.listened.is_empty()) {
-        key(text, "mode = \"host-without-isolation\"", "only these ports, but of every host");
+        key(
+            text,
+            "mode = \"host-without-isolation\"",
+            "only these ports, but of every host",
+        );
         for (name, ports) in [("tcp-connect", &gathered.ports), ("tcp-bind", &gathered.listened)] {
             let numbers: Vec<_> = ports.keys().map(u16::to_string).collect();
             let who: BTreeSet<_> = ports.values().flatten().cloned().collect();
             let line = format!("{name} = [{}]", numbers.join(", "));
-            key(text, &line, &if ports.is_empty() { "nobody".to_owned() } else { names(&who) });
+            key(
+                text,
+                &line,
+                &if ports.is_empty() {
+                    "nobody".to_owned()
+                } else {
+                    names(&who)
+                },
+            );
         }
     } else if gathered.loopback.is_empty() {
         key(text, "mode = \"none\"", "nobody used a network");
@@ -109,23 +167,44 @@ fn network(text: &mut String, facts: &Facts, gathered: &Gathered) {
 }
 
 fn limits(text: &mut String, facts: &Facts) {
-    let _ = writeln!(text, "\n[limits]\n# What was measured, with room: four times the time, twice the rest.");
+    let _ = writeln!(
+        text,
+        "\n[limits]\n# What was measured, with room: four times the time, twice the rest."
+    );
     let (measured, bound) = (facts.measured, facts.limits);
     let wall = pleasant_wall(measured.wall.unwrap_or_default().saturating_mul(4).max(LEAST_WALL));
     let wall = bound.wall.map_or(wall, |bound| bound.min(wall));
     let seconds = measured.wall.unwrap_or_default().as_secs_f64();
-    key(text, &format!("wall = {}", string(&duration(wall))), &format!("took {seconds:.1}s"));
-    let memory = measured.memory_bytes.map(|bytes| pleasant_memory(bytes.saturating_mul(2).max(LEAST_MEMORY)));
+    key(
+        text,
+        &format!("wall = {}", string(&duration(wall))),
+        &format!("took {seconds:.1}s"),
+    );
+    let memory = measured
+        .memory_bytes
+        .map(|bytes| pleasant_memory(bytes.saturating_mul(2).max(LEAST_MEMORY)));
     if let Some(memory) = least(memory, bound.memory_bytes) {
         let used = measured.memory_bytes.unwrap_or(0).div_ceil(1 << 20);
-        key(text, &format!("memory = {}", string(&size(memory))), &format!("used {used}MiB"));
+        key(
+            text,
+            &format!("memory = {}", string(&size(memory))),
+            &format!("used {used}MiB"),
+        );
     }
-    let processes = measured
-        .processes
-        .map(|count| count.saturating_mul(2).max(LEAST_PROCESSES).checked_next_power_of_two().unwrap_or(u32::MAX));
+    let processes = measured.processes.map(|count| {
+        count
+            .saturating_mul(2)
+            .max(LEAST_PROCESSES)
+            .checked_next_power_of_two()
+            .unwrap_or(u32::MAX)
+    });
     if let Some(processes) = least(processes, bound.processes) {
         let seen = measured.processes.unwrap_or(0);
-        key(text, &format!("processes = {processes}"), &format!("at least {seen} were there at once"));
+        key(
+            text,
+            &format!("processes = {processes}"),
+            &format!("at least {seen} were there at once"),
+        );
     }
 }
 
@@ -140,7 +219,11 @@ fn least<T: Ord>(measured: Option<T>, bound: Option<T>) -> Option<T> {
 fn environment(text: &mut String, facts: &Facts, gathered: &Gathered) {
     let known: Vec<&str> = VARIABLES
         .iter()
-        .filter(|(programs, _)| programs.iter().any(|program| gathered.executed.iter().any(|name| matches(program, name))))
+        .filter(|(programs, _)| {
+            programs
+                .iter()
+                .any(|program| gathered.executed.iter().any(|name| matches(program, name)))
+        })
         .flat_map(|(_, variables)| variables.iter().copied())
         .chain(EVERYBODY.iter().copied())
         .collect();
@@ -152,7 +235,11 @@ fn environment(text: &mut String, facts: &Facts, gathered: &Gathered) {
         .filter(|name| matters(name))
         .collect();
     let _ = writeln!(text, "\n[environment]");
-    list(text, "pass", passed.into_iter().map(|name| (name.to_owned(), String::new())));
+    list(
+        text,
+        "pass",
+        passed.into_iter().map(|name| (name.to_owned(), String::new())),
+    );
     let set: Vec<_> = facts.set.iter().filter(|(name, _)| matters(name)).collect();
     if !set.is_empty() {
         let _ = writeln!(text, "\n[environment.set]\n# Of the policy {}.", plain(&facts.policy));
@@ -209,7 +296,9 @@ fn string(text: &str) -> String {
 
 /// The next length of time that people would say.
 fn pleasant_wall(wall: Duration) -> Duration {
-    const MINUTES: &[u64] = &[1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440];
+    const MINUTES: &[u64] = &[
+        1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440,
+    ];
     let minutes = wall.as_millis().div_ceil(60_000);
     let found = MINUTES.iter().find(|pleasant| u128::from(**pleasant) >= minutes);
     Duration::from_secs(60 * found.copied().unwrap_or(365 * 1440))

@@ -25,6 +25,7 @@ mod idempotency;
 mod identity;
 mod isolation;
 mod layering;
+mod learn;
 mod mtls;
 mod network;
 mod python;
