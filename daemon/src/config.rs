@@ -42,6 +42,8 @@ pub struct Config {
     pub default_policy: String,
     /// Where policy files `NAME.toml` are; the first directory that has one wins, missing ones are skipped.
     pub policy_dirs: Vec<PathBuf>,
+    /// Whether the command line named them: then they must exist.
+    pub policy_dirs_named: bool,
     /// Runs at the same time; at least 1.
     pub max_runs: usize,
     /// Runs that wait for a place; may be 0.
@@ -343,6 +345,7 @@ impl Config {
             .unwrap_or_else(|| "info".to_owned());
         crate::telemetry::check_filter(&log_filter)?;
         let audit_path = flags.audit_path.or(file.audit_path).or_else(|| env.audit_path());
+        let policy_dirs_named = flags.policy_dirs.is_some();
         let policy_dirs = flags.policy_dirs.or(file.policy_dirs).unwrap_or_else(|| {
             env.config_dir()
                 .map(|directory| directory.join("policies"))
@@ -361,6 +364,7 @@ impl Config {
             tcp,
             inline_policies: file.inline_policies.unwrap_or(true),
             default_policy: file.default_policy.unwrap_or_else(|| "default".to_owned()),
+            policy_dirs_named,
             policy_dirs: policy_dirs
                 .into_iter()
                 .map(|path| absolute("a policy directory", path))

@@ -12,6 +12,7 @@ use fumehood_sandbox::spec::{
 };
 use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter, selftest};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use crate::run::Enforcement;
@@ -87,6 +88,11 @@ impl Launching {
         lock(&self.shared.launcher)
             .as_ref()
             .map(|launcher| launcher.cgroups().clone())
+    }
+
+    /// What helps on this machine where `protection` is not fully active; empty when nothing is known to.
+    pub fn remedy(&self, protection: Protection) -> String {
+        crate::remedy::of(protection, self.cgroups().as_ref())
     }
 
     /// What the self-test found.
@@ -181,8 +187,14 @@ impl Launching {
                 None => Err(io::ErrorKind::NotConnected.into()),
             };
             if let Ok(socket) = socket {
-                // Readable means dead: nothing is ever sent on it.
-                let _ = socket.readable().await;
+                tokio::select! {
+                    // Readable means dead: nothing is ever sent on it.
+                    _ = socket.readable() => {}
+                    () = self.starter_death() => {
+                        self.bury_starter().await;
+                        continue;
+                    }
+                }
                 let dead = lock(&self.shared.launcher).take();
                 // The daemon is ending it.
                 let Some(dead) = dead else {
@@ -211,6 +223,32 @@ impl Launching {
                 Err(panic) => return LaunchError::Start(io::Error::other(panic)),
             }
         }
+    }
+
+    /// Resolves when the process that starts launchers has died.
+    // The new constructors are unsafe for types that may close their descriptor early; an OwnedFd does not.
+    #[expect(deprecated)]
+    async fn starter_death(&self) {
+        let process = lock(&self.shared.starter)
+            .as_ref()
+            .and_then(|starter| starter.process().try_clone_to_owned().ok());
+        if let Some(process) = process.and_then(|process| AsyncFd::with_interest(process, Interest::READABLE).ok()) {
+            let _ = process.readable().await;
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Reaps it. What runs goes on; another cannot be started from here, see [`Self::keep_alive`].
+    async fn bury_starter(&self) {
+        let Some(starter) = lock(&self.shared.starter).take() else {
+            return;
+        };
+        tracing::error!(
+            "the process that starts launchers died; runs go on, and when the launcher dies the daemon will end: start it anew soon"
+        );
+        // It is dead already: this does not wait.
+        let _ = tokio::task::spawn_blocking(move || starter.end()).await;
     }
 
     /// Ends the launcher in order, and with it whatever is left. Blocks until nothing is.
@@ -306,6 +344,7 @@ fn test_spec() -> SandboxSpec {
         guard: Guard {
             protected: vec![selftest::PROTECTED.into()],
             git: true,
+            programs: Vec::new(),
         },
         hostname: "self-test".to_owned(),
         network: Network::Loopback { refusal_port: None },

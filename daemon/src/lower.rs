@@ -46,7 +46,7 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         view: View {
             entries: view(grants, host),
         },
-        guard: guard(grants),
+        guard: guard(grants, host),
         hostname: HOSTNAME.to_owned(),
         network: network(grants),
         syscalls: match grants.syscalls {
@@ -93,16 +93,17 @@ pub fn make_throwaway(spec: &mut SandboxSpec, is_directory: impl Fn(&Path) -> bo
 }
 
 /// What is protected in writable trees.
-fn guard(grants: &Grants) -> Guard {
+fn guard(grants: &Grants, host: &Host) -> Guard {
     Guard {
         protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
         git: grants.filesystem.git == GitAccess::Guarded,
+        programs: host.programs.clone(),
     }
 }
 
 /// The access to a writable tree.
 fn writable(grants: &Grants) -> Access {
-    match guard(grants).is_empty() {
+    match grants.filesystem.protect.is_empty() && grants.filesystem.git != GitAccess::Guarded {
         true => Access::Write,
         false => Access::Guarded,
     }

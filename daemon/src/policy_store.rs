@@ -36,6 +36,9 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// A directory that was named does not exist.
+    #[error("the policy directory {} does not exist; make it, or leave out its --policy-dir", .0.display())]
+    NoDirectory(PathBuf),
     /// A file has errors.
     #[error("{0}")]
     Parse(ParseErrors),
@@ -73,6 +76,15 @@ pub struct PolicyStore {
 }
 
 impl PolicyStore {
+    /// Fails for the first of directories that somebody named and that is not there.
+    pub fn expect(directories: &[PathBuf]) -> Result<(), StoreError> {
+        let missing = |directory: &&PathBuf| matches!(fs::metadata(directory), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        match directories.iter().find(missing) {
+            Some(missing) => Err(StoreError::NoDirectory(missing.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Reads every `*.toml` of the directories; the first directory that has a name wins, missing directories are passed over.
     pub fn load(directories: &[PathBuf], default: &str) -> Result<PolicyStore, StoreError> {
         let mut by_name = BTreeMap::new();
@@ -235,6 +247,10 @@ mod tests {
 
     #[test]
     fn a_default_that_does_not_exist_is_named_with_those_that_do() {
+        let missing = PathBuf::from("/nowhere/at/all");
+        assert!(PolicyStore::load(std::slice::from_ref(&missing), "default").is_ok());
+        let error = PolicyStore::expect(&[missing]).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all does not exist"), "{error}");
         let error = PolicyStore::load(&[], "strict").unwrap_err().to_string();
         assert!(
             error.contains("`strict`") && error.contains("default, locked"),

@@ -1,26 +1,25 @@
 //! How to get a protection that a machine does not give: what `fumehood doctor` shows, and what a run is told that cannot start without.
 
+use fumehood_sandbox::Cgroups;
 use fumehood_sandbox::spec::Protection;
 
-/// What helps where `protection` is not fully active. Empty when nothing is known to. Resources are the launcher's to judge: it
-/// tried.
-pub fn of(protection: Protection) -> String {
+/// What helps where `protection` is not fully active. Empty when nothing is known to. Of cgroups the launcher knows, which tried them.
+pub fn of(protection: Protection, cgroups: Option<&Cgroups>) -> String {
     match protection {
         Protection::FilesystemRights if fumehood_sandbox::landlock_abi() > 0 => {
             "run Linux 6.2 or newer, whose Landlock covers truncation".to_owned()
         }
         Protection::FilesystemRights => {
-            "boot a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in the lsm= parameter (Linux 6.2 or newer)".to_owned()
+            "boot a kernel with CONFIG_SECURITY_LANDLOCK=y and `landlock` in the lsm= parameter (Linux 6.2 or newer)"
+                .to_owned()
         }
         Protection::ProtectedPaths => {
-            "run Linux 5.14 or newer with CONFIG_SECCOMP_FILTER=y, outside of other sandboxes that watch system calls".to_owned()
+            "run Linux 5.14 or newer with CONFIG_SECCOMP_FILTER=y, outside of other sandboxes that watch system calls"
+                .to_owned()
         }
         Protection::Network => "choose another `network.mode`, or do not require `network`".to_owned(),
         Protection::Ipc => "run Linux 6.12 or newer with Landlock, whose scopes cover abstract sockets".to_owned(),
-        Protection::Resources => {
-            "start the daemon where cgroups are delegated to it: `systemd-run --user --scope -p Delegate=yes fumehood daemon`"
-                .to_owned()
-        }
+        Protection::Resources => cgroups.map(|cgroups| cgroups.remedy.join("; ")).unwrap_or_default(),
         _ => namespaces(),
     }
 }
@@ -38,4 +37,22 @@ pub fn namespaces() -> String {
         return "sudo sysctl -w user.max_user_namespaces=15000".to_owned();
     }
     String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use fumehood_sandbox::spec::State;
+
+    use super::*;
+
+    #[test]
+    fn what_helps_with_limits_is_what_the_launcher_found() {
+        let cgroups = Cgroups {
+            version: 0,
+            state: State::Off("not permitted".to_owned()),
+            remedy: vec!["mkdir x".to_owned(), "chown x".to_owned()],
+        };
+        assert_eq!(of(Protection::Resources, Some(&cgroups)), "mkdir x; chown x");
+        assert_eq!(of(Protection::Resources, None), "");
+    }
 }

@@ -16,6 +16,7 @@ mod host;
 mod journal;
 mod learn;
 mod model;
+mod programs;
 mod table;
 mod worktree;
 

@@ -33,6 +33,9 @@ impl Opened {
     /// # Errors
     /// When a policy or certificate is wrong or the address cannot be listened on.
     pub fn open(config: &Config) -> Result<Opened, ServeError> {
+        if config.policy_dirs_named {
+            PolicyStore::expect(&config.policy_dirs)?;
+        }
         let policies = PolicyStore::load(&config.policy_dirs, &config.default_policy)?;
         let tcp = config.tcp.as_ref().map(|tcp| {
             let acceptor = tls::Acceptor::new(tcp)?;

@@ -19,6 +19,9 @@ use crate::wait::{DEADLINE, eventually};
 /// The name of the program under test among the binaries of this package.
 pub const PROGRAM: &str = "fumehood-under-test";
 
+/// What launchers share in the scratch directory, and leave there.
+const LOCKS: &str = "locks";
+
 /// Who an ordinary user is when root plays one: an id that no user database has, as in many containers.
 const ORDINARY: u32 = 60_123;
 
@@ -393,7 +396,7 @@ impl House {
     pub fn note_instances(&mut self) {
         for entry in fs::read_dir(self.scratch()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !self.instances.contains(&name) {
+            if name != LOCKS && !self.instances.contains(&name) {
                 self.instances.push(name);
             }
         }
@@ -478,6 +481,7 @@ impl House {
                 .map(|line| format!("mount {line}")),
         );
         let scratch = fs::read_dir(self.scratch()).into_iter().flatten().flatten();
+        let scratch = scratch.filter(|entry| entry.file_name() != LOCKS);
         left.extend(scratch.map(|entry| format!("scratch {}", entry.path().display())));
         left
     }

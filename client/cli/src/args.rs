@@ -74,7 +74,8 @@ pub struct ConnectArgs {
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
         fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n\n\
         Exit code: the command's; 128+N when signal N ended it; 124 when a time limit did; 137 when it was killed or ran out of \
-        memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed or the policy refused.\n\n\
+        memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed, the policy refused or there is no such \
+        policy.\n\n\
         Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's process group, Ctrl-Z stops and \
         resumes it. A second SIGINT within 2 seconds kills the run; so do 10 seconds after SIGTERM or SIGHUP.\n\n\
         Input: standard input is passed on as it comes, whether the command reads it or not: in a shell's \
@@ -198,6 +199,9 @@ pub struct LearnArgs {
 
 /// `ps`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0, also when no daemon is running; 1 when none listens on the socket that --socket names."
+)]
 pub struct PsArgs {
     /// Finished runs as well
     #[arg(short, long)]
@@ -208,6 +212,9 @@ pub struct PsArgs {
 
 /// `kill`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 when every run was ended or had ended, 1 when one could not be, or there is no such run."
+)]
 pub struct KillArgs {
     /// The run's id, as `ps` shows it
     #[arg(required = true, value_name = "RUN ID")]
@@ -294,6 +301,12 @@ fn parse_variable(text: &std::ffi::OsStr) -> Result<Variable, &'static str> {
     if name.is_empty() {
         return Err("must be NAME=VALUE or NAME");
     }
+    if name
+        .iter()
+        .any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
+    {
+        return Err("the name holds a blank or a control character");
+    }
     let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     Ok(match bytes.get(name.len() + 1..) {
         Some(value) => Variable::Set(owned(name), owned(value)),
@@ -360,6 +373,8 @@ mod tests {
     fn malformed_values_are_refused() {
         for arguments in [
             ["-e", "=x", "true"],
+            ["-e", "A B=1", "true"],
+            ["-e", "A\n", "true"],
             ["--label", "x", "true"],
             ["--label", "=x", "true"],
             ["-t", "10", "true"],

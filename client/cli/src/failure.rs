@@ -39,8 +39,12 @@ pub enum Failure {
     },
     #[error("a trial run was not over after {seconds} seconds")]
     Trial { seconds: u64 },
-    #[error("no daemon is running, and --no-start forbids starting one")]
-    NoDaemon,
+    #[error("no daemon listens on {}", .0.display())]
+    NoDaemon(PathBuf),
+    #[error("no daemon listens on {}, and --no-start forbids starting one", .0.display())]
+    NotStarted(PathBuf),
+    #[error("{} is no socket: name the daemon's, or a path where there is nothing yet", .0.display())]
+    NoSocket(PathBuf),
     #[error("cannot {action} {}", path.display())]
     File {
         action: &'static str,

@@ -17,11 +17,18 @@ const PAGE: u32 = 200;
 /// Characters of a command that a line shows.
 const COMMAND_CHARS: usize = 60;
 
-/// `ps`. Without a daemon there are no runs.
+/// `ps`. Without a daemon there are no runs; one that was named and is not there is another matter.
 pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
-    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
-        tell("no daemon is running, and so no run");
-        return Ok(0);
+    let client = match start::connect_existing(&args.connect).await? {
+        Ok(Connected { client, .. }) => client,
+        Err(socket) if args.connect.socket.is_some() => {
+            tell(&chain(&Failure::NoDaemon(socket)));
+            return Ok(1);
+        }
+        Err(_) => {
+            tell("no daemon is running, and so no run");
+            return Ok(0);
+        }
     };
     let live = [
         RunState::Queued,
@@ -116,8 +123,9 @@ fn shell_word(argument: &[u8]) -> String {
 
 /// `kill`: each run in turn; 1 when one could not be ended.
 pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
-    let Some(Connected { client, .. }) = start::connect_existing(&args.connect).await? else {
-        return Err(Failure::NoDaemon);
+    let client = match start::connect_existing(&args.connect).await? {
+        Ok(Connected { client, .. }) => client,
+        Err(socket) => return Err(Failure::NoDaemon(socket)),
     };
     let mut code = 0;
     for run_id in args.run_ids {
@@ -170,8 +178,8 @@ pub async fn policy(command: PolicyCommand) -> Result<u8, Failure> {
 pub async fn version(args: ConnectArgs) -> Result<u8, Failure> {
     print(&format!("fumehood {}\n", env!("CARGO_PKG_VERSION")))?;
     match start::connect_existing(&args).await? {
-        None => print("daemon   not running\n")?,
-        Some(connected) => {
+        Err(socket) => print(&format!("daemon   not running on {}\n", socket.display()))?,
+        Ok(connected) => {
             let version = &connected.version;
             let since = version
                 .started_at

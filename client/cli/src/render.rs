@@ -246,16 +246,18 @@ pub fn gap(gap: &Gap) -> String {
 /// Denials told of a failed command, each in a line.
 const DENIALS_TOLD: usize = 3;
 
-/// What the sandbox refused, in lines that say what would allow it: the first ones for a command that failed, all with `verbose`.
+/// What a denial says that a command was not told of: what it had written was dropped after it had closed the file.
+const UNTOLD: &str = "keep";
+
+/// What the sandbox refused, in lines that say what would allow it: the first ones for a command that failed, those that it was not told of for any
+/// other, all with `verbose`.
 #[must_use]
 pub fn denials(finished: &Finished, verbose: bool) -> Vec<String> {
-    let told = match (verbose, finished.shell_code) {
-        (true, _) => usize::MAX,
-        (false, 0) => return Vec::new(),
-        (false, _) => DENIALS_TOLD,
-    };
-    let mut lines: Vec<String> = finished.denials.iter().take(told).map(denial).collect();
-    let more = finished.denials.len().saturating_sub(told);
+    let told = if verbose { usize::MAX } else { DENIALS_TOLD };
+    let concerns = |denial: &&Denial| verbose || finished.shell_code != 0 || denial.operation == UNTOLD;
+    let concerned: Vec<&Denial> = finished.denials.iter().filter(concerns).collect();
+    let mut lines: Vec<String> = concerned.iter().take(told).map(|known| denial(known)).collect();
+    let more = concerned.len().saturating_sub(told);
     if more > 0 {
         lines.push(format!(
             "and {more} more denials: `fumehood run -v` shows all of them, `--json` as data"
@@ -709,6 +711,17 @@ mod tests {
             ]
         );
         assert_eq!(denials(&finished(0), false), Vec::<String>::new());
+        // Whoever was not told cannot have minded.
+        let mut dropped = finished(0);
+        dropped.denials.push(Denial {
+            operation: "keep".to_owned(),
+            ..hook.clone()
+        });
+        let lines = denials(&dropped, false);
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("denied: keep /w/.git/hooks/x"),
+            "{lines:?}"
+        );
         let all = denials(&finished(0), true);
         assert!(
             all.len() == 5 && all[3].contains("connect to a host outside"),

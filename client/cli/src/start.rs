@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -111,15 +111,17 @@ pub async fn connect(args: &ConnectArgs) -> Result<Connected, Failure> {
             }
             // It goes away; then a new one takes its place.
             Some(_) => tokio::time::sleep(PAUSES.1).await,
-            None if args.no_start => return Err(Failure::NoDaemon),
+            None if args.no_start => return Err(Failure::NotStarted(place.socket)),
             None => place.start()?,
         }
     }
 }
 
-/// Connects to the daemon if there is one.
-pub async fn connect_existing(args: &ConnectArgs) -> Result<Option<Connected>, Failure> {
-    Place::find(args)?.reach().await
+/// Connects to the daemon if there is one; else gives the socket on which none listens.
+pub async fn connect_existing(args: &ConnectArgs) -> Result<Result<Connected, PathBuf>, Failure> {
+    let place = Place::find(args)?;
+    let found = place.reach().await?;
+    Ok(found.ok_or(place.socket))
 }
 
 /// Where the daemon is.
@@ -157,6 +159,11 @@ impl Place {
         }
         let client = match Client::connect_unix(&self.socket).await {
             Ok(client) => client,
+            Err(ConnectError::NotRunning { .. })
+                if std::fs::metadata(&self.socket).is_ok_and(|found| !found.file_type().is_socket()) =>
+            {
+                return Err(Failure::NoSocket(self.socket.clone()));
+            }
             Err(ConnectError::NotRunning { .. } | ConnectError::Handshake(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };

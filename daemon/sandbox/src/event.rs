@@ -75,7 +75,7 @@ pub enum Event {
     },
     /// The answer to [`Request::CpuTime`].
     CpuTime {
-        /// CPU time of the tree so far, in microseconds; what a process that was not waited for by its parent used before
+        /// CPU time of the tree so far but init's own, in microseconds; what a process that was not waited for by its parent used before
         /// init reaped it is counted when it is reaped.
         micros: u64,
     },
@@ -160,6 +160,8 @@ pub struct Denial {
 pub enum Subject {
     /// A change of a protected path ([`Protection::ProtectedPaths`]), as seen inside, in bytes; at most 4096.
     Path(Vec<u8>),
+    /// What a program wrote to such a path and had closed before it could be refused: dropped.
+    Dropped(Vec<u8>),
     /// A system call, or a use of it, that the profile does not allow ([`Protection::SystemCalls`]).
     SystemCall {
         /// The kernel's name for it.

@@ -16,7 +16,10 @@
 //! rules.rs      what may change there
 //! repository.rs configuration of git repositories: read, judged, written anew
 //! gitconfig.rs  which configuration is harmless
+//! roots.rs      repositories that are met on the way, and what theirs names
+//! state.rs      what git notes about something unfinished
 //! drafts.rs     configuration that a program writes itself
+//! locks.rs      one change at a time, also beside other sandboxes
 //! act.rs        the change itself
 //! ```
 
@@ -24,9 +27,12 @@ mod act;
 mod caller;
 mod drafts;
 mod gitconfig;
+mod locks;
 mod place;
 mod repository;
+mod roots;
 mod rules;
+mod state;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -40,15 +46,18 @@ pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 pub(crate) use caller::{Caller, of_caller};
 use drafts::Drafts;
-pub use gitconfig::try_change;
+pub use gitconfig::{programs as named_programs, try_change, value};
+use locks::Locks;
 pub(crate) use place::Tree;
 use repository::Started;
+use roots::Roots;
 use rules::Rules;
 
 /// Guards the trees of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Guard {
     trees: Vec<Tree>,
+    locks: Locks,
     rules: Rules,
     started: Started,
     /// `None` where there can be no watch on files: such files are not opened for writing then.
@@ -62,22 +71,34 @@ pub(crate) struct Refusal {
     pub path: PathBuf,
     /// The rule.
     pub rule: String,
+    /// Whether it is what had been written already, which whoever wrote it was not told.
+    pub dropped: bool,
 }
 
 impl Guard {
-    /// A guard of trees as they are now: what their repositories' configuration names is looked up here.
-    pub(crate) fn new(spec: &Spec, mut trees: Vec<Tree>) -> Guard {
+    /// A guard of trees as they are now: what their repositories' configuration names is looked up here. `locks` is the file that sandboxes
+    /// with the same trees share.
+    pub(crate) fn new(spec: &Spec, mut trees: Vec<Tree>, locks: Option<OwnedFd>) -> Guard {
         for tree in &mut trees {
             tree.find_covered();
             tree.repository = rules::is_repository_root(tree);
         }
+        let outside = match spec.git {
+            true => spec.programs.as_slice(),
+            false => &[],
+        };
         let programs = (0..trees.len())
-            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected))
+            .map(|tree| repository::programs(&trees, tree, spec.git, &spec.protected, outside))
             .collect();
+        let mut roots = Roots::new(outside);
+        if spec.git {
+            (0..trees.len()).for_each(|tree| roots.meet_checkouts(&trees, tree));
+        }
         Guard {
-            rules: Rules::new(spec.protected.clone(), spec.git, programs),
-            started: Started::new(),
+            rules: Rules::new(spec.protected.clone(), spec.git, programs, roots),
+            started: Started::new(outside.iter().any(|program| program.path.is_relative())),
             drafts: Drafts::new().ok(),
+            locks: Locks::new(locks, &trees),
             trees,
         }
     }
@@ -90,7 +111,9 @@ impl Guard {
     /// Gives what was written and closed its name, where that is harmless. Returns what was refused.
     pub(crate) fn settle(&mut self) -> Vec<Refusal> {
         let closed = self.drafts.as_mut().map(Drafts::closed).unwrap_or_default();
-        closed.into_iter().filter_map(|draft| self.publish(draft)).collect()
+        let refused = closed.into_iter().filter_map(|draft| self.publish(draft)).collect();
+        self.locks.release();
+        refused
     }
 
     /// Answers a waiting call that the profile allows. Returns what was refused.
@@ -104,7 +127,11 @@ impl Guard {
             .ok()
             .and_then(|number| Call::of(Arch::NATIVE, number));
         let outcome = match name.and_then(|name| Operation::read(name, call.arguments)) {
-            Some(operation) => self.carry_out(caller, operation),
+            Some(operation) => {
+                let outcome = self.locks.begin().and_then(|()| self.carry_out(caller, operation));
+                self.locks.release();
+                outcome
+            }
             None => Ok(Done::Elsewhere),
         };
         let (answer, refusal) = match outcome {

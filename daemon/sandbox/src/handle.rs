@@ -44,6 +44,8 @@ pub enum LaunchError {
 pub struct Starter {
     socket: OwnedFd,
     child: Child,
+    /// Its pidfd.
+    process: OwnedFd,
 }
 
 impl Starter {
@@ -60,10 +62,23 @@ impl Starter {
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null());
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         // The command holds the other end of the socket: end of file comes only once it is gone.
         drop(command);
-        Ok(Starter { socket, child })
+        let pid = rustix::process::Pid::from_child(&child);
+        match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            Ok(process) => Ok(Starter { socket, child, process }),
+            Err(error) => {
+                drop(socket);
+                let _ = child.wait();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Its pidfd: readable once it has died, which [`Starter::end`] then only has to reap.
+    pub fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 
     /// Has a launcher started, in place of the last, which is killed if it still lives. `scratch_root` is where sandboxes keep what
@@ -103,7 +118,7 @@ impl Starter {
 
     /// Ends it, and waits for its end and that of the launcher it started. End the launcher first, or drop its handle.
     pub fn end(self) -> io::Result<()> {
-        let Starter { socket, mut child } = self;
+        let Starter { socket, mut child, .. } = self;
         drop(socket);
         child.wait().map(drop)
     }

@@ -54,17 +54,19 @@ pub(crate) struct Birth<'a> {
     pub fallback: Fallback,
     /// Whether calls can be made to wait for init.
     pub can_guard: bool,
+    /// The file by whose locks sandboxes change the same trees one after the other; there if trees are guarded.
+    pub locks: Option<OwnedFd>,
 }
 
 /// Runs init. Never returns.
-pub(crate) fn run(birth: Birth<'_>) -> ! {
+pub(crate) fn run(mut birth: Birth<'_>) -> ! {
     // Asked for again after the ids change, which clears it. From here to there the launcher's death shows as end of file.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     wait_for_launcher(&birth.go);
     // A session of its own, and with it a scheduling group (autogroup): what a command does to init's stays here. Cannot fail in a
     // process that has just been born.
     let _ = rustix::process::setsid();
-    let code = match set_up(&birth) {
+    let code = match set_up(&mut birth) {
         Ok(ready) => serve(&birth.socket, birth.life, ready),
         Err(failure) => {
             let _ = wire::send(birth.socket.as_fd(), &Event::Failed(failure), &[]);
@@ -105,7 +107,7 @@ fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl
     }
 }
 
-fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
+fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
     let spec = birth.spec;
     use Protection::{FilesystemView, Ipc, Network as Net, Privileges, Processes};
     sys::reserve_low(&[0, 1, 3]).map_err(fail(Protection::Descriptors, "reserve descriptors"))?;
@@ -140,7 +142,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
     let mut built = view::build(&spec.view, scratch.as_fd(), birth.can_guard)?;
     drop(scratch);
     let trees = std::mem::take(&mut built.guarded);
-    let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees));
+    let guard = (!trees.is_empty()).then(|| Guard::new(&spec.guard, trees, birth.locks.take()));
     // What truncate(2) makes long is made so by init. The command's own limits are set after the fork, within the hard one.
     if let (Some(_), Some(bytes)) = (&guard, spec.limits.file_bytes) {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -187,6 +189,7 @@ fn set_up(birth: &Birth<'_>) -> Result<Ready, Failure> {
         errno: 0,
         path: Vec::new(),
     })?;
+    built.places.own_sockets = !matches!(spec.network, Network::Host { .. });
     let protected_paths = protected_paths(spec, guard.is_some(), birth.can_guard);
     let enforcement = report(birth, &built, &rights, protected_paths);
     require(&spec.required, &enforcement)?;
@@ -597,21 +600,24 @@ fn leftovers() -> (Vec<Leftover>, u32) {
     (found, count)
 }
 
-/// CPU time of every process of the sandbox and of what was reaped in it, in microseconds.
+/// CPU time of every process of the sandbox and of what was reaped in it, in microseconds, but not init's own.
 fn cpu_time() -> u64 {
     let ticks_per_second = system_constant(SysconfVar::CLK_TCK);
-    // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
-    let ticks: u64 = processes()
-        .map(|(_, stat)| {
-            stat.fields
-                .iter()
-                .skip(11)
-                .take(4)
-                .filter_map(|field| field.parse::<u64>().ok())
-                .sum::<u64>()
-        })
-        .sum();
+    let ticks: u64 = processes().map(|(pid, stat)| cpu_ticks(pid, &stat)).sum();
     ticks * (1_000_000 / ticks_per_second)
+}
+
+/// What is laid at the command's door of a process's CPU time. Of init that is what it has reaped: how often it must look at
+/// limits also depends on what others do to a disk.
+fn cpu_ticks(pid: i32, stat: &Stat) -> u64 {
+    // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
+    let fields = stat.fields.get(11..15).unwrap_or_default();
+    let own = if pid == 1 { 2 } else { 0 };
+    fields
+        .iter()
+        .skip(own)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum()
 }
 
 /// A constant of this machine, at least 1. By libc: rustix looks into `/proc/self/auxv` before Linux 6.4, which a process that is not
@@ -676,4 +682,28 @@ fn send_signal(leader: Option<Pid>, signal: i32, scope: SignalScope) {
 fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inits_own_processor_time_is_not_the_commands() {
+        let mut fields: Vec<String> = (3..=52).map(|_| "1000000".to_owned()).collect();
+        for (field, ticks) in [(14, "1"), (15, "20"), (16, "300"), (17, "4000")] {
+            fields[field - 3] = ticks.to_owned();
+        }
+        let stat = Stat {
+            comm: b"x".to_vec(),
+            fields,
+        };
+        assert_eq!(cpu_ticks(2, &stat), 4321);
+        assert_eq!(cpu_ticks(1, &stat), 4300);
+        let torn = Stat {
+            comm: Vec::new(),
+            fields: vec!["R".to_owned()],
+        };
+        assert_eq!(cpu_ticks(2, &torn), 0);
+    }
 }

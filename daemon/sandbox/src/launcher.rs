@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{self, Backend, Leaf};
+use crate::cgroup::{self, Backend, CpuTime, Leaf};
 use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
@@ -128,6 +128,8 @@ struct Living {
     pidfd: OwnedFd,
     socket: OwnedFd,
     leaf: Option<Leaf>,
+    /// CPU time of init itself before its cgroup began to count, in microseconds.
+    uncounted_us: u64,
     scratch: PathBuf,
 }
 
@@ -137,6 +139,8 @@ struct Launcher {
     resources: State,
     /// `<scratch root>/<instance>`
     scratch: PathBuf,
+    /// The file of locks that every launcher of the scratch root opens.
+    locks: PathBuf,
     /// The write end that only this process holds: inits see it hang up when this process dies.
     life: (OwnedFd, OwnedFd),
     living: Vec<Living>,
@@ -182,6 +186,7 @@ impl Launcher {
             backend,
             resources,
             scratch: own,
+            locks: scratch::locks(&configuration.scratch_root),
             life,
             living: Vec::new(),
             sweepers: Vec::new(),
@@ -272,6 +277,11 @@ impl Launcher {
                 init,
                 pidfd,
                 socket,
+                // On v2 it is born in its cgroup, on v1 it is moved there while it builds the view.
+                uncounted_us: match leaf.as_ref().map(Leaf::dir_fd) {
+                    Some(None) => own_cpu_us(init),
+                    Some(Some(_)) | None => 0,
+                },
                 leaf,
                 scratch,
             }),
@@ -322,6 +332,11 @@ impl Launcher {
         leaf: Option<&Leaf>,
         resources: State,
     ) -> Result<(Pid, OwnedFd, OwnedFd), Failure> {
+        // Opened for each sandbox: locks belong to what was opened.
+        let locks = (spec.is_guarded() && self.can_guard)
+            .then(|| scratch::open_locks(&self.locks))
+            .transpose()
+            .map_err(failure(Some(Protection::ProtectedPaths), "open the file of locks"))?;
         let (go_read, go_write) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failure(None, "pipe"))?;
         let child = sys::clone_namespaces(
@@ -343,6 +358,7 @@ impl Launcher {
                 resources,
                 fallback,
                 can_guard: self.can_guard,
+                locks,
             })
         };
         drop(go_read);
@@ -377,9 +393,10 @@ impl Launcher {
 
     /// The child's side of the clone: lets go of what belongs to the launcher, then is init.
     fn become_init(&self, birth: Birth<'_>) -> ! {
-        // Of the launcher's descriptors only these four survive. Those of other sandboxes (sockets, pidfds) must not: a socket held here
+        // Of the launcher's descriptors only these survive. Those of other sandboxes (sockets, pidfds) must not: a socket held here
         // would keep another sandbox's end of file from the daemon, and the write end of `life` would keep this one alive.
-        let keep = [birth.socket.as_fd(), birth.go.as_fd(), birth.life];
+        let mut keep = vec![birth.socket.as_fd(), birth.go.as_fd(), birth.life];
+        keep.extend(birth.locks.iter().map(AsFd::as_fd));
         if sys::close_all_but(&keep).is_err() {
             std::process::exit(1);
         }
@@ -414,6 +431,8 @@ impl Launcher {
     /// After init's death, which no process of the sandbox survives: takes its status, removes its cgroup, starts the removal of its scratch
     /// directory, and says so.
     fn bury(&mut self, sandbox: Living) {
+        // While it is a zombie: whoever reaps it gets its own time and that of its children in one sum.
+        let own_us = own_cpu_us(sandbox.init);
         let (init_status, rusage) = loop {
             match sys::reap(sandbox.init) {
                 Ok(Some((_, status, rusage))) => break (status, rusage),
@@ -422,7 +441,7 @@ impl Launcher {
                 Err(_) => break (0, Rusage::default()),
             }
         };
-        let usage = usage(sandbox.leaf.as_ref(), rusage);
+        let usage = usage(sandbox.leaf.as_ref(), rusage, own_us, sandbox.uncounted_us);
         if let Some(leaf) = &sandbox.leaf {
             remove(leaf);
         }
@@ -501,16 +520,69 @@ fn remove(leaf: &Leaf) {
     let _ = leaf.kill().and_then(|()| leaf.remove());
 }
 
-/// The cgroup's figures where there are any, else those of wait4.
-fn usage(leaf: Option<&Leaf>, rusage: Rusage) -> Usage {
+/// The cgroup's figures where there are any, else those of wait4; without init's own CPU time, `own_us` in all, of which the cgroup did not
+/// see `uncounted_us`.
+fn usage(leaf: Option<&Leaf>, rusage: Rusage, own_us: u64, uncounted_us: u64) -> Usage {
+    let cpu = CpuTime {
+        user_us: rusage.user_us,
+        system_us: rusage.system_us,
+    }
+    .without(own_us);
     let reaped = Usage {
-        cpu_user_us: rusage.user_us,
-        cpu_system_us: rusage.system_us,
+        cpu_user_us: cpu.user_us,
+        cpu_system_us: cpu.system_us,
         memory_peak_bytes: rusage.max_rss_bytes,
         oom_kills: 0,
         fork_failures: None,
         throttled_us: None,
         from_cgroup: false,
     };
-    leaf.map_or(reaped, |leaf| leaf.usage().over(reaped))
+    leaf.map_or(reaped, |leaf| {
+        let mut counted = leaf.usage();
+        counted.cpu = counted.cpu.map(|cpu| cpu.without(own_us.saturating_sub(uncounted_us)));
+        counted.over(reaped)
+    })
+}
+
+/// CPU time of a process with one thread, its children's not included, in microseconds. 0 where the kernel does not tell
+/// (without CONFIG_SCHED_INFO, which no distribution leaves out): then a run's figures hold init's as well.
+fn own_cpu_us(pid: Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    // Nanoseconds on a processor, nanoseconds waiting, turns. proc_pid_stat(5) has only ticks of 10 ms.
+    let on_cpu = text.split_ascii_whitespace().next();
+    on_cpu.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inits_own_processor_time_is_not_reported_as_the_commands() {
+        let rusage = || Rusage {
+            user_us: 500,
+            system_us: 3_000,
+            max_rss_bytes: 1,
+        };
+        let times = |own_us| {
+            let usage = usage(None, rusage(), own_us, 0);
+            (usage.cpu_user_us, usage.cpu_system_us)
+        };
+        assert_eq!(times(0), (500, 3_000));
+        assert_eq!(times(2_900), (500, 100));
+        assert_eq!(times(3_200), (300, 0));
+        assert_eq!(times(9_000), (0, 0));
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_process_itself_used() {
+        let begun = own_cpu_us(Pid::this());
+        let mut sum = 0u64;
+        // The figure of the main thread of this test program grows at its own pace: any growth of this process's shows that it is read.
+        while own_cpu_us(Pid::from_raw(rustix::thread::gettid().as_raw_nonzero().get())) == 0 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(own_cpu_us(Pid::this()) >= begun);
+        assert_eq!(own_cpu_us(Pid::from_raw(i32::MAX)), 0);
+    }
 }

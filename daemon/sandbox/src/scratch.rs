@@ -1,12 +1,13 @@
 //! Directories on disk that live as long as a sandbox: its `/tmp`, the changes to its home.
 //!
-//! Layout: `<root>/<instance>/<sandbox>/...`. The root is private to the daemon's user (0700, checked). An instance is one launcher; its
+//! Layout: `<root>/<instance>/<sandbox>/...`, and `<root>/locks` (see `guard/locks.rs`), which stays: who has it open would not see another. The root is private to the daemon's user (0700, checked). An instance is one launcher; its
 //! name carries the launcher's pid and start time, so that a later daemon can tell the dead ones and remove
 //! what they left.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Makes the root, or checks the one that exists: a directory, ours, closed to others. Anything else is refused, because
@@ -86,6 +87,24 @@ fn open_up(directory: &Path) -> io::Result<()> {
 /// The directory of one launcher.
 pub(crate) fn instance(root: &Path, instance: &str) -> PathBuf {
     root.join(format!("{}{instance}", crate::cgroup::PREFIX))
+}
+
+/// The file of locks of a root.
+pub(crate) fn locks(root: &Path) -> PathBuf {
+    root.join("locks")
+}
+
+/// Opens the file of locks, made if need be.
+pub(crate) fn open_locks(path: &Path) -> io::Result<OwnedFd> {
+    fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map(OwnedFd::from)
 }
 
 /// Removes the directories of launchers that no longer live.

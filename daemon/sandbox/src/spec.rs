@@ -270,6 +270,18 @@ pub struct Guard {
     /// Whether what makes git run programs outside is protected as well: hooks, configuration other than harmless one, and what leads git to
     /// another repository's; in every repository, also one that the command makes.
     pub git: bool,
+    /// What configuration that git reads outside makes it run, as far as that could lie in a guarded tree.
+    pub programs: Vec<Program>,
+}
+
+/// A file or directory by which git outside runs programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Absolute; or relative to the root of every repository, whose working tree git looks in.
+    #[serde(with = "as_os_string")]
+    pub path: PathBuf,
+    /// The rule, for whoever is refused a change: which configuration names it.
+    pub why: String,
 }
 
 impl Guard {

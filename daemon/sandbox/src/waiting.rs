@@ -181,7 +181,10 @@ fn of_path(refusal: Refusal) -> Denial {
     let mut path = refusal.path.into_os_string().into_vec();
     path.truncate(MAX_PATH_BYTES);
     Denial {
-        subject: Subject::Path(path),
+        subject: match refusal.dropped {
+            true => Subject::Dropped(path),
+            false => Subject::Path(path),
+        },
         rule: refusal.rule.chars().take(MAX_RULE_CHARS).collect(),
     }
 }

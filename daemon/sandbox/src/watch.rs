@@ -6,6 +6,10 @@
 //! How often: as the room that is left demands. Nothing writes faster than [`BYTES_PER_SECOND`] for long, so a tree that is far
 //! from its limits is left alone for up to a second, and one that is close is looked at every few milliseconds. What is written
 //! between two looks is by how much a limit can be passed.
+//!
+//! What it costs: looks at most a sixth of one processor, since after each comes a pause of five times its length; a count of files
+//! the whole of one while it lasts, and then there is none for ten times as long. It is init's time, not the command's
+//! (`init.rs::cpu_time`).
 
 mod disk;
 mod held;
@@ -33,7 +37,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Longest time between two looks at memory: the figures are less certain than those of disks.
 const LONGEST_MEMORY: Duration = Duration::from_millis(250);
 
-/// What a look may cost in proportion to the time between looks: one part in this many.
+/// After a look comes a pause of this many times its length.
 const SHARE: u32 = 5;
 
 /// How long one step of a count may keep init from answering waiting calls.
@@ -55,16 +59,22 @@ pub(crate) struct Places {
     pub memory: Vec<OwnedFd>,
     /// The roots of writable trees on disk.
     pub disk: Vec<OwnedFd>,
+    /// Whether the network namespace, and with it every Unix socket that the kernel lists there, is the sandbox's own.
+    pub own_sockets: bool,
 }
 
 impl Watch {
     /// `memory_bytes` is the limit that no cgroup holds.
     pub fn new(memory_bytes: Option<u64>, limits: &Limits, places: Places) -> Watch {
-        let Places { memory, disk } = places;
+        let Places {
+            memory,
+            disk,
+            own_sockets,
+        } = places;
         Watch {
             disk: (limits.disk_bytes.is_some() || limits.files.is_some())
-                .then(|| Disk::new(limits.disk_bytes, limits.files, disk, &memory)),
-            memory: memory_bytes.map(|limit| Memory::new(limit, memory)),
+                .then(|| Disk::new(limits.disk_bytes, limits.files, disk, &memory, own_sockets)),
+            memory: memory_bytes.map(|limit| Memory::new(limit, memory, own_sockets)),
             due: None,
         }
     }
@@ -103,8 +113,9 @@ impl Watch {
             return None;
         }
         let mut next = LONGEST;
+        let mut counting = false;
         let mut passed = None;
-        if let Some(memory) = &self.memory {
+        if let Some(memory) = &mut self.memory {
             let used = memory.used();
             if used > memory.limit {
                 passed = Some(Event::MemoryExceeded { bytes: used });
@@ -120,25 +131,36 @@ impl Watch {
                         .min(time_for(bytes, BYTES_PER_SECOND))
                         .min(time_for(files, FILES_PER_SECOND));
                 }
-                disk::Finding::Counting => next = Duration::ZERO,
+                disk::Finding::Counting => counting = true,
                 disk::Finding::Passed { resource, used } => {
                     passed.get_or_insert(Event::DiskExceeded { resource, used });
                     next = SHORTEST;
                 }
             }
         }
-        if !next.is_zero() {
-            next = next.max(SHORTEST).max(begun.elapsed() * SHARE);
-        }
-        self.due = Some(Instant::now() + next);
+        let pause = match counting {
+            // In steps, without a pause: what is written meanwhile goes beyond the limit. How often it counts is bounded there.
+            true => Duration::ZERO,
+            false => pause(next, begun.elapsed()),
+        };
+        self.due = Some(Instant::now() + pause);
         passed
     }
+}
+
+/// The time to the next look, `wanted` for the room that is left, after one that took `took`.
+fn pause(wanted: Duration, took: Duration) -> Duration {
+    wanted.max(SHORTEST).max(took * SHARE)
 }
 
 /// How long it takes at least to use up `room`.
 fn time_for(room: u64, per_second: u64) -> Duration {
     Duration::from_millis(u64::try_from(u128::from(room) * 1000 / u128::from(per_second)).unwrap_or(u64::MAX))
 }
+
+/// Tests that measure how much shared memory there is run one at a time: each makes some.
+#[cfg(test)]
+static MEASURING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[cfg(test)]
 mod tests {
@@ -150,6 +172,15 @@ mod tests {
         assert_eq!(time_for(0, BYTES_PER_SECOND), Duration::ZERO);
         assert_eq!(time_for(40_000, FILES_PER_SECOND), Duration::from_millis(100));
         assert!(time_for(u64::MAX, 1) > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn however_little_room_is_left_init_pauses_between_looks() {
+        // Less than a millisecond's worth: others may have used it up while the command sleeps.
+        let wanted = time_for(FILES_PER_SECOND / 2000, FILES_PER_SECOND);
+        assert_eq!(pause(wanted, Duration::ZERO), SHORTEST);
+        assert_eq!(pause(wanted, Duration::from_millis(20)), Duration::from_millis(100));
+        assert_eq!(pause(LONGEST, Duration::from_millis(20)), LONGEST);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn host() -> Host {
         home_exists: true,
         workspace: "/home/ada/project".into(),
         repository: None,
+        programs: Vec::new(),
         cwd: "/home/ada/project/src".into(),
         private: [PathBuf::from("/home/ada/state/audit.jsonl"), "/srv/fumehood".into()].into(),
     }

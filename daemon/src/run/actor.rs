@@ -226,7 +226,7 @@ impl Actor {
             let hint = format!(
                 "the policy requires `{}`, which the self-test found without effect on this machine; {}",
                 protection.name(),
-                advice(remedy::of(protection), "see `fumehood doctor`")
+                advice(self.surroundings.launching.remedy(protection), "see `fumehood doctor`")
             );
             let _ = self.write_intent(allowed()).await;
             return Outcome::ended(failed(Some(protection), &why, 0, hint));
@@ -248,7 +248,11 @@ impl Actor {
                 None => Ok(()),
             }
         });
-        let ready = match self.wait_for(ready(&mut sandbox, grants.limits.memory_bytes)).await {
+        let launching = self.surroundings.launching.clone();
+        let ready = match self
+            .wait_for(ready(&mut sandbox, grants.limits.memory_bytes, &launching))
+            .await
+        {
             Ok(ready) => ready,
             Err(kill) => {
                 self.recorded = matches!(written.await, Ok(Ok(())));
@@ -451,12 +455,13 @@ fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String)
 async fn ready(
     sandbox: &mut Watched,
     memory_limit: Option<u64>,
+    launching: &Launching,
 ) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
     loop {
         match sandbox.receive().await {
             Ok(Some((sandbox_event::Event::Created, _))) => {}
             Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
-            Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure)),
+            Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure, launching)),
             Ok(Some((sandbox_event::Event::Gone { usage, .. }, _))) if usage.oom_kills > 0 => {
                 return Err(Ending::OutOfMemory {
                     limit_bytes: memory_limit.unwrap_or(0),
@@ -486,7 +491,7 @@ async fn ready(
     }
 }
 
-fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
+fn sandbox_failed(failure: sandbox_event::Failure, launching: &Launching) -> Ending {
     let sandbox_event::Failure {
         protection,
         stage,
@@ -498,7 +503,10 @@ fn sandbox_failed(failure: sandbox_event::Failure) -> Ending {
             format!(
                 "the policy requires `{}` to be active; {}",
                 protection.name(),
-                advice(remedy::of(protection), "`fumehood doctor` says what this machine lacks")
+                advice(
+                    launching.remedy(protection),
+                    "`fumehood doctor` says what this machine lacks"
+                )
             )
         }
         // What machines and containers answer that do not let this user make namespaces.

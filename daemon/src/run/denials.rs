@@ -68,7 +68,7 @@ impl Collecting {
     pub fn infer(&mut self, grants: &Grants, host: &Host) -> Vec<Denial> {
         let tail = &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..];
         let isolated = !matches!(grants.network, Network::Host(_));
-        let inferred = infer::infer(tail, isolated, |path| lower::reach(path, grants, host));
+        let inferred = infer::infer(tail, isolated, &host.cwd, |path| lower::reach(path, grants, host));
         let mut news = Vec::new();
         for denial in inferred {
             if !self.is_told(&denial)
@@ -118,8 +118,9 @@ impl Collecting {
 }
 
 fn of_init(sandbox_event::Denial { subject, rule }: sandbox_event::Denial) -> Denial {
+    let dropped = matches!(subject, sandbox_event::Subject::Dropped(_));
     let (protection, operation, remedy, subject) = match subject {
-        sandbox_event::Subject::Path(path) => {
+        sandbox_event::Subject::Path(path) | sandbox_event::Subject::Dropped(path) => {
             let remedy = match rule.strip_prefix("filesystem.protect: ") {
                 Some(name) => {
                     let name = name.strip_suffix(" of a repository").unwrap_or(name);
@@ -130,7 +131,8 @@ fn of_init(sandbox_event::Denial { subject, rule }: sandbox_event::Denial) -> De
                 }
                 None => "filesystem.git = \"open\"".to_owned(),
             };
-            let (protection, operation) = (Protection::ProtectedPaths, Operation::Change);
+            let operation = if dropped { Operation::Keep } else { Operation::Change };
+            let protection = Protection::ProtectedPaths;
             (protection, operation, remedy, Subject::Path(path))
         }
         sandbox_event::Subject::SystemCall { name, default_allows } => {

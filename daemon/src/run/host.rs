@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fumehood_sandbox::spec::Identity;
+use fumehood_sandbox::spec::{Identity, Program};
 use nix::unistd::{Gid, Group, Uid, User};
 
-use super::worktree;
+use super::{programs, worktree};
 use crate::peer::{Identity as PeerIdentity, Peer};
 
 /// The ids a command sees when its files belong to root: the first ordinary user of most systems, so that tools that look at ids find
@@ -40,6 +40,8 @@ pub struct Host {
     pub workspace: PathBuf,
     /// The repository that the workspace is checked out from, where that lies elsewhere and the two name each other.
     pub repository: Option<PathBuf>,
+    /// What git outside is made to run by configuration that the sandbox does not see, as far as it could lie in the workspace.
+    pub programs: Vec<Program>,
     /// The working directory: absolute.
     pub cwd: PathBuf,
     /// Places of the daemon's own that no command may reach: its socket, audit log, configuration, policies, scratch directory.
@@ -135,6 +137,13 @@ impl Host {
             cwd if cwd.is_absolute() => cwd.to_owned(),
             cwd => workspace.join(cwd),
         };
+        let config_home = said(asked, uid, b"XDG_CONFIG_HOME");
+        let programs = programs::programs(programs::Asked {
+            workspace: &workspace,
+            uid,
+            home: &home,
+            config_home: config_home.as_deref(),
+        });
         let inside = |id: u32| if id == 0 { INSIDE_FOR_ROOT } else { id };
         Ok(Host {
             identity: Identity {
@@ -156,6 +165,7 @@ impl Host {
                     .iter()
                     .any(|own| own.starts_with(path) || path.starts_with(own))
             }),
+            programs,
             workspace,
             cwd,
             private: Arc::clone(asked.private),
@@ -180,19 +190,18 @@ fn owner(peer: &Peer, workspace_uid: u32, workspace_gid: u32) -> (u32, u32) {
     }
 }
 
+/// A directory of the caller's environment, where the caller is the one the command runs as.
+fn said(asked: Asked<'_>, uid: u32, variable: &[u8]) -> Option<PathBuf> {
+    let own = matches!(asked.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
+    let mut found = asked.caller_env.iter().rev().filter(|(name, _)| name == variable);
+    let value = found.next().map(|(_, value)| PathBuf::from(OsStr::from_bytes(value)));
+    value.filter(|path| own && path.is_absolute())
+}
+
 /// The home directory: what the caller says, where the caller is the one the command runs as; else what the user database says.
 fn home(asked: Asked<'_>, uid: u32, user: Option<&User>) -> PathBuf {
-    let own = matches!(asked.peer.identity, PeerIdentity::Unix { uid: peer, .. } if peer == uid);
-    let said = asked
-        .caller_env
-        .iter()
-        .rev()
-        .find(|(name, _)| name == b"HOME")
-        .map(|(_, value)| value);
-    let said = said
-        .map(|value| PathBuf::from(OsStr::from_bytes(value)))
-        .filter(|home| own && home.is_absolute());
-    said.or_else(|| user.map(|user| user.dir.clone()))
+    said(asked, uid, b"HOME")
+        .or_else(|| user.map(|user| user.dir.clone()))
         .and_then(|home| home.canonicalize().ok().or(Some(home)))
         .filter(|home| home.is_absolute() && home != Path::new("/"))
         .unwrap_or_else(|| PathBuf::from("/home/fumehood"))

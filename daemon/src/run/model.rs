@@ -151,6 +151,8 @@ pub struct Denial {
 pub enum Operation {
     /// To change a protected path.
     Change,
+    /// To keep what it had written to a protected path: it was dropped after the command closed it, which the command was not told.
+    Keep,
     /// To write where it may only read.
     Write,
     /// To read what is not there for it.
@@ -168,6 +170,7 @@ impl Operation {
     pub fn name(self) -> &'static str {
         match self {
             Operation::Change => "change",
+            Operation::Keep => "keep",
             Operation::Write => "write",
             Operation::Read => "read",
             Operation::Call => "call",

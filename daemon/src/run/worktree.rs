@@ -61,7 +61,7 @@ fn path(text: &[u8]) -> Option<PathBuf> {
 }
 
 /// A regular file; neither a symbolic link nor something that would make the reader wait.
-fn read(path: &Path) -> Option<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = std::fs::File::options()
         .read(true)

@@ -87,13 +87,9 @@ fn capabilities(launching: &Launching) -> Vec<v1::Capability> {
             _ => entry.state.clone(),
         };
         let (state, detail) = convert::state(&state);
-        let remedy = match (entry.protection, state) {
-            (_, v1::ProtectionState::Active) => String::new(),
-            (Protection::Resources, _) => cgroups
-                .as_ref()
-                .map(|cgroups| cgroups.remedy.join("; "))
-                .unwrap_or_default(),
-            (protection, _) => remedy::of(protection),
+        let remedy = match state {
+            v1::ProtectionState::Active => String::new(),
+            _ => remedy::of(entry.protection, cgroups.as_ref()),
         };
         found.push(v1::Capability {
             protection: convert::protection(entry.protection).into(),

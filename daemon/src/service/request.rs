@@ -339,12 +339,22 @@ fn variable_problem(variable: &v1::EnvironmentVariable) -> Option<String> {
     None
 }
 
+/// The kernel takes any name, shells none with blanks: whoever asks for one has made a mistake. What a caller merely happens to have is
+/// its own affair.
+fn blank_problem(name: &[u8]) -> Option<String> {
+    let blank = |byte: &u8| byte.is_ascii_whitespace() || byte.is_ascii_control();
+    name.iter()
+        .any(blank)
+        .then(|| "the name holds a blank or a control character".to_owned())
+}
+
 fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut names = HashSet::new();
     for (index, variable) in env.iter().enumerate() {
         let again = || Some("the name is given twice".to_owned());
-        if let Some(problem) =
-            variable_problem(variable).or_else(|| if names.insert(&variable.name) { None } else { again() })
+        if let Some(problem) = variable_problem(variable)
+            .or_else(|| blank_problem(&variable.name))
+            .or_else(|| if names.insert(&variable.name) { None } else { again() })
         {
             wrong.add(format!("spec.env[{index}]"), problem);
         }

@@ -265,7 +265,7 @@ pub struct Denial {
     /// The layer that refuses.
     #[prost(enumeration = "Protection", tag = "1")]
     pub protection: i32,
-    /// What the command tried: `change`, `write`, `read`, `call`, `connect`, `listen`.
+    /// What the command tried: `change`, `keep` (what it had written was dropped, which it was not told), `write`, `read`, `call`, `connect`, `listen`.
     #[prost(string, tag = "2")]
     pub operation: ::prost::alloc::string::String,
     /// The rule that refuses, for people.

@@ -120,3 +120,23 @@ fn an_idle_daemon_ends() {
         house.end();
     }
 }
+
+#[test]
+fn a_socket_that_was_named_and_is_not_there_is_named() {
+    for_both("", |house| {
+        let file = house.write("file", "x");
+        let program = |arguments: &[&str]| house.cli().args(arguments).finish();
+        let ended = program(&["ps", "--socket", "/nowhere/x.sock"]);
+        ended.expect(1);
+        assert!(ended.err().contains("/nowhere/x.sock"), "{}", ended.err());
+        let ended = program(&["ps", "--socket", file.to_str().unwrap()]);
+        assert!(
+            ended.code() == 125 && ended.err().contains("file is no socket"),
+            "{}",
+            ended.err()
+        );
+        let ended = program(&["run", "--no-start", "--socket", "/nowhere/x.sock", "--", "true"]);
+        ended.expect(125);
+        assert!(ended.err().contains("/nowhere/x.sock"), "{}", ended.err());
+    });
+}

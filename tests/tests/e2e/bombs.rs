@@ -325,3 +325,22 @@ fn a_processor_hog_gets_its_share_and_no_more() {
         }
     });
 }
+
+#[test]
+fn files_that_wait_in_a_socket_take_disk_and_memory() {
+    // Forty files of 10 MiB, each open nowhere once it is sent, and nobody receives.
+    let script = |open: &str| {
+        format!(
+            "import os, socket, time\na, b = socket.socketpair()\nfor i in range(40):\n  f = {open}\n\
+             \x20 os.posix_fallocate(f, 0, 10 << 20)\n  socket.send_fds(a, [b'x'], [f])\n  os.close(f)\ntime.sleep(20)"
+        )
+    };
+    for_both(|house| {
+        let unlinked = script("os.open('f', os.O_CREAT | os.O_RDWR); os.unlink('f')");
+        let ended = limited(house, "disk = \"32MiB\"", &python(&unlinked));
+        assert_eq!(ended_as(&ended, "disk_limit")["ending"]["resource"], "space");
+        let ended = limited(house, "memory = \"64MiB\"", &python(&script("os.memfd_create('f')")));
+        ended_as(&ended, "out_of_memory");
+        ended.expect(137);
+    });
+}

@@ -156,3 +156,25 @@ async fn the_search_for_leftovers_finds_what_a_run_is_made_of_while_it_runs() {
             .unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_starter_was_killed_reaps_it_and_its_runs_go_on() {
+    let house = house();
+    let client = house.client().await;
+    let mut runs = busy(&house, &client).await;
+    let (daemon, starter) = (house.daemon(), house.starter());
+    starter.signal(Signal::SIGKILL);
+    eventually(Duration::from_secs(5), "the end of the zombie", || {
+        (!std::path::Path::new(&format!("/proc/{}", starter.pid)).exists()).then_some(())
+    });
+    assert!(daemon.lives());
+    house.sh("echo works").expect(0);
+    for (n, run) in runs.iter_mut().enumerate() {
+        client
+            .kill(format!("busy-{n}"), Some(Duration::ZERO), "")
+            .await
+            .unwrap();
+        let told = Told::all(run.events()).await;
+        assert!(matches!(told.ending(), Kind::Cancelled(_)), "{:?}", told.ending());
+    }
+}

@@ -11,10 +11,12 @@ use fumehood_tests::{House, Who};
 
 use super::{builder, for_both, house};
 
-/// The system's own: others may lie where the test's user cannot go.
-const PYTHON: &str = "/usr/bin/python3";
+mod programs;
 
-fn ordinary() -> House {
+/// The system's own: others may lie where the test's user cannot go.
+pub(super) const PYTHON: &str = "/usr/bin/python3";
+
+pub(super) fn ordinary() -> House {
     builder().who(Who::Ordinary).build()
 }
 
@@ -35,7 +37,7 @@ fn outside(house: &House, directory: &Path, program: &str, arguments: &[&str]) -
 }
 
 /// A shell script outside that must succeed.
-fn outside_ok(house: &House, script: &str) -> String {
+pub(super) fn outside_ok(house: &House, script: &str) -> String {
     let output = outside(house, &house.workspace(), "/bin/sh", &["-ec", script]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {error}");
@@ -43,7 +45,7 @@ fn outside_ok(house: &House, script: &str) -> String {
 }
 
 /// A repository with one commit and a remote, in the workspace; git knows its user.
-fn with_repository(house: &House) {
+pub(super) fn with_repository(house: &House) {
     house.write(
         "home/.gitconfig",
         "[user]\n\tname = N\n\temail = e@e\n[init]\n\tdefaultBranch = main\n[safe]\n\tdirectory = *\n[advice]\n\tdetachedHead = false\n\
@@ -56,7 +58,7 @@ fn with_repository(house: &House) {
 }
 
 /// Runs a script in which every line is tried, whatever becomes of those before.
-fn tried(house: &House, script: &str) -> String {
+pub(super) fn tried(house: &House, script: &str) -> String {
     let ended = house.sh(&format!("exec 2>&1\n{script}\ntrue"));
     assert_eq!(ended.code(), 0, "{} {}", ended.out(), ended.err());
     ended.out()

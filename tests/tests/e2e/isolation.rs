@@ -295,3 +295,22 @@ fn no_file_of_the_workspace_becomes_set_uid_or_set_gid_and_directories_may_be_sh
         assert_eq!((mode("file"), mode("shared")), (0o711, 0o2770));
     });
 }
+
+#[test]
+fn nothing_of_init_can_be_read_or_traced() {
+    for_both(|house| {
+        // /proc/1/fd may be listed; what is behind a number may not be told.
+        let script = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+            def tried(what, do):\n  try:\n    if do() == -1: return\n  except OSError: return\n  print('got', what)\n\
+            for name in ['mem', 'environ', 'maps', 'auxv', 'syscall', 'stack']:\n  tried(name, lambda: open('/proc/1/' + name, 'rb').read(1) or -1)\n\
+            for name in ['exe', 'root', 'cwd']:\n  tried(name, lambda: os.readlink('/proc/1/' + name))\n\
+            for number in range(64):\n  tried(number, lambda: os.readlink(f'/proc/1/fd/{number}'))\n\
+            \x20 tried(number, lambda: os.close(os.open(f'/proc/1/fd/{number}', os.O_RDONLY | os.O_NONBLOCK)))\n\
+            tried('attach', lambda: libc.ptrace(16, 1, 0, 0))\ntried('seize', lambda: libc.ptrace(0x4206, 1, 0, 0))\n\
+            fd = libc.syscall(434, 1, 0)\n\
+            if fd >= 0:\n  for number in range(64): tried('getfd', lambda: libc.syscall(438, fd, number, 0))";
+        let ended = house.run(&["python3", "-I", "-c", script]);
+        ended.expect(0);
+        assert_eq!(ended.out(), "", "{}", ended.err());
+    });
+}

@@ -21,6 +21,7 @@ mod denials;
 mod endings;
 mod floods;
 mod guard;
+mod guard_names;
 mod idempotency;
 mod identity;
 mod isolation;

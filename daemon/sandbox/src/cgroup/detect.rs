@@ -63,10 +63,57 @@ pub(super) fn detect(instance: &str, own: &[libc::pid_t]) -> (Backend, Detail) {
         Some((root, base)) => detect_v2(&root, &base, &folder, own),
         None => none(
             vec!["no cgroup file system is mounted where this process can see it".to_owned()],
-            Vec::new(),
+            vec![mount_remedy(&machine.memberships, is_bare(Path::new(CGROUP_ROOT)))],
         ),
     }
 }
+
+/// Where cgroup file systems belong.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// How to mount what is not mounted. `bare` says that nothing is mounted over sysfs there: version 1 needs a place for directories.
+pub(super) fn mount_remedy(memberships: &[Membership], bare: bool) -> String {
+    let limiting: Vec<_> = memberships
+        .iter()
+        .filter(|member| {
+            let ours = [
+                Controller::Memory,
+                Controller::Pids,
+                Controller::Cpu,
+                Controller::CpuAccounting,
+            ];
+            let is_ours = |name: &String| ours.iter().any(|controller| name == controller.name());
+            member.controllers.iter().any(is_ours)
+        })
+        .map(|member| member.controllers.join(","))
+        .collect();
+    let elsewhere = "or start it outside of the container or mount namespace that hides them";
+    if limiting.is_empty() && memberships.iter().all(|member| !member.controllers.is_empty()) {
+        return "boot a kernel with control groups: CONFIG_MEMCG, CONFIG_CGROUP_PIDS and CONFIG_CFS_BANDWIDTH"
+            .to_owned();
+    }
+    if limiting.is_empty() {
+        return format!(
+            "mount control groups before the daemon is started, as root: mount -t cgroup2 cgroup2 {CGROUP_ROOT}; {elsewhere}"
+        );
+    }
+    let place = match bare {
+        true => format!("mount -t tmpfs cgroups {CGROUP_ROOT} && "),
+        false => String::new(),
+    };
+    format!(
+        "mount control groups before the daemon is started, as root: {place}for c in {}; do \
+         mkdir -p {CGROUP_ROOT}/$c && mount -t cgroup -o $c cgroup {CGROUP_ROOT}/$c; done; {elsewhere}",
+        limiting.join(" ")
+    )
+}
+
+fn is_bare(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|found| found.f_type == SYSFS)
+}
+
+/// `SYSFS_MAGIC` of linux/magic.h.
+const SYSFS: rustix::fs::FsWord = 0x6265_6572;
 
 fn none(missing: Vec<String>, remedy: Vec<String>) -> (Backend, Detail) {
     (
@@ -327,6 +374,7 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
     let mut missing = Vec::new();
     let mut to_give = Vec::new();
     let mut not_permitted = Vec::new();
+    let mut unmounted = false;
     for controller in [
         Controller::Memory,
         Controller::Pids,
@@ -338,6 +386,7 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
             missing.push(format!(
                 "no v1 hierarchy of {name} is mounted where this process can see its own cgroup"
             ));
+            unmounted = true;
             continue;
         };
         match enter_v1(controller, &base, folder) {
@@ -364,6 +413,9 @@ fn detect_v1(machine: &Machine, folder: &str) -> (Backend, Detail) {
             format!("user {uid} may not make cgroups (v1: {})", not_permitted.join(", ")),
         );
         remedy.push(format!("sudo sh -c 'mkdir -p {paths} && chown {uid} {paths}'"));
+    }
+    if unmounted {
+        remedy.push(mount_remedy(&machine.memberships, is_bare(Path::new(CGROUP_ROOT))));
     }
     missing.extend(swap_note(in_force));
     if !(in_force.memory || in_force.processes || in_force.cpu) {

@@ -32,6 +32,17 @@ pub struct CpuTime {
     pub system_us: u64,
 }
 
+impl CpuTime {
+    /// Without `own_us` of init's own. How that divides is not known; what init does is nearly all in the kernel.
+    pub fn without(self, own_us: u64) -> CpuTime {
+        let rest = own_us.saturating_sub(self.system_us);
+        CpuTime {
+            user_us: self.user_us.saturating_sub(rest),
+            system_us: self.system_us.saturating_sub(own_us),
+        }
+    }
+}
+
 /// What the processes of a cgroup consumed so far; `None` where the controller or the kernel does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CgroupUsage {

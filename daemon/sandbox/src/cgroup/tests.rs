@@ -495,3 +495,23 @@ fn usage_that_is_unknown_comes_from_reaped_processes() {
 fn leaf_directory(leaf: &Leaf) -> &Path {
     leaf.directories()[0]
 }
+
+#[test]
+fn what_is_not_mounted_is_to_be_mounted_as_this_machine_has_it() {
+    let remedy = |cgroup: &[u8], bare| super::detect::mount_remedy(&super::proc::memberships(cgroup), bare);
+    let separate = remedy(
+        b"4:memory:/\n3:cpu,cpuacct:/a\n2:pids:/\n1:name=systemd:/\n5:devices:/\n0::/\n",
+        true,
+    );
+    assert!(
+        separate.contains("mount -t tmpfs cgroups /sys/fs/cgroup && for c in memory cpu,cpuacct pids; do"),
+        "{separate}"
+    );
+    assert!(
+        !separate.contains("systemd") && !separate.contains("cgroup2"),
+        "{separate}"
+    );
+    assert!(!remedy(b"4:memory:/\n", false).contains("tmpfs"));
+    assert!(remedy(b"0::/user.slice\n", true).contains("mount -t cgroup2 cgroup2 /sys/fs/cgroup"));
+    assert!(remedy(b"", true).contains("CONFIG_MEMCG"));
+}

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::caller::{At, Caller, Means, errno};
 use super::drafts::Draft;
-use super::place::{Links, Place, by_descriptor, containing, find, find_path, path_of};
+use super::place::{Links, Place, Tree, by_descriptor, containing, find, find_path, path_of};
 use super::repository;
 use super::rules::{Change, Kind, Verdict, same_name};
 use super::{Guard, Refusal};
@@ -250,6 +250,8 @@ impl Operation {
             Call::fchmodat2 | Call::utimensat => word(3) & !OF_PATHS as u32,
             Call::faccessat2 => word(3) & !(OF_PATHS | libc::AT_EACCESS) as u32,
             Call::renameat2 if word(4) & libc::RENAME_EXCHANGE != 0 => word(4) & !libc::RENAME_EXCHANGE,
+            // It would leave a device where the file was.
+            Call::renameat2 => word(4) & libc::RENAME_WHITEOUT,
             Call::linkat => word(4) & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_FOLLOW) as u32,
             _ => 0,
         };
@@ -493,7 +495,7 @@ impl Guard {
             Operation::Open { at, flags, mode } => self.open(caller, at, flags, mode),
             Operation::MakeDirectory { at, mode } => self.make_directory(caller, at, mode),
             Operation::MakeNode { at, mode, device } => {
-                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                let place = inside!(self.find(caller, at, Links::Keep));
                 // Without a type it is a regular file.
                 let kind = match mode & libc::S_IFMT {
                     0 => FileType::RegularFile,
@@ -521,7 +523,7 @@ impl Guard {
                 }))
             }
             Operation::Remove { at, flags } => {
-                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                let place = inside!(self.find(caller, at, Links::Keep));
                 if place.dots {
                     return Ok(Done::Elsewhere);
                 }
@@ -533,12 +535,14 @@ impl Guard {
                 }
                 permitted!(Ok::<_, Errno>(judged));
                 place.demand_directory()?;
+                self.note(&place);
+                self.rules.note_departure(&self.trees, place.tree, &place.relative());
                 done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
             Operation::Link { from, to, flags } => self.link(caller, from, to, flags),
             Operation::SymbolicLink { target, at } => {
-                let place = inside!(find(&self.trees, caller, at, Links::Keep));
+                let place = inside!(self.find(caller, at, Links::Keep));
                 if place.must_be_directory {
                     return Ok(Done::Elsewhere);
                 }
@@ -560,7 +564,7 @@ impl Guard {
                 if length > i64::MAX as u64 {
                     return Err(Errno::INVAL);
                 }
-                let place = inside!(find(&self.trees, caller, at, Links::Follow));
+                let place = inside!(self.find(caller, at, Links::Follow));
                 place.demand_directory()?;
                 if place.kind()? != Some(FileType::RegularFile) {
                     return Ok(Done::Elsewhere);
@@ -676,6 +680,7 @@ impl Guard {
                 return Ok(Some(Done::Refused(Refusal {
                     path,
                     rule: SET_ID_RULE.to_owned(),
+                    dropped: false,
                 })));
             }
         }
@@ -688,17 +693,32 @@ impl Guard {
     /// The place of something that exists, by its path or as an open file. One that can be written is on the writable mount, and not looked for.
     fn object(&self, caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
         if !is_itself(caller, at)? {
-            let place = find(&self.trees, caller, at, links)?;
+            let place = self.find(caller, at, links)?;
             place.as_ref().map_or(Ok(()), Place::demand_directory)?;
             return Ok(place);
         }
         let place = match at.directory {
-            libc::AT_FDCWD => return find_path(&self.trees, caller, libc::AT_FDCWD, c".", links),
-            descriptor => by_descriptor(&self.trees, &caller.link(descriptor))?,
+            libc::AT_FDCWD => return self.settled(|trees| find_path(trees, caller, libc::AT_FDCWD, c".", links)),
+            descriptor => self.settled(|trees| by_descriptor(trees, &caller.link(descriptor)))?,
         };
         match place {
             Some(_) if !caller.waits() => Err(Errno::INTR),
             place => Ok(place),
+        }
+    }
+
+    /// Finds where a path leads, and holds the lock of the tree that it leads into.
+    fn find(&self, caller: Caller<'_>, at: At, links: Links) -> Result<Option<Place>, Errno> {
+        self.settled(|trees| find(trees, caller, at, links))
+    }
+
+    /// Looks a place up, once more if its tree's lock was not held meanwhile.
+    fn settled(&self, look_up: impl Fn(&[Tree]) -> Result<Option<Place>, Errno>) -> Result<Option<Place>, Errno> {
+        loop {
+            match look_up(&self.trees)? {
+                Some(place) if !self.locks.holds(place.tree) => self.locks.take(place.tree)?,
+                found => return Ok(found),
+            }
         }
     }
 
@@ -709,10 +729,12 @@ impl Guard {
             Verdict::Allow => return Ok(Judged::Permitted),
             Verdict::Refuse(rule) => rule,
             Verdict::Adopt => {
-                let tree = &self.trees[place.tree];
-                match repository::adopt(tree, &place.parent, &place.directory)? {
+                match repository::adopt(&self.trees, &self.started, place)? {
                     Ok(()) => {
-                        self.rules.remember(&self.trees, place.tree, &place.directory);
+                        // What was one before stays what it was.
+                        if !self.started.knows(&place.parent) {
+                            self.rules.remember(&self.trees, place.tree, &place.directory);
+                        }
                         return Ok(Judged::Permitted);
                     }
                     Err(rule) => rule,
@@ -730,6 +752,7 @@ impl Guard {
         Refusal {
             path: self.trees[place.tree].path.join(place.relative()),
             rule,
+            dropped: false,
         }
     }
 
@@ -743,7 +766,7 @@ impl Guard {
             true => Links::Keep,
             false => Links::Follow,
         };
-        let place = inside!(find(&self.trees, caller, at, links));
+        let place = inside!(self.find(caller, at, links));
         let close_on_exec = flags.contains(OFlags::CLOEXEC);
         let mode = Mode::from_raw_mode(mode & 0o7777);
         if flags.contains(OFlags::TMPFILE) {
@@ -808,7 +831,7 @@ impl Guard {
     }
 
     fn make_directory(&mut self, caller: Caller<'_>, at: At, mode: u32) -> Result<Done, Errno> {
-        let place = inside!(find(&self.trees, caller, at, Links::Keep));
+        let place = inside!(self.find(caller, at, Links::Keep));
         if place.kind()?.is_some() {
             return Err(Errno::EXIST);
         }
@@ -824,8 +847,8 @@ impl Guard {
 
     fn rename(&mut self, caller: Caller<'_>, from: At, to: At, flags: u32) -> Result<Done, Errno> {
         // Where only one end is guarded the other is on another mount, and the kernel says EXDEV.
-        let from = inside!(find(&self.trees, caller, from, Links::Keep));
-        let to = inside!(find(&self.trees, caller, to, Links::Keep));
+        let from = inside!(self.find(caller, from, Links::Keep));
+        let to = inside!(self.find(caller, to, Links::Keep));
         if from.tree != to.tree || from.dots || to.dots {
             return Ok(Done::Elsewhere);
         }
@@ -862,6 +885,16 @@ impl Guard {
             permitted!(self.judge(&from, Change::Replace(to_kind)));
             permitted!(self.may_move(&to, &from, kind));
         }
+        self.note(&from);
+        self.note(&to);
+        if kind == FileType::Directory {
+            self.rules.note_departure(&self.trees, from.tree, &from.relative());
+            self.rules.note_move(from.tree, &from.relative(), &to.relative());
+        }
+        if exchange {
+            self.rules.note_departure(&self.trees, to.tree, &to.relative());
+            self.rules.note_move(to.tree, &to.relative(), &from.relative());
+        }
         done(rustix::fs::renameat_with(
             &from.parent,
             &from.name,
@@ -869,6 +902,17 @@ impl Guard {
             &to.name,
             flags,
         ))
+    }
+
+    /// Remembers the configuration of a repository before a name goes without which it would look like none, or like a new one.
+    fn note(&mut self, place: &Place) {
+        let told = repository::TELLING.iter().any(|name| same_name(&place.name, name));
+        if told
+            && self.look(place).is_repository(&place.directory)
+            && !self.rules.made_here(&self.trees, place.tree, &place.directory)
+        {
+            self.started.note(&place.parent);
+        }
     }
 
     /// Judges the moving of a directory, apart from the names.
@@ -891,13 +935,29 @@ impl Guard {
             Verdict::Configuration => Some(repository::Judged::Configuration {
                 made_here: self.rules.made_here(&self.trees, place.tree, &place.directory),
             }),
-            Verdict::Todo => Some(repository::Judged::Todo),
+            Verdict::Todo => Some(repository::Judged::State),
             _ => None,
         }
     }
 
     /// Gives a draft its name, or says why not. One whose directory is gone is dropped, as what was written there would be.
     pub(super) fn publish(&mut self, draft: Draft) -> Option<Refusal> {
+        let refusal = self.judge_draft(draft)?;
+        Some(Refusal {
+            rule: format!("{}; what was written is dropped", refusal.rule),
+            dropped: true,
+            ..refusal
+        })
+    }
+
+    fn judge_draft(&mut self, draft: Draft) -> Option<Refusal> {
+        if self.locks.take(draft.tree).is_err() {
+            return Some(Refusal {
+                path: self.trees[draft.tree].path.join(&draft.name),
+                rule: "git: other runs' changes of this workspace did not come to an end".to_owned(),
+                dropped: true,
+            });
+        }
         let real = path_of(&draft.parent).ok()?;
         let (tree, directory) = containing(&self.trees, &real).filter(|(tree, _)| *tree == draft.tree)?;
         let place = Place {
@@ -947,7 +1007,7 @@ impl Guard {
     }
 
     fn link(&mut self, caller: Caller<'_>, from: At, to: At, flags: u32) -> Result<Done, Errno> {
-        let to = inside!(find(&self.trees, caller, to, Links::Keep));
+        let to = inside!(self.find(caller, to, Links::Keep));
         if to.must_be_directory {
             return Err(if to.kind()?.is_some() {
                 Errno::EXIST
@@ -958,13 +1018,8 @@ impl Guard {
         let by_descriptor = flags & libc::AT_EMPTY_PATH as u32 != 0 && caller.string(from.address)?.is_empty();
         let follow = flags & libc::AT_SYMLINK_FOLLOW as u32 != 0;
         let source = match by_descriptor {
-            true => super::place::by_descriptor(&self.trees, &caller.link(from.directory))?,
-            false => find(
-                &self.trees,
-                caller,
-                from,
-                if follow { Links::Follow } else { Links::Keep },
-            )?,
+            true => self.settled(|trees| super::place::by_descriptor(trees, &caller.link(from.directory)))?,
+            false => self.find(caller, from, if follow { Links::Follow } else { Links::Keep })?,
         };
         let Some(source) = source else {
             let path = match by_descriptor {
@@ -993,6 +1048,10 @@ impl Guard {
                 AtFlags::SYMLINK_FOLLOW,
             ));
         };
+        // Its tree's lock took the place of the other's, and the kernel says the same.
+        if source.tree != to.tree {
+            return Err(Errno::XDEV);
+        }
         let Some(kind) = source.kind()? else {
             return Err(Errno::NOENT);
         };
@@ -1022,7 +1081,7 @@ impl Guard {
             return Ok(Done::Elsewhere);
         }
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
-        let place = inside!(find_path(&self.trees, caller, libc::AT_FDCWD, &path, Links::Keep));
+        let place = inside!(self.settled(|trees| find_path(trees, caller, libc::AT_FDCWD, &path, Links::Keep)));
         if place.kind()?.is_some() {
             return Err(Errno::ADDRINUSE);
         }

@@ -8,10 +8,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use super::place::PATH_MAX;
 use crate::sys::notify;
-
-/// Longest path the kernel takes, its NUL included (`PATH_MAX` of linux/limits.h).
-const PATH_MAX: usize = 4096;
 
 /// The part of memory that is read at once: what crosses the border of a page may not be mapped behind it.
 const PAGE: u64 = 4096;

@@ -44,6 +44,12 @@ pub(crate) struct Refused {
 pub(crate) struct Place<'a> {
     /// May `core.worktree` name this path (bytes as written, relative to the git directory)?
     pub worktree_allowed: &'a dyn Fn(&[u8]) -> bool,
+    /// May `core.worktree` be taken away or changed where it named this path?
+    pub worktree_was_its_own: &'a dyn Fn(&[u8]) -> bool,
+    /// Whether the repository was made by this run: nobody relies on how it is yet.
+    pub made_here: bool,
+    /// Whether the repository may be without a working tree.
+    pub bare_allowed: bool,
     /// May a remote or submodule be this repository on this machine? Gets the address as written: `../x`, `/x`, or
     /// `file:///x`, in the last of which there are no `%` codes.
     pub local_url_allowed: &'a dyn Fn(&[u8]) -> bool,
@@ -100,10 +106,36 @@ fn compare(old: Option<&[u8]>, new: &[u8], place: &Place<'_>, span: Span) -> Res
     change.no_remote_is_left_dangling(&new)
 }
 
+/// The last value of a variable, given by its flat name; of a file that git cannot read, in the part before the error.
+pub fn value(config: &[u8], name: &str) -> Option<Vec<u8>> {
+    let (entries, _) = parse::parse_prefix(config);
+    let entry = entries.into_iter().rfind(|entry| entry.name == name.as_bytes())?;
+    Some(entry.value.unwrap_or_else(|| b"true".to_vec()))
+}
+
+/// All values of a variable, given by its flat name. `None` for a file that git cannot read to its end.
+pub(super) fn values(config: &[u8], name: &str) -> Option<Vec<Vec<u8>>> {
+    let entries = parse::parse(config).ok()?.into_iter();
+    let named = entries.filter(|entry| entry.name == name.as_bytes());
+    Some(named.map(|entry| entry.value.unwrap_or_default()).collect())
+}
+
+/// Whether a configuration says that there is no working tree.
+pub(crate) fn is_bare(config: &[u8]) -> bool {
+    value(config, "core.bare").is_some_and(|value| harmless::is_true(Some(&value)))
+}
+
+/// How many addresses a configuration gives to remotes.
+pub(super) fn addresses(config: &[u8]) -> usize {
+    let (entries, _) = parse::parse_prefix(config);
+    let address = |entry: &&Entry| matches!(entry.parts(), (b"remote", Some(_), b"url" | b"pushurl"));
+    entries.iter().filter(address).count()
+}
+
 /// Every value of a configuration that names a program, a directory of programs or more configuration, with its key:
 /// so that files of the project that it names can be protected. Of a file that git cannot read, the part before the
 /// error.
-pub(crate) fn programs(config: &[u8]) -> Vec<(String, Vec<u8>)> {
+pub fn programs(config: &[u8]) -> Vec<(String, Vec<u8>)> {
     let (entries, _) = parse::parse_prefix(config);
     entries
         .into_iter()
@@ -120,6 +152,9 @@ pub fn try_change(bytes: &[u8]) {
     let (old, new) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let nowhere = Place {
         worktree_allowed: &|_| false,
+        worktree_was_its_own: &|_| false,
+        made_here: false,
+        bare_allowed: false,
         local_url_allowed: &|_| false,
     };
     if let Err(refused) = check(Some(old), new, &nowhere) {
@@ -350,7 +385,7 @@ impl Change<'_, '_> {
         let gone = old.iter().find(|entry| {
             before.get(entry).is_some_and(|&count| count > 0)
                 && matches!(harmless::rule(entry), Some((Values::Worktree, _)))
-                && !(self.place.worktree_allowed)(entry.text())
+                && !(self.place.worktree_was_its_own)(entry.text())
         });
         gone.map_or(Ok(()), |entry| {
             refuse(
@@ -458,6 +493,13 @@ impl Change<'_, '_> {
             }
             Values::Worktree if !(self.place.worktree_allowed)(value) => {
                 refuse(entry, "it names a working tree outside this run's")
+            }
+            Values::Bare if harmless::is_true(entry.value.as_deref()) && !self.place.bare_allowed => refuse(
+                entry,
+                "the repository has a working tree, and git would not find it any more",
+            ),
+            Values::Shared if !self.place.made_here => {
+                refuse(entry, "it decides who may write a repository that was there before")
             }
             Values::Remote => {
                 let connected = section == b"branch" && self.old.connected.contains(sub);

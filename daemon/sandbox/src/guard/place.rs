@@ -18,6 +18,12 @@ use super::caller::{At, Caller, of_caller};
 /// Symbolic links followed in one path: the kernel's own bound (`MAXSYMLINKS` of linux/namei.h).
 const MAX_LINKS: usize = 40;
 
+/// Longest path that the kernel takes at once, its NUL included (linux/limits.h).
+pub(super) const PATH_MAX: usize = 4096;
+
+/// Entries of directories that are looked at to find out where one is whose path is longer than that, at most.
+const MAX_LOOKED_AT: usize = 20_000;
+
 /// How often a directory is looked up again that was renamed from outside meanwhile.
 const ATTEMPTS: usize = 4;
 
@@ -30,6 +36,8 @@ pub(crate) struct Tree {
     pub root: OwnedFd,
     /// Whether its root is a repository itself and stays one, whatever is taken out of it: the one that a linked worktree shares.
     pub repository: bool,
+    /// What it is made of: the device and the path in its file system of its root, and of each file system mounted below it.
+    pub sources: Vec<(OsString, PathBuf)>,
     /// Places in it, relative to its root, that the view mounted something else over. What is there is not the tree's, and the kernel's to handle.
     pub covered: Vec<PathBuf>,
 }
@@ -41,24 +49,34 @@ impl Tree {
             path,
             root,
             repository: false,
+            sources: Vec::new(),
             covered: Vec::new(),
         }
     }
 
-    /// Looks up which mounts lie over parts of the tree. Those that its writable mount has as well belong to it.
+    /// Looks up which mounts the tree is made of, and which lie over parts of it. Those that its writable mount has as well belong to it.
     pub fn find_covered(&mut self) {
         let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else {
             return;
         };
         for line in mounts.split(|byte| *byte == b'\n') {
-            let Some(point) = line.split(|byte| *byte == b' ').nth(4) else {
+            let mut fields = line.split(|byte| *byte == b' ').skip(2);
+            let (Some(device), Some(source), Some(point)) = (fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
+            let source = (
+                OsString::from_vec(device.to_vec()),
+                PathBuf::from(OsString::from_vec(unescape(source))),
+            );
             let point = PathBuf::from(OsString::from_vec(unescape(point)));
             let Ok(inside) = point.strip_prefix(&self.path) else {
                 continue;
             };
-            if inside.as_os_str().is_empty() || self.covered.iter().any(|known| known == inside) {
+            if inside.as_os_str().is_empty() {
+                self.sources.push(source);
+                continue;
+            }
+            if self.covered.iter().any(|known| known == inside) {
                 continue;
             }
             let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -66,6 +84,8 @@ impl Tree {
             let own = rustix::fs::statat(&self.root, inside, flags).map(|stat| (stat.st_dev, stat.st_ino));
             if seen.is_err() || seen != own {
                 self.covered.push(inside.to_owned());
+            } else {
+                self.sources.push(source);
             }
         }
     }
@@ -192,7 +212,11 @@ fn locate(trees: &[Tree], caller: Caller<'_>, from: i32, path: &OsStr) -> Result
     let whole = match Path::new(path).is_absolute() {
         true => PathBuf::from(OsStr::from_bytes(trimmed)),
         false => {
-            let base = caller.base(from)?;
+            // Where that is too long to be told, the walk finds it.
+            let base = match caller.base(from) {
+                Err(Errno::NAMETOOLONG) => PathBuf::new(),
+                base => base?,
+            };
             begins_nowhere = base.as_os_str().as_bytes().ends_with(b" (deleted)");
             base.join(OsStr::from_bytes(trimmed))
         }
@@ -374,18 +398,87 @@ pub(super) fn open_beneath(tree: &Tree, directory: &Path) -> Result<OwnedFd, Err
         true => Path::new("."),
         false => directory,
     };
+    if directory.as_os_str().len() < PATH_MAX {
+        return open_piece(&tree.root, directory);
+    }
+    // Longer than the kernel takes at once: whoever made it went there step by step, too.
+    let mut opened: Option<OwnedFd> = None;
+    let mut piece = PathBuf::new();
+    let mut names = directory.iter().peekable();
+    while let Some(name) = names.next() {
+        piece.push(name);
+        let full = |next: &&OsStr| piece.as_os_str().len() + 1 + next.len() >= PATH_MAX;
+        if names.peek().is_none_or(full) {
+            opened = Some(open_piece(opened.as_ref().unwrap_or(&tree.root), &piece)?);
+            piece.clear();
+        }
+    }
+    opened.ok_or(Errno::NOENT)
+}
+
+fn open_piece(from: &OwnedFd, directory: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
     loop {
-        match rustix::fs::openat2(&tree.root, directory, flags, Mode::empty(), resolve) {
+        match rustix::fs::openat2(from, directory, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }
     }
 }
 
-/// The path that `/proc` names for a descriptor of ours.
+/// The path of a descriptor of ours. NAMETOOLONG for one that is too long to be named and not a directory, or too deep.
 pub(super) fn path_of(fd: &OwnedFd) -> Result<PathBuf, Errno> {
+    match named(fd) {
+        Err(Errno::NAMETOOLONG) => climb(fd),
+        result => result,
+    }
+}
+
+/// The path of a directory that `/proc` cannot name: from it up to one that it can, with each name looked for in the directory above.
+fn climb(fd: &OwnedFd) -> Result<PathBuf, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut looked_at = 0;
+    let mut names: Vec<OsString> = Vec::new();
+    let mut below =
+        rustix::fs::openat(fd, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR => Errno::NAMETOOLONG,
+            error => error,
+        })?;
+    loop {
+        let above = rustix::fs::openat(&below, "..", flags, Mode::empty())?;
+        let sought = rustix::fs::fstat(&below)?;
+        let mut found = None;
+        for entry in rustix::fs::Dir::read_from(&above)? {
+            let entry = entry?;
+            looked_at += 1;
+            if looked_at > MAX_LOOKED_AT {
+                return Err(Errno::NAMETOOLONG);
+            }
+            let name = entry.file_name();
+            if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown) || [c".", c".."].contains(&name) {
+                continue;
+            }
+            let stat = rustix::fs::statat(&above, name, AtFlags::SYMLINK_NOFOLLOW);
+            if stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (sought.st_dev, sought.st_ino)) {
+                found = Some(OsStr::from_bytes(name.to_bytes()).to_owned());
+                break;
+            }
+        }
+        names.push(found.ok_or(Errno::NOENT)?);
+        match named(&above) {
+            Ok(mut path) => {
+                path.extend(names.iter().rev());
+                return Ok(path);
+            }
+            Err(Errno::NAMETOOLONG) => below = above,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The path that `/proc` names for a descriptor of ours.
+fn named(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = rustix::fs::readlinkat(CWD, link, Vec::with_capacity(256))?;

@@ -16,14 +16,19 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::caller::errno;
-use super::gitconfig;
 use super::place::{Place, Tree, containing, open_beneath};
+use super::rules::{Look, same_name};
+use super::{gitconfig, state};
+use crate::spec::Program;
 
 /// Longest configuration that is read, in bytes; real ones have a few KiB.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// Why a longer one is refused.
 pub(super) const TOO_LONG: &str = "git: a configuration or list of more than 1 MiB";
+
+/// Why a repository that was without configuration gets none that says where to push.
+const NO_REMOTES: &str = "git configuration: a repository that had none is not given remotes";
 
 /// Longest file that names a repository, in bytes: a path and a few words.
 const MAX_POINTER_BYTES: u64 = 8192;
@@ -37,8 +42,52 @@ const MAX_INCLUDES: u32 = 10;
 /// Where what a remote calls a local path may not be: everybody writes there.
 const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
-/// What configurations were before their first change in this sandbox, by tree and path: several harmless steps may make a change that is none.
-pub(super) type Started = HashMap<(usize, PathBuf), Option<Vec<u8>>>;
+/// Names without which a directory is no repository, or one without configuration.
+pub(super) const TELLING: [&str; 5] = ["config", "HEAD", "objects", "refs", "worktrees"];
+
+/// What configurations were before their first change in this sandbox: several harmless steps may make a change that is none.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// By the device and inode of their directory, which can get another name, and their name.
+    known: HashMap<(u64, u64, OsString), Option<Vec<u8>>>,
+    /// Whether configuration outside the repositories names programs in their working trees.
+    named_everywhere: bool,
+}
+
+impl Started {
+    pub fn new(named_everywhere: bool) -> Self {
+        Started {
+            known: HashMap::new(),
+            named_everywhere,
+        }
+    }
+
+    /// Remembers the configuration in a directory, if it has one and none is remembered.
+    pub fn note(&mut self, directory: &OwnedFd) {
+        let name = OsStr::new("config");
+        if let Ok(key) = key(directory, name)
+            && !self.known.contains_key(&key)
+        {
+            let present = read(directory, name, MAX_BYTES).ok();
+            self.known.insert(key, present.map(|(bytes, _)| bytes));
+        }
+    }
+
+    /// Whether the configuration in a directory is remembered.
+    pub fn knows(&self, directory: &OwnedFd) -> bool {
+        key(directory, OsStr::new("config")).is_ok_and(|key| self.known.contains_key(&key))
+    }
+
+    fn get(&self, directory: &OwnedFd) -> Option<&[u8]> {
+        let key = key(directory, OsStr::new("config")).ok()?;
+        self.known.get(&key)?.as_deref()
+    }
+}
+
+fn key(directory: &OwnedFd, name: &OsStr) -> Result<(u64, u64, OsString), Errno> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok((stat.st_dev, stat.st_ino, name.to_ascii_lowercase()))
+}
 
 /// A judgement that can fail for reasons of the file system: `Ok(Err(rule))` refuses.
 type Ruling = Result<Result<(), String>, Errno>;
@@ -51,8 +100,8 @@ pub(super) enum Judged {
         /// Whether its repository was made in this sandbox.
         made_here: bool,
     },
-    /// What a rebase still has to do.
-    Todo,
+    /// What git notes about something unfinished.
+    State,
 }
 
 /// Carries out the renaming of `from` to a judged file `to`.
@@ -79,18 +128,38 @@ pub(super) fn publish(
     mode: u32,
 ) -> Ruling {
     let ruling = match what {
-        Judged::Todo => todo(new),
+        Judged::State => state::judge(&to.name, new),
         Judged::Configuration { made_here } => {
             let old = match read(&to.parent, &to.name, MAX_BYTES) {
                 Ok((old, _)) => Some(old),
                 Err(Errno::NOENT) => None,
                 Err(error) => return Err(error),
             };
+            let everywhere = started.named_everywhere;
             let start = match made_here {
                 true => &None,
-                false => started.entry((to.tree, to.relative())).or_insert_with(|| old.clone()),
+                false => started
+                    .known
+                    .entry(key(&to.parent, &to.name)?)
+                    .or_insert_with(|| old.clone()),
             };
-            judge(&trees[to.tree], &to.directory, start.as_deref(), old.as_deref(), new)
+            let plain = same_name(&to.name, "config");
+            // An earlier run may have taken its configuration away, and its remotes with it.
+            let headed = || rustix::fs::statat(&to.parent, "HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            let lost = plain && !made_here && start.is_none() && headed();
+            let addresses = |config: &[u8]| gitconfig::addresses(config);
+            match lost && addresses(new) > 0 {
+                true => Err(NO_REMOTES.to_owned()),
+                // To those of the configuration proper they would be added: a push goes to all addresses of a remote.
+                false if !plain && addresses(new) > old.as_deref().map_or(0, addresses) => {
+                    Err("git configuration: a remote is not added for one worktree".to_owned())
+                }
+                false => {
+                    let present = (start.as_deref(), old.as_deref());
+                    let made = if made_here { Made::Here } else { Made::Before };
+                    judge(trees, to, present, new, made, everywhere)
+                }
+            }
         }
     };
     if let Err(rule) = ruling {
@@ -100,25 +169,10 @@ pub(super) fn publish(
     Ok(Ok(()))
 }
 
-/// Whether the list of a rebase makes `git rebase --continue` outside run nothing: it has no line that says `exec`.
-fn todo(list: &[u8]) -> Result<(), String> {
-    let executes = |line: &[u8]| {
-        let first = line
-            .trim_ascii_start()
-            .split(|byte| !byte.is_ascii_alphanumeric())
-            .next();
-        matches!(first, Some(b"x" | b"exec"))
-    };
-    match list.split(|byte| *byte == b'\n').any(executes) {
-        true => Err("git: `exec` in the list of a rebase would run when the rebase is continued outside".to_owned()),
-        false => Ok(()),
-    }
-}
-
 /// Looks at the configuration of a directory that is about to become a repository, and makes it nobody's but init's.
-pub(super) fn adopt(tree: &Tree, parent: &OwnedFd, directory: &Path) -> Ruling {
+pub(super) fn adopt(trees: &[Tree], started: &Started, place: &Place) -> Ruling {
     let name = OsStr::new("config");
-    let (bytes, mode) = match read(parent, name, MAX_BYTES) {
+    let (bytes, mode) = match read(&place.parent, name, MAX_BYTES) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(Ok(())),
         Err(_) => {
@@ -127,29 +181,84 @@ pub(super) fn adopt(tree: &Tree, parent: &OwnedFd, directory: &Path) -> Ruling {
             ));
         }
     };
-    if let Err(rule) = judge(tree, directory, None, None, &bytes) {
+    // One that only lacked a part of itself for a while is not new.
+    let start = started.get(&place.parent);
+    if started.knows(&place.parent) && start.is_none() && gitconfig::addresses(&bytes) > 0 {
+        return Ok(Err(NO_REMOTES.to_owned()));
+    }
+    let made = if started.knows(&place.parent) {
+        Made::Before
+    } else {
+        Made::Here
+    };
+    if let Err(rule) = judge(trees, place, (start, start), &bytes, made, started.named_everywhere) {
         return Ok(Err(rule));
     }
-    write(parent, name, &bytes, mode)?;
+    write(&place.parent, name, &bytes, mode)?;
     Ok(Ok(()))
 }
 
-fn judge(tree: &Tree, directory: &Path, start: Option<&[u8]>, old: Option<&[u8]>, new: &[u8]) -> Result<(), String> {
-    let repository = tree.path.join(directory);
+/// Whose a repository is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Here,
+    Before,
+}
+
+/// Judges a configuration of the repository that `place` lies in, by what it was at the start and before this change.
+fn judge(
+    trees: &[Tree],
+    place: &Place,
+    (start, old): (Option<&[u8]>, Option<&[u8]>),
+    new: &[u8],
+    made: Made,
+    named_everywhere: bool,
+) -> Result<(), String> {
+    let tree = &trees[place.tree];
+    let repository = tree.path.join(&place.directory);
     let worktree = match repository.file_name() {
         Some(name) if name == ".git" => repository.parent().unwrap_or(&repository),
         _ => &repository,
     };
     let inside = |path: Option<PathBuf>| path.is_some_and(|path| path.starts_with(&tree.path));
-    let worktree_allowed = |value: &[u8]| inside(join(&repository, value));
+    let made_here = made == Made::Here;
+    let plain = read(&place.parent, OsStr::new("config"), MAX_BYTES)
+        .ok()
+        .map(|(bytes, _)| bytes);
+    let before = [start, old, plain.as_deref()];
+    let of_submodule = is_of_submodule(trees, place);
+    let worktree_allowed = |value: &[u8]| {
+        let Some(root) = join(&repository, value).filter(|path| path.starts_with(&tree.path)) else {
+            return false;
+        };
+        let known = |config: &&[u8]| {
+            gitconfig::value(config, "core.worktree")
+                .and_then(|value| join(&repository, &value))
+                .as_ref()
+                == Some(&root)
+        };
+        // What a relative name leads to moves with the working tree.
+        let moves = || named_everywhere || before.iter().flatten().any(|config| names_relative(config));
+        before.iter().flatten().any(known)
+            || (made_here || of_submodule && !moves()) && leads_back(trees, &root, &repository)
+    };
+    let worktree_was_its_own = |value: &[u8]| (made_here || of_submodule) && inside(join(&repository, value));
     let local_url_allowed = |value: &[u8]| {
         let value = value.strip_prefix(b"file://").unwrap_or(value);
         let path = join(worktree, value);
         let shared = |path: &PathBuf| SHARED.iter().any(|shared| path.starts_with(shared));
         inside(path.clone()) || path.is_some_and(|path| !shared(&path))
     };
+    let linked = repository
+        .parent()
+        .and_then(Path::file_name)
+        .is_some_and(|name| same_name(name, "worktrees"));
+    let has_worktree = linked || of_submodule || repository.file_name().is_some_and(|name| same_name(name, ".git"));
     let place = gitconfig::Place {
         worktree_allowed: &worktree_allowed,
+        worktree_was_its_own: &worktree_was_its_own,
+        made_here,
+        bare_allowed: made_here || !has_worktree || before.into_iter().flatten().any(gitconfig::is_bare),
         local_url_allowed: &local_url_allowed,
     };
     // What was made in this sandbox is nobody's yet, and may be changed in any harmless way.
@@ -159,6 +268,35 @@ fn judge(tree: &Tree, directory: &Path, start: Option<&[u8]>, old: Option<&[u8]>
     };
     step.and_then(|()| gitconfig::check_run(start, new, &place))
         .map_err(|refused| format!("git configuration: {refused}"))
+}
+
+/// Whether a configuration's directory is a submodule's: below `modules` of a repository.
+fn is_of_submodule(trees: &[Tree], place: &Place) -> bool {
+    let view = Look {
+        trees,
+        tree: place.tree,
+    };
+    let modules = |path: &&Path| path.file_name().is_some_and(|name| same_name(name, "modules"));
+    let above = |path: &Path| path.parent().is_some_and(|repository| view.is_repository(repository));
+    place.directory.ancestors().skip(1).filter(modules).any(above)
+}
+
+/// Whether the `.git` of a working tree is a file that names this repository.
+fn leads_back(trees: &[Tree], root: &Path, repository: &Path) -> bool {
+    let text = contents(trees, &root.join(".git"));
+    let target = text.as_deref().and_then(|text| text.strip_prefix(b"gitdir:"));
+    target.and_then(|target| join(root, target.trim_ascii())).as_deref() == Some(repository)
+}
+
+/// Whether a configuration names a program by a path that begins at the working tree.
+fn names_relative(config: &[u8]) -> bool {
+    gitconfig::programs(config).iter().any(|(key, value)| {
+        let mut words = value.split(|byte| byte.is_ascii_whitespace());
+        match key == "core.hookspath" {
+            true => !value.starts_with(b"/") && !value.starts_with(b"~"),
+            false => words.any(|word| word.contains(&b'/') && !word.starts_with(b"/") && !word.starts_with(b"~")),
+        }
+    })
 }
 
 /// What a call that writes `commondir` of a linked worktree gets: a file of its own. The real one says what it must.
@@ -184,9 +322,16 @@ pub(super) fn worktree_configuration(tree: &Tree, place: &Place) -> Result<Owned
 
 /// What the configuration of a tree's own repository names, with why; so that it is not changed. Where a name of `protected` is a link to
 /// another place in the tree, that place is protected too.
-pub(super) fn programs(trees: &[Tree], tree: usize, git: bool, protected: &[PathBuf]) -> Vec<(PathBuf, String)> {
+pub(super) fn programs(
+    trees: &[Tree],
+    tree: usize,
+    git: bool,
+    protected: &[PathBuf],
+    outside: &[Program],
+) -> Vec<(PathBuf, String)> {
     let mut found = Found {
         tree: &trees[tree],
+        worktrees: vec![trees[tree].path.clone()],
         paths: Vec::new(),
     };
     for name in protected {
@@ -196,22 +341,57 @@ pub(super) fn programs(trees: &[Tree], tree: usize, git: bool, protected: &[Path
     if !git {
         return found.paths;
     }
-    for repository in repositories(trees, tree) {
-        found.add_hooks(trees, &repository.join("hooks"), "git: its hooks are kept here", false);
-        for name in ["config", "config.worktree"] {
-            found.add_configuration(trees, &repository.join(name), MAX_INCLUDES);
-        }
+    for program in outside {
+        found.add(&found.tree.path.join(&program.path), &program.why, true);
+    }
+    for repository in repositories(trees, tree, Path::new("")) {
+        found.add_repository(trees, &repository);
     }
     found.paths
+}
+
+/// The same for another working tree in a tree, checked out from these repositories: paths below its root, relative to that. `everywhere`: what
+/// every working tree has.
+pub(super) fn programs_below(
+    trees: &[Tree],
+    tree: usize,
+    root: &Path,
+    repositories: &[PathBuf],
+    everywhere: &[(PathBuf, String)],
+) -> Vec<(PathBuf, String)> {
+    let whole = trees[tree].path.join(root);
+    let mut found = Found {
+        tree: &trees[tree],
+        worktrees: vec![whole.clone()],
+        paths: Vec::new(),
+    };
+    for (path, why) in everywhere {
+        found.add(&whole.join(path), why, true);
+    }
+    for repository in repositories {
+        found.add_repository(trees, repository);
+    }
+    let relative = |(path, why): (PathBuf, String)| Some((path.strip_prefix(root).ok()?.to_owned(), why));
+    let below = found.paths.into_iter().filter_map(relative);
+    below.filter(|(path, _)| !path.as_os_str().is_empty()).collect()
 }
 
 /// What must not change in a tree because something outside runs or reads it.
 struct Found<'t> {
     tree: &'t Tree,
+    /// Where relative names begin.
+    worktrees: Vec<PathBuf>,
     paths: Vec<(PathBuf, String)>,
 }
 
 impl Found<'_> {
+    fn add_repository(&mut self, trees: &[Tree], repository: &Path) {
+        self.add_hooks(trees, &repository.join("hooks"), "git: its hooks are kept here", false);
+        for name in ["config", "config.worktree"] {
+            self.add_configuration(trees, &repository.join(name), MAX_INCLUDES);
+        }
+    }
+
     /// Adds a path as seen inside, if it lies in the tree, with everything it leads to. What does not exist counts only if `missing`.
     fn add(&mut self, path: &Path, why: &str, missing: bool) {
         let Ok(relative) = path.strip_prefix(&self.tree.path) else {
@@ -280,7 +460,10 @@ impl Found<'_> {
         let Ok((bytes, _)) = read(&opened, name, MAX_BYTES) else {
             return;
         };
-        let worktree = self.tree.path.clone();
+        if let Some(root) = gitconfig::value(&bytes, "core.worktree").and_then(|value| join(directory, &value)) {
+            self.worktrees.push(root);
+        }
+        let worktrees = self.worktrees.clone();
         for (key, value) in gitconfig::programs(&bytes) {
             if key.starts_with("include") {
                 let Some(included) = join(directory, &value).filter(|_| includes > 0) else {
@@ -292,7 +475,7 @@ impl Found<'_> {
             }
             let why = format!("git: {key} runs it");
             if key == "core.hookspath" {
-                if let Some(hooks) = join(&worktree, &value) {
+                for hooks in worktrees.iter().filter_map(|worktree| join(worktree, &value)) {
                     self.add_hooks(trees, &hooks, &why, true);
                 }
                 continue;
@@ -303,24 +486,28 @@ impl Found<'_> {
                     .copied()
                     .filter(|byte| !b"'\"!;&|()".contains(byte))
                     .collect();
-                if let Some(path) = join(&worktree, &word) {
-                    self.add(&path, &why, false);
+                // A word without a slash is rarely a file of the project; one with it may not be there yet.
+                for path in worktrees.iter().filter_map(|worktree| join(worktree, &word)) {
+                    self.add(&path, &why, word.contains(&b'/'));
                 }
             }
         }
     }
 }
 
-/// The directories of the repository that a tree is checked out from, as seen inside: its own, and the one it shares.
-fn repositories(trees: &[Tree], tree: usize) -> Vec<PathBuf> {
-    let root = &trees[tree];
-    let own = root.path.join(".git");
-    let own = match rustix::fs::statat(&root.root, ".git", AtFlags::SYMLINK_NOFOLLOW) {
+/// The directories of the repository that a working tree is checked out from, as seen inside: its own, and the one it shares.
+pub(super) fn repositories(trees: &[Tree], tree: usize, inside: &Path) -> Vec<PathBuf> {
+    let Ok(root) = open_beneath(&trees[tree], inside) else {
+        return Vec::new();
+    };
+    let whole = trees[tree].path.join(inside);
+    let own = whole.join(".git");
+    let own = match rustix::fs::statat(&root, ".git", AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            let pointer = read(&root.root, OsStr::new(".git"), MAX_POINTER_BYTES);
+            let pointer = read(&root, OsStr::new(".git"), MAX_POINTER_BYTES);
             let target = pointer.ok().and_then(|(text, _)| {
                 let target = text.strip_prefix(b"gitdir:")?.trim_ascii().to_vec();
-                join(&root.path, &target)
+                join(&whole, &target)
             });
             match target {
                 Some(target) => target,
@@ -328,8 +515,8 @@ fn repositories(trees: &[Tree], tree: usize) -> Vec<PathBuf> {
             }
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-            match rustix::fs::readlinkat(&root.root, ".git", Vec::new()) {
-                Ok(target) => join(&root.path, target.as_bytes()).unwrap_or(own),
+            match rustix::fs::readlinkat(&root, ".git", Vec::new()) {
+                Ok(target) => join(&whole, target.as_bytes()).unwrap_or(own),
                 Err(_) => own,
             }
         }
@@ -344,8 +531,16 @@ fn repositories(trees: &[Tree], tree: usize) -> Vec<PathBuf> {
     [Some(own), common].into_iter().flatten().collect()
 }
 
+/// The contents of a file in one of the trees, given as seen inside.
+pub(super) fn contents(trees: &[Tree], path: &Path) -> Option<Vec<u8>> {
+    let (index, inside) = containing(trees, path.parent()?)?;
+    let directory = open_beneath(&trees[index], inside).ok()?;
+    let (bytes, _) = read(&directory, path.file_name()?, MAX_BYTES).ok()?;
+    Some(bytes)
+}
+
 /// A path as written in `directory`, without `.` and `..`. `None` for what is no path.
-fn join(directory: &Path, value: &[u8]) -> Option<PathBuf> {
+pub(super) fn join(directory: &Path, value: &[u8]) -> Option<PathBuf> {
     if value.is_empty() || value.contains(&0) || value.starts_with(b"~") {
         return None;
     }

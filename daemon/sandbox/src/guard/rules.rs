@@ -8,14 +8,19 @@
 //! All changes of a tree pass through one thread, one after the other, so what is looked up here holds until the change is made: nobody inside
 //! can move a directory in between. Who outside does so is not whom this guards against.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::place::{Tree, open_beneath};
+use super::place::{PATH_MAX, Tree, open_beneath};
+use super::roots::Roots;
+use super::state;
 
 /// What a change does to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +65,7 @@ pub(super) enum Verdict {
     WorktreeConfiguration,
     /// The name is the file by which a linked worktree finds its repository, which can only be the one it lies in.
     CommonDirectory,
-    /// The name is the list of what a rebase still has to do: its new contents must be read first.
+    /// The name is the list of what a rebase still has to do, or another file of `state.rs`: its new contents must be read first.
     Todo,
 }
 
@@ -78,6 +83,9 @@ const WRITTEN: [&str; 7] = [
     "sequencer",
     "worktrees",
 ];
+
+/// Directories that are remembered as roots of repositories, at most; further ones keep their `.git` and their names.
+const MAX_ROOTS: usize = 10_000;
 
 /// Entries that a directory may have which becomes a repository; one with more is not looked through.
 const MAX_ENTRIES: usize = 10_000;
@@ -105,15 +113,25 @@ pub(super) struct Rules {
     programs: Vec<Vec<(PathBuf, String)>>,
     /// Repositories made in this sandbox: device and inode of their `.git`, or of the directory itself. Nobody outside trusts them yet.
     born: HashSet<(u64, u64)>,
+    /// Other repositories in the trees.
+    checkouts: RefCell<Roots>,
+    /// Directories, by tree and path, that were the root of a repository before this sandbox and from which its `.git`, or which
+    /// themselves, were taken away in it. People know them by their paths: names stay protected there, whatever is put in the place.
+    roots: HashSet<(usize, PathBuf)>,
+    /// When this sandbox began, by the clock of files.
+    began: Timespec,
 }
 
 impl Rules {
-    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>) -> Self {
+    pub fn new(protected: Vec<PathBuf>, git: bool, programs: Vec<Vec<(PathBuf, String)>>, checkouts: Roots) -> Self {
         Rules {
             protected,
             git,
             programs,
             born: HashSet::new(),
+            checkouts: RefCell::new(checkouts),
+            roots: HashSet::new(),
+            began: clock_gettime(ClockId::RealtimeCoarse),
         }
     }
 
@@ -121,39 +139,97 @@ impl Rules {
     pub fn judge(&self, trees: &[Tree], tree: usize, path: &Path, change: Change) -> Verdict {
         let view = Look { trees, tree };
         let names: Vec<&OsStr> = path.iter().collect();
+        let departs = matches!(change, Change::Remove | Change::MoveAway);
+        if departs && self.roots.len() >= MAX_ROOTS && self.makes_more_roots(view, path) {
+            return refuse("git: more than 10,000 repositories cannot be moved or taken apart in one run");
+        }
         if let Some(rule) = self.protects(view, path, &names, change) {
             return Verdict::Refuse(rule);
         }
-        match self.git {
-            true => self.judge_git(view, path, &names, change),
-            false => Verdict::Allow,
+        if !self.git {
+            return Verdict::Allow;
+        }
+        let born = |mark: &Path| self.is_born(view, mark);
+        match self.checkouts.borrow_mut().refuses(trees, tree, &names, change, born) {
+            Some(rule) => Verdict::Refuse(rule),
+            None => self.judge_git(view, path, &names, change),
         }
     }
 
     /// The rule by which a name of the policy, or a program that the repository names, is protected.
     fn protects(&self, view: Look<'_>, path: &Path, names: &[&OsStr], change: Change) -> Option<String> {
-        let takes_along = matches!(change, Change::Remove | Change::MoveAway | Change::Replace(_));
-        let own = self.protected.iter().map(|path| (path.as_path(), None));
-        let programs = self.programs[view.tree].iter();
-        let programs = programs.map(|(path, why)| (path.as_path(), Some(why.as_str())));
-        for (protected, why) in own.chain(programs) {
-            let above = takes_along && starts_with(protected, path) && !names.is_empty() && view.exists(protected);
-            if starts_with(path, protected) || above {
-                return Some(match why {
-                    Some(why) => why.to_owned(),
-                    None => format!("filesystem.protect: {}", protected.display()),
-                });
+        for (protected, why) in self.names_at_root(view.tree) {
+            if concerns(view, Path::new(""), path, protected, change) {
+                return Some(why.map_or_else(|| by_policy(protected), str::to_owned));
             }
         }
         for (index, _) in names.iter().enumerate().skip(1) {
             let rest: PathBuf = names[index..].iter().collect();
-            let Some(protected) = self.protected.iter().find(|protected| starts_with(&rest, protected)) else {
-                continue;
-            };
             let root: PathBuf = names[..index].iter().collect();
-            let mark = root.join(".git");
-            if view.exists(&mark) && !self.is_born(view, &mark) {
-                return Some(format!("filesystem.protect: {} of a repository", protected.display()));
+            let concerned = |protected: &&PathBuf| concerns(view, &root, &rest, protected, change);
+            if let Some(protected) = self.protected.iter().find(concerned)
+                && self.is_root(view, &root)
+            {
+                return Some(of_repository(protected));
+            }
+        }
+        let (name, above) = (names.last()?, path.parent()?);
+        let makes_repository = same_name(name, ".git")
+            && matches!(change, Change::Create(Kind::File | Kind::Directory))
+            && !above.as_os_str().is_empty();
+        // In one that was a repository before nobody could touch them.
+        if makes_repository && !self.roots.contains(&(view.tree, above.to_owned())) {
+            let older = |protected: &&PathBuf| view.is_older(&above.join(protected), self.began);
+            return self
+                .protected
+                .iter()
+                .find(older)
+                .map(|protected| of_repository(protected));
+        }
+        None
+    }
+
+    /// What is protected at the root of a tree, with why if it is not by the policy.
+    fn names_at_root(&self, tree: usize) -> impl Iterator<Item = (&Path, Option<&str>)> {
+        let own = self.protected.iter().map(|path| (path.as_path(), None));
+        let programs = self.programs[tree].iter();
+        own.chain(programs.map(|(path, why)| (path.as_path(), Some(why.as_str()))))
+    }
+
+    /// Whether a directory is the root of a repository that there was before this sandbox.
+    fn is_root(&self, view: Look<'_>, directory: &Path) -> bool {
+        let mark = directory.join(".git");
+        !self.roots.is_empty() && self.roots.contains(&(view.tree, directory.to_owned()))
+            || view.exists(&mark) && !self.is_born(view, &mark)
+    }
+
+    /// The rule by which a directory may not come to be under a name, because what is in it would be a protected name there.
+    fn brings(&self, view: Look<'_>, from: &Path, to: &Path) -> Option<String> {
+        let names: Vec<&OsStr> = to.iter().collect();
+        let holds = |protected: &Path, to: &Path| {
+            let rest: PathBuf = protected.iter().skip(to.iter().count()).collect();
+            starts_with(protected, to) && !rest.as_os_str().is_empty() && view.holds(from, &rest)
+        };
+        for (protected, why) in self.names_at_root(view.tree) {
+            if holds(protected, to) {
+                return Some(why.map_or_else(|| by_policy(protected), str::to_owned));
+            }
+        }
+        for index in 1..names.len() {
+            let rest: PathBuf = names[index..].iter().collect();
+            let root: PathBuf = names[..index].iter().collect();
+            if let Some(protected) = self.protected.iter().find(|protected| holds(protected, &rest))
+                && self.is_root(view, &root)
+            {
+                return Some(of_repository(protected));
+            }
+        }
+        // In the place of a repository's root, or of what that was in.
+        let placed = self.roots.iter().filter(|(tree, _)| *tree == view.tree);
+        for inner in placed.filter_map(|(_, root)| root.strip_prefix(to).ok()) {
+            let brought = |protected: &&PathBuf| view.holds(from, &inner.join(protected));
+            if let Some(protected) = self.protected.iter().find(brought) {
+                return Some(of_repository(protected));
             }
         }
         None
@@ -183,12 +259,18 @@ impl Rules {
             return refuse("git: a link among its own files is written through when git is used outside");
         }
         // Whatever the directory is called now, it can be moved to where git looks for its list.
-        if same_name(name, "git-rebase-todo") {
+        if same_name(name, "git-rebase-todo") || state::is_noted(path) {
             return match change {
                 Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Todo,
                 Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
-                _ => refuse("git: the list of a rebase can make it run programs"),
+                _ => refuse("git: what it notes about an unfinished rebase can make it run programs"),
             };
+        }
+        let brings = matches!(change, Change::Replace(Kind::Directory | Kind::Repository));
+        if (brings || matches!(change, Change::Create(Kind::Link) | Change::Replace(Kind::Link)))
+            && state::is_directory(name)
+        {
+            return refuse("git: what it notes about an unfinished rebase is not moved to where it looks for that");
         }
         // These mean something also where no repository is yet, or is not seen to be one.
         if same_name(name, "config.worktree") {
@@ -290,6 +372,9 @@ impl Rules {
     /// and `commondir` of a linked worktree leads two directories up, wherever that then is.
     pub fn may_move(&self, trees: &[Tree], tree: usize, from: &Path, to: &Path) -> Result<(), String> {
         let view = Look { trees, tree };
+        if let Some(rule) = self.brings(view, from, to) {
+            return Err(rule);
+        }
         if !self.git {
             return Ok(());
         }
@@ -320,6 +405,39 @@ impl Rules {
         }
     }
 
+    /// Remembers the root of a repository before its `.git`, or the root itself, gets another name or none.
+    pub fn note_departure(&mut self, trees: &[Tree], tree: usize, path: &Path) {
+        if let Some(root) = self.departing(Look { trees, tree }, path) {
+            self.roots.insert((tree, root.to_owned()));
+        }
+    }
+
+    /// The root of a repository that a name belongs to which goes.
+    fn departing<'p>(&self, view: Look<'_>, path: &'p Path) -> Option<&'p Path> {
+        let root = match path.file_name() {
+            Some(name) if same_name(name, ".git") => path.parent()?,
+            _ => path,
+        };
+        let mark = root.join(".git");
+        (!root.as_os_str().is_empty() && view.exists(&mark) && !self.is_born(view, &mark)).then_some(root)
+    }
+
+    /// Whether a departure makes more to remember.
+    fn makes_more_roots(&self, view: Look<'_>, path: &Path) -> bool {
+        let holds = |(tree, root): &(usize, PathBuf)| *tree == view.tree && root.starts_with(path);
+        self.departing(view, path).is_some() || self.roots.iter().any(holds)
+    }
+
+    /// Remembers where the roots go that a directory holds which is renamed.
+    pub fn note_move(&mut self, tree: usize, from: &Path, to: &Path) {
+        let moved = |(of, root): &(usize, PathBuf)| {
+            let inner = root.strip_prefix(from).ok().filter(|_| *of == tree)?;
+            Some((tree, to.join(inner)))
+        };
+        let moved: Vec<_> = self.roots.iter().filter_map(moved).collect();
+        self.roots.extend(moved);
+    }
+
     /// Whether the repository in a directory was made in this sandbox.
     pub fn made_here(&self, trees: &[Tree], tree: usize, repository: &Path) -> bool {
         self.is_born(Look { trees, tree }, repository)
@@ -348,6 +466,9 @@ fn configuration(change: Change) -> Verdict {
     match change {
         Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Configuration,
         Change::Attributes => Verdict::Allow,
+        Change::Remove | Change::MoveAway => {
+            refuse("git: a repository keeps its configuration, which only another one takes the place of")
+        }
         _ => refuse("git: a repository's configuration can only be a file, and one that names no program"),
     }
 }
@@ -360,17 +481,79 @@ fn common_directory(change: Change) -> Verdict {
     }
 }
 
-/// Names are compared without the case of ASCII letters: a directory may be set not to tell them apart.
-pub(super) fn same_name(name: &OsStr, other: &str) -> bool {
-    name.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+/// The rule that protects a name at the root of a tree.
+fn by_policy(protected: &Path) -> String {
+    format!("filesystem.protect: {}", protected.display())
 }
 
-fn starts_with(path: &Path, prefix: &Path) -> bool {
+/// The rule that protects a name at the root of a repository.
+fn of_repository(protected: &Path) -> String {
+    format!("{} of a repository", by_policy(protected))
+}
+
+/// Whether a change of `path` below `root` changes what `protected` means there.
+fn concerns(view: Look<'_>, root: &Path, path: &Path, protected: &Path, change: Change) -> bool {
+    if starts_with(path, protected) {
+        return true;
+    }
+    if path.as_os_str().is_empty() || !starts_with(protected, path) {
+        return false;
+    }
+    match change {
+        // What is elsewhere could be changed at any time.
+        Change::Create(Kind::Link) | Change::Replace(Kind::Link) => true,
+        // What comes with a directory is looked at when it is moved.
+        Change::Remove | Change::MoveAway | Change::Replace(_) => view.exists(&root.join(protected)),
+        Change::Create(_) | Change::Write | Change::Attributes => false,
+    }
+}
+
+/// Names are compared as a directory does that is set not to tell upper case from lower (the `casefold` feature of ext4 and f2fs), because any may be.
+pub(super) fn same_name(name: &OsStr, other: &str) -> bool {
+    same(name.as_bytes(), other.as_bytes())
+}
+
+fn same(name: &[u8], other: &[u8]) -> bool {
+    folded(name).eq_ignore_ascii_case(&folded(other))
+}
+
+/// A name with the characters replaced that Unicode's case folding (`CaseFolding.txt`, C and F) makes ASCII letters of, and without those that
+/// the kernel's (fs/unicode) leaves out: `Default_Ignorable_Code_Point` of `DerivedCoreProperties.txt`.
+fn folded(name: &[u8]) -> Cow<'_, [u8]> {
+    let text = match std::str::from_utf8(name) {
+        Ok(text) if !text.is_ascii() => text,
+        // What is no text is compared byte by byte.
+        _ => return Cow::Borrowed(name),
+    };
+    let mut folded = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\u{212A}' => folded.push('k'),
+            '\u{17F}' => folded.push('s'),
+            '\u{DF}' | '\u{1E9E}' => folded.push_str("ss"),
+            '\u{FB00}' => folded.push_str("ff"),
+            '\u{FB01}' => folded.push_str("fi"),
+            '\u{FB02}' => folded.push_str("fl"),
+            '\u{FB03}' => folded.push_str("ffi"),
+            '\u{FB04}' => folded.push_str("ffl"),
+            '\u{FB05}' | '\u{FB06}' => folded.push_str("st"),
+            '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' => {}
+            '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' => {}
+            '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' => {}
+            '\u{FFF0}'..='\u{FFF8}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}' => {}
+            '\u{E0000}'..='\u{E0FFF}' => {}
+            other => folded.push(other),
+        }
+    }
+    Cow::Owned(folded.into_bytes())
+}
+
+pub(super) fn starts_with(path: &Path, prefix: &Path) -> bool {
     let mut names = path.iter();
     prefix.iter().all(|wanted| {
         names
             .next()
-            .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+            .is_some_and(|name| same(name.as_bytes(), wanted.as_bytes()))
     })
 }
 
@@ -389,11 +572,42 @@ impl Look<'_> {
         } else {
             path
         };
+        if path.as_os_str().len() >= PATH_MAX {
+            let above = open_beneath(&self.trees[self.tree], path.parent()?).ok()?;
+            return rustix::fs::statat(above, path.file_name()?, AtFlags::SYMLINK_NOFOLLOW).ok();
+        }
         rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
     fn exists(self, path: &Path) -> bool {
         self.stat(path).is_some()
+    }
+
+    /// Whether something is there that was made before a moment, or may have been: not every file system knows.
+    fn is_older(self, path: &Path, moment: Timespec) -> bool {
+        if !self.exists(path) {
+            return false;
+        }
+        let root = &self.trees[self.tree].root;
+        let made = rustix::fs::statx(root, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok();
+        made.filter(|made| made.stx_mask & StatxFlags::BTIME.bits() != 0)
+            .is_none_or(|made| {
+                (made.stx_btime.tv_sec, i64::from(made.stx_btime.tv_nsec)) < (moment.tv_sec, moment.tv_nsec)
+            })
+    }
+
+    /// Whether a directory holds a path, or a link on the way to it.
+    fn holds(self, directory: &Path, path: &Path) -> bool {
+        let mut at = directory.to_owned();
+        for name in path {
+            at.push(name);
+            match self.stat(&at) {
+                None => return false,
+                Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => return true,
+                Some(_) => {}
+            }
+        }
+        true
     }
 
     fn is_directory(self, path: &Path) -> bool {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::place::{Tree, containing};
+use super::place::{Tree, containing, open_beneath, path_of};
 use super::repository;
+use super::roots::Roots;
 use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
 
 use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
@@ -51,8 +52,14 @@ impl Example {
 
     fn rules(&self) -> Rules {
         let protected = vec![PathBuf::from(".vscode"), PathBuf::from(".github/hooks")];
-        let programs = repository::programs(&self.trees, 0, true, &protected);
-        Rules::new(protected, true, vec![programs])
+        let programs = repository::programs(&self.trees, 0, true, &protected, &[]);
+        Rules::new(protected, true, vec![programs], Roots::new(&[]))
+    }
+
+    /// Those of a sandbox that begins when what is there is a moment old: the clock of files moves in steps.
+    fn rules_later(&self) -> Rules {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        self.rules()
     }
 
     fn judge(&self, path: &str, change: Change) -> Verdict {
@@ -109,6 +116,11 @@ fn what_makes_a_program_run_outside_is_refused() {
         ("x/git-rebase-todo", Create(Kind::Link)),
         (".vscode/tasks.json", Write), (".VSCode/tasks.json", Write), (".vscode", Remove), (".vscode", MoveAway),
         (".github/hooks", Create(Kind::Directory)), ("nested/.vscode", Create(Kind::Directory)),
+        // Above a name of several parts, which is not there yet.
+        (".github", Create(Kind::Link)), ("nested/.github", Replace(Kind::Link)),
+        // As the `casefold` feature of file systems folds names.
+        (".git/hoo\u{212A}s/x", file), (".git/hook\u{17F}/x", file), (".git/con\u{FB01}g", Create(Kind::Link)),
+        (".g\u{200C}it", Create(Kind::Link)), (".v\u{17F}code/x", file), ("nested/.VSCODE\u{FE0F}", file),
     ];
     for (path, change) in table {
         example.refuses(path, *change);
@@ -154,13 +166,55 @@ fn directories_keep_links_out_and_linked_worktrees_in() {
 }
 
 #[test]
+fn a_directory_brings_no_protected_name_with_it() {
+    let example = Example::new();
+    example.make("a/hooks/x", "");
+    example.make("b/workflows/x", "");
+    example.make("c/y", "");
+    symlink("../a/hooks", example.trees[0].path.join("c/hooks")).unwrap();
+    let rules = example.rules();
+    let moves = |from: &str, to: &str| {
+        let moved = rules.may_move(&example.trees, 0, Path::new(from), Path::new(to));
+        moved.is_ok()
+    };
+    for root in ["", "nested/"] {
+        let to = format!("{root}.github");
+        assert!(!moves("a", &to) && moves("b", &to) && !moves("c", &to), "{to}");
+    }
+    assert!(moves("a", "plain/.github"));
+}
+
+#[test]
+fn a_root_whose_repository_went_keeps_its_names() {
+    let example = Example::new();
+    let mut rules = example.rules();
+    let root = example.trees[0].path.clone();
+    let settings = Create(Kind::Directory);
+    let is_refused = |rules: &Rules, path: &str| {
+        let verdict = rules.judge(&example.trees, 0, Path::new(path), settings);
+        matches!(verdict, Verdict::Refuse(_))
+    };
+    rules.note_departure(&example.trees, 0, Path::new("nested/.git"));
+    fs::remove_dir_all(root.join("nested/.git")).unwrap();
+    assert!(is_refused(&rules, "nested/.vscode") && !is_refused(&rules, "plain/.vscode"));
+    // It may become one again, in whose place nothing was changed; what was nobody's root before is looked through.
+    assert!(!is_refused(&rules, "nested/.git"));
+    rules.note_move(0, Path::new("nested"), Path::new("other"));
+    assert!(is_refused(&rules, "other/.vscode") && is_refused(&rules, "nested/.vscode"));
+    let made_now = example.rules();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::create_dir_all(root.join("old/.vscode")).unwrap();
+    assert!(!is_refused(&made_now, "old/.git") && is_refused(&example.rules_later(), "old/.git"));
+}
+
+#[test]
 fn a_root_that_is_a_repository_stays_one() {
     let example = Example::new();
     let mut tree = open(&example.trees[0].path.join("bare"));
     tree.repository = is_repository_root(&tree);
     assert!(tree.repository && !is_repository_root(&example.trees[0]));
     let trees = [tree];
-    let rules = Rules::new(Vec::new(), true, vec![Vec::new()]);
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()], Roots::new(&[]));
     fs::remove_dir(trees[0].path.join("refs")).unwrap();
     let verdict = rules.judge(&trees, 0, Path::new("hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
@@ -208,4 +262,24 @@ fn what_is_mounted_over_is_not_the_trees() {
     let root = example.trees[0].path.clone();
     assert!(containing(&example.trees, &root.join("secret/x")).is_none());
     assert!(containing(&example.trees, &root.join("secrets")).is_some());
+}
+
+#[test]
+fn paths_longer_than_the_kernel_takes_are_found_and_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&fs::canonicalize(directory.path()).unwrap());
+    let mut relative = PathBuf::new();
+    let mut at = open_beneath(&tree, Path::new("")).unwrap();
+    for _ in 0..60 {
+        let name = "x".repeat(100);
+        rustix::fs::mkdirat(&at, name.as_str(), Mode::from_raw_mode(0o700)).unwrap();
+        relative.push(&name);
+        at = open_beneath(&tree, &relative).unwrap();
+    }
+    assert_eq!(path_of(&at).unwrap(), tree.path.join(&relative));
+    rustix::fs::mkdirat(&at, ".git", Mode::from_raw_mode(0o700)).unwrap();
+    let rules = Rules::new(Vec::new(), true, vec![Vec::new()], Roots::new(&[]));
+    let trees = [tree];
+    let verdict = rules.judge(&trees, 0, &relative.join(".git/hooks/x"), Create(Kind::File));
+    assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
 }

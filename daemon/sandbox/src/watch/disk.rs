@@ -11,7 +11,8 @@
 //!
 //! A limit is passed when both are past it. What is deliberately not told apart: changes that others make in the same writable
 //! tree at the same time; old files that were changed count whole; a new directory that hides its contents counts as if all growth
-//! were in it. Not seen: unlinked files that are only mapped, on file systems without accounting (tmpfs); mounts below the root
+//! were in it; and so does growth that no file explains while descriptors wait in Unix sockets that nobody receives, since an unlinked
+//! file can be kept so. Not seen: unlinked files that are only mapped, on file systems without accounting (tmpfs); mounts below the root
 //! of a writable tree; on btrfs the number of files, which it does not tell.
 
 use std::collections::HashSet;
@@ -30,6 +31,9 @@ const TICK: Duration = Duration::from_millis(20);
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 /// And in proportion to how long it took.
 const COUNT_SHARE: u32 = 10;
+
+/// A descriptor that is still on its way after this time is kept there.
+const IN_TRANSIT: Duration = Duration::from_millis(50);
 
 /// Directories open at once in a count. What lies deeper counts as hidden.
 const MAX_DEPTH: usize = 128;
@@ -54,6 +58,10 @@ pub(super) struct Disk {
     count: Option<Count>,
     /// Until when the last count holds.
     counted_until: Option<Instant>,
+    /// Whether every Unix socket of the network namespace is the sandbox's.
+    own_sockets: bool,
+    /// Whether the last count found descriptors on their way, which may hide files.
+    in_flight: bool,
 }
 
 /// What a look found.
@@ -127,7 +135,13 @@ impl Since {
 }
 
 impl Disk {
-    pub fn new(bytes: Option<u64>, files: Option<u64>, roots: Vec<OwnedFd>, memory: &[OwnedFd]) -> Disk {
+    pub fn new(
+        bytes: Option<u64>,
+        files: Option<u64>,
+        roots: Vec<OwnedFd>,
+        memory: &[OwnedFd],
+        own_sockets: bool,
+    ) -> Disk {
         Disk {
             bytes,
             files,
@@ -137,6 +151,8 @@ impl Disk {
             since: Since::default(),
             count: None,
             counted_until: None,
+            own_sockets,
+            in_flight: false,
         }
     }
 
@@ -167,6 +183,7 @@ impl Disk {
         if over.is_none() {
             // What was counted so far is of no use: the tree may have removed it.
             self.count = None;
+            self.in_flight = false;
             return self.within(growth);
         }
         // The quick way: bytes only.
@@ -203,9 +220,18 @@ impl Disk {
                 files: growth.files.min(counted.files + held_files),
             },
         };
-        match self.over(account) {
-            Some((resource, used)) => Finding::Passed { resource, used },
-            None => self.within(growth),
+        if let Some((resource, used)) = self.over(account) {
+            return Finding::Passed { resource, used };
+        }
+        let before = std::mem::replace(&mut self.in_flight, held::in_flight(self.own_sockets));
+        match (before, self.in_flight, over) {
+            (true, true, Some((resource, used))) => Finding::Passed { resource, used },
+            (false, true, _) => {
+                // Programs that pass descriptors on have received them a moment later.
+                self.counted_until = Some(Instant::now() + IN_TRANSIT.max(took));
+                Finding::Within { bytes: 0, files: 0 }
+            }
+            _ => self.within(growth),
         }
     }
 
@@ -466,7 +492,7 @@ mod tests {
     fn growth_that_the_tree_accounts_for_passes_its_limit() {
         let directory = tempfile::tempdir().unwrap();
         let look = |bytes, files| {
-            let mut disk = Disk::new(bytes, files, vec![open(directory.path())], &[]);
+            let mut disk = Disk::new(bytes, files, vec![open(directory.path())], &[], false);
             disk.begin();
             // As if the file system had been emptier: growth is there, and the question is whose it is.
             for system in &mut disk.systems {
@@ -482,7 +508,7 @@ mod tests {
         };
         // Others' growth.
         assert!(matches!(look(Some(1 << 39), None), Finding::Within { .. }));
-        let mut disk = Disk::new(Some(4 * MIB), None, vec![open(directory.path())], &[]);
+        let mut disk = Disk::new(Some(4 * MIB), None, vec![open(directory.path())], &[], false);
         disk.begin();
         disk.systems.iter_mut().for_each(|system| system.free_bytes += 1 << 40);
         fill(&directory.path().join("new"), 6);
@@ -494,6 +520,30 @@ mod tests {
         };
         assert!(
             matches!(found, Finding::Passed { resource: DiskResource::Space, used } if used >= 6 * MIB),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn growth_that_only_files_in_flight_can_explain_passes_its_limit() {
+        use std::os::fd::AsFd;
+        let directory = tempfile::tempdir().unwrap();
+        let mut disk = Disk::new(Some(1 << 39), None, vec![open(directory.path())], &[], false);
+        disk.begin();
+        disk.systems.iter_mut().for_each(|system| system.free_bytes += 1 << 40);
+        let (near, _far) = crate::wire::pair().unwrap();
+        let file = tempfile::tempfile_in(directory.path()).unwrap();
+        crate::wire::send(near.as_fd(), &0u8, &[file.as_fd()]).unwrap();
+        drop(file);
+        let give_up = Instant::now() + Duration::from_secs(20);
+        let found = loop {
+            match disk.look(Instant::now()) {
+                found @ Finding::Passed { .. } => break found,
+                found => assert!(Instant::now() < give_up, "{found:?}"),
+            }
+        };
+        assert!(
+            matches!(found, Finding::Passed { resource: DiskResource::Space, used } if used > 1 << 39),
             "{found:?}"
         );
     }

@@ -39,6 +39,9 @@ const CPU_PERIOD: Duration = Duration::from_millis(500);
 /// SIGTERM, what an end begins with.
 const STOP_SIGNAL: i32 = 15;
 
+/// SIGKILL, what the kernel ends a process with for its memory.
+const KILL_SIGNAL: i32 = 9;
+
 /// SIGCONT, which follows it.
 const CONTINUE_SIGNAL: i32 = 18;
 
@@ -213,6 +216,12 @@ impl Following {
                 limit_bytes: self.limits.memory_bytes.unwrap_or(0),
             },
             (None, Some(exited)) => exited,
+            // Memory that no process has mapped (memory files, pipes, sockets) makes nobody large: the kernel may choose init.
+            (None, None) if self.measured && self.init_status == -KILL_SIGNAL && self.usage.oom_kills > 0 => {
+                Ending::OutOfMemory {
+                    limit_bytes: self.limits.memory_bytes.unwrap_or(0),
+                }
+            }
             (None, None) if self.measured => Ending::Lost {
                 why: match self.init_status {
                     status @ ..0 => format!("init was killed by signal {}", -status),
@@ -379,12 +388,15 @@ impl Actor {
             } => {
                 state.cause.get_or_insert(match protection {
                     None => Ending::SpawnFailed { stage, errno, path },
-                    Some(_) => sandbox_failed(sandbox_event::Failure {
-                        protection,
-                        stage,
-                        errno,
-                        path,
-                    }),
+                    Some(_) => sandbox_failed(
+                        sandbox_event::Failure {
+                            protection,
+                            stage,
+                            errno,
+                            path,
+                        },
+                        &self.surroundings.launching,
+                    ),
                 });
                 let _ = sandbox.kill();
             }
@@ -443,7 +455,9 @@ impl Actor {
                 }
             }
             Failed(failure) => {
-                state.cause.get_or_insert(sandbox_failed(failure));
+                state
+                    .cause
+                    .get_or_insert(sandbox_failed(failure, &self.surroundings.launching));
             }
             Gone { usage, init_status } => {
                 state.init_status = init_status;
@@ -578,6 +592,41 @@ async fn feed(mut pipe: pipe::Sender, mut input: mpsc::Receiver<Input>) {
         // EPIPE: the command closed its input. What clients still send is dropped, as under a shell.
         if pipe.write_all(&data).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(init_status: i32, oom_kills: u64) -> Ending {
+        let mut state = Following::new(Limits {
+            wall: None,
+            idle: None,
+            cpu_time: None,
+            grace: Duration::ZERO,
+            memory_bytes: Some(64),
+            processes: None,
+            cpu_millis: None,
+            open_files_soft: 1,
+            open_files_hard: 1,
+            file_bytes: None,
+            disk_bytes: None,
+            files: None,
+            output_bytes: None,
+        });
+        state.measured = true;
+        state.init_status = init_status;
+        state.usage.oom_kills = oom_kills;
+        state.ending()
+    }
+
+    #[test]
+    fn an_init_that_the_kernel_killed_for_memory_was_out_of_memory() {
+        assert_eq!(ending(-9, 2), Ending::OutOfMemory { limit_bytes: 64 });
+        for (status, kills) in [(-9, 0), (-11, 2), (1, 2)] {
+            assert!(matches!(ending(status, kills), Ending::Lost { .. }), "{status} {kills}");
         }
     }
 }

@@ -9,7 +9,8 @@
 //! Pure: text in, denials out. A message that is not understood is passed over.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use fumehood_sandbox::spec::Protection;
 
@@ -52,7 +53,7 @@ const FILES: &[(&str, Problem)] = &[
 
 /// What tells that no host is reached, in lower case: strerror(3), gai_strerror(3), curl, Node, Go, Rust and Java.
 const HOSTS: &[&str] = &[
-    "could not resolve host",
+    NO_ADDRESS,
     "temporary failure in name resolution",
     "name or service not known",
     "failed to lookup address",
@@ -63,6 +64,12 @@ const HOSTS: &[&str] = &[
     "network is unreachable",
     "enetunreach",
 ];
+
+/// Of curl and git, before the name of the host, which may be without a dot.
+const NO_ADDRESS: &str = "could not resolve host";
+
+/// Of curl, with the address.
+const NO_CONNECTION: &str = "failed to connect to ";
 
 /// Words of messages about writing, in lower case.
 const WRITING: &[&str] = &[
@@ -81,13 +88,15 @@ const WRITING: &[&str] = &[
 ];
 
 /// What the messages let one conclude, each once, in their order. With `isolated`, no host outside is reached.
-pub(super) fn infer(stderr: &[u8], isolated: bool, reach: impl Fn(&Path) -> Reach) -> Vec<Denial> {
+///
+/// What could not be written is also known by a relative path, taken to be one in `directory`, the command's own.
+pub(super) fn infer(stderr: &[u8], isolated: bool, directory: &Path, reach: impl Fn(&Path) -> Reach) -> Vec<Denial> {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     for index in 0..lines.len() {
-        let denial = file(&lines, index, &reach).or_else(|| isolated.then(|| host(lines[index])).flatten());
+        let denial = file(&lines, index, directory, &reach).or_else(|| isolated.then(|| host(lines[index])).flatten());
         if let Some(denial) = denial
             && found.len() < MAX_INFERRED
             && seen.insert(denial.subject.bytes().to_vec())
@@ -98,16 +107,21 @@ pub(super) fn infer(stderr: &[u8], isolated: bool, reach: impl Fn(&Path) -> Reac
     found
 }
 
-fn file(lines: &[&str], index: usize, reach: &impl Fn(&Path) -> Reach) -> Option<Denial> {
+fn file(lines: &[&str], index: usize, directory: &Path, reach: &impl Fn(&Path) -> Reach) -> Option<Denial> {
     let line = lines[index];
     // Lower case of ASCII only: every byte keeps its place.
     let lower = line.to_ascii_lowercase();
     let (at, problem) = FILES
         .iter()
         .find_map(|(words, problem)| Some((lower.find(words)?, *problem)))?;
-    let path = path_at(line, at).or_else(|| path_before_cause(lines, index))?;
+    let absolute = path_at(line, at).or_else(|| path_before_cause(lines, index));
+    let relative = || relative_at(line, at).filter(|_| problem == Problem::ReadOnly);
+    let path = match absolute {
+        Some(path) => PathBuf::from(path),
+        None => directory.join(relative()?),
+    };
     let writes = WRITING.iter().any(|word| lower.contains(word));
-    let (operation, rule, remedy) = match (reach(Path::new(path)), problem) {
+    let (operation, rule, remedy) = match (reach(&path), problem) {
         (Reach::Open, _) | (Reach::ReadOnly { .. }, Problem::Missing) => return None,
         // The file's own mode may be the reason, and for reading it is.
         (Reach::ReadOnly { .. }, Problem::Denied) if !writes => return None,
@@ -136,7 +150,7 @@ fn file(lines: &[&str], index: usize, reach: &impl Fn(&Path) -> Reach) -> Option
     Some(Denial {
         protection: Protection::FilesystemView,
         operation,
-        subject: Subject::Path(path.as_bytes().to_vec()),
+        subject: Subject::Path(path.into_os_string().into_vec()),
         rule,
         remedy,
         evidence: Evidence::Inferred,
@@ -158,6 +172,38 @@ fn path_at(line: &str, problem: usize) -> Option<&str> {
     });
     let after = || paths.iter().find(|(start, _)| *start > problem);
     before.or_else(after).map(|(_, path)| *path)
+}
+
+/// The relative path that a message is about: what is quoted before the words that tell of the problem, else after them, else the last word before
+/// them where it can be nothing else.
+fn relative_at(line: &str, problem: usize) -> Option<&str> {
+    let plain = |path: &&str| {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        !path.is_empty() && !path.starts_with(['/', '~']) && !path.split('/').any(|name| name == "..")
+    };
+    if let Some(path) = quoted(&line[..problem])
+        .or_else(|| quoted(&line[problem..]))
+        .filter(plain)
+    {
+        return Some(path.strip_prefix("./").unwrap_or(path));
+    }
+    // `sh: 1: cannot create x: ...`, `bash: line 1: x: ...`, `error: could not lock config file .git/config: ...`
+    let (speaker, said) = line[..problem].strip_suffix(": ")?.rsplit_once(": ")?;
+    let word = said.rsplit(' ').next()?;
+    let is_path = said == word || said.starts_with("cannot create ") || word.contains(['/', '.']);
+    let sign = |c: char| !c.is_alphanumeric() && !"._-+@/".contains(c);
+    (is_path && !speaker.is_empty() && !word.contains(sign) && plain(&word))
+        .then(|| word.strip_prefix("./").unwrap_or(word))
+}
+
+/// What the last quotes of a text enclose.
+fn quoted(text: &str) -> Option<&str> {
+    [('\'', '\''), ('‘', '’'), ('"', '"'), ('`', '`'), ('`', '\'')]
+        .into_iter()
+        .find_map(|(opening, closing)| {
+            let (before, _) = text.rsplit_once(closing)?;
+            before.rsplit_once(opening).map(|(_, path)| path)
+        })
 }
 
 /// The path of the report whose cause a line is, as cargo writes them.
@@ -210,7 +256,19 @@ fn paths(line: &str) -> Vec<(usize, &str)> {
 
 fn host(line: &str) -> Option<Denial> {
     let lower = line.to_ascii_lowercase();
-    let (at, words) = HOSTS.iter().find_map(|words| Some((lower.find(words)?, *words)))?;
+    let Some((at, words)) = HOSTS.iter().find_map(|words| Some((lower.find(words)?, *words))) else {
+        let (_, target) = line.split_at_checked(lower.find(NO_CONNECTION)? + NO_CONNECTION.len())?;
+        let address = target.split(' ').find_map(address)?;
+        return (!is_loopback(address)).then(|| connect(address.to_owned(), Evidence::Inferred));
+    };
+    let single = |rest: &&str| {
+        let is_label = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        !rest.is_empty() && rest.len() <= MAX_HOST_BYTES && rest.chars().all(is_label)
+    };
+    let named = line[at + words.len()..].strip_prefix(": ").map(str::trim);
+    if let Some(name) = named.filter(|_| words == NO_ADDRESS).filter(single) {
+        return (!is_loopback(name)).then(|| connect(name.to_owned(), Evidence::Inferred));
+    }
     let (before, after) = (&line[..at], &line[at + words.len()..]);
     let address = after
         .split(is_between)

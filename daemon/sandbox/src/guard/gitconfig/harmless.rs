@@ -4,7 +4,7 @@
 //! though it looks harmless: `rebase.instructionFormat` (`%n` writes `exec` lines into the list of a rebase),
 //! `branch.*.mergeOptions`, `pull.twohead` and `merge.default` (name a strategy or driver to run), `commit.template`
 //! (reads any file), `help.autoCorrect` (runs another command than the one typed), `push.pushOption`,
-//! `core.sharedRepository` (others may write), `core.protectNTFS` and `*.fsckObjects` (protections), `protocol.*`.
+//! `core.protectNTFS` and `*.fsckObjects` (protections), `protocol.*`.
 
 use super::parse::Entry;
 use super::programs::matches;
@@ -45,6 +45,10 @@ pub(super) enum Values {
     /// `true`, for a remote that fetches nothing yet, or everything into the same places.
     Mirror,
     Worktree,
+    /// A boolean; true only for a repository that has no working tree.
+    Bare,
+    /// Whether others may write: only in a repository of this run's own.
+    Shared,
 }
 
 /// May an entry that was there be taken away or changed?
@@ -57,8 +61,8 @@ pub(super) enum Removal {
 
 use Removal::{Free, Kept};
 use Values::{
-    Address, Below, Bool, BoolOr, BoolOrInt, Int, IntOr, Lines, Mirror, Plain, Promisor, PromisorRemote, PushRemote,
-    Reference, Refspec, Remote, Text, Words, Worktree,
+    Address, Bare, Below, Bool, BoolOr, BoolOrInt, Int, IntOr, Lines, Mirror, Plain, Promisor, PromisorRemote,
+    PushRemote, Reference, Refspec, Remote, Shared, Text, Words, Worktree,
 };
 
 const OFF: Values = Words(&["false"]);
@@ -67,10 +71,12 @@ const TRUE: Values = Words(&["true"]);
 #[rustfmt::skip]
 const TABLE: &[(&str, Values, Removal)] = &[
     // git init, git clone: what the file system can do, and the kind of repository.
-    ("core.repositoryformatversion", Words(&["0", "1"]), Free), ("core.filemode", Bool, Free), ("core.bare", Bool, Free),
+    ("core.repositoryformatversion", Words(&["0", "1"]), Free), ("core.filemode", Bool, Free), ("core.bare", Bare, Free),
     ("core.logallrefupdates", BoolOr(&["always"]), Free), ("core.ignorecase", Bool, Free),
     ("core.precomposeunicode", Bool, Free), ("core.symlinks", Bool, Free),
     ("init.defaultbranch", Plain, Free),
+    // git init --shared. Its second line refuses pushes, and so may not be taken back.
+    ("core.sharedrepository", Shared, Free), ("receive.denynonfastforwards", TRUE, Kept),
     ("extensions.noop", Text, Free), ("extensions.noop-v1", Text, Free),
     ("extensions.objectformat", Words(&["sha1", "sha256"]), Free),
     ("extensions.compatobjectformat", Words(&["sha1", "sha256"]), Free),
@@ -108,6 +114,10 @@ const TABLE: &[(&str, Values, Removal)] = &[
     // Keeping longer is harmless, and so may not be taken back: the user's next gc would delete.
     ("gc.pruneexpire", Words(&["never"]), Kept), ("gc.reflogexpire", Words(&["never"]), Kept),
     ("gc.reflogexpireunreachable", Words(&["never"]), Kept),
+    // scalar register.
+    ("credential.*.usehttppath", TRUE, Kept), ("credential.validate", Bool, Free), ("gui.gcwarning", Bool, Free),
+    ("receive.autogc", Bool, Free), ("feature.experimental", Bool, Free), ("commitgraph.changedpaths", Bool, Free),
+    ("commitgraph.generationversion", Int, Free), ("log.excludedecoration", Reference, Free),
     ("maintenance.auto", Bool, Free), ("maintenance.autodetach", Bool, Free),
     ("maintenance.strategy", Words(&["none", "incremental"]), Free),
     ("maintenance.gc.enabled", Bool, Free), ("maintenance.commit-graph.enabled", Bool, Free),
@@ -266,6 +276,11 @@ pub(super) fn is_harmless(values: Values, value: Option<&[u8]>) -> bool {
                     .any(|part| part == b".." || part.eq_ignore_ascii_case(b".git"))
         }
         Reference => is_reference(text),
+        Bare => is_bool(value),
+        Shared => {
+            let octal = text.len() <= 4 && text.starts_with(b"0") && text.iter().all(|b| (b'0'..=b'7').contains(b));
+            is_bool(value) || is_word(value, &["umask", "group", "all", "world", "everybody", "2"]) || octal
+        }
         Promisor | Mirror => is_true(value),
         Refspec | Remote | PushRemote | PromisorRemote | Address | Worktree => value.is_some() && !text.is_empty(),
     }

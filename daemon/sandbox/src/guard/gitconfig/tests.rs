@@ -14,6 +14,9 @@ fn judge(old: &str, new: &str) -> Result<(), Refused> {
         new.as_bytes(),
         &Place {
             worktree_allowed: &inside,
+            worktree_was_its_own: &inside,
+            made_here: false,
+            bare_allowed: true,
             local_url_allowed: &inside,
         },
     )
@@ -290,6 +293,9 @@ fn remotes_and_branches_come_go_and_are_renamed_as_a_whole() {
 fn changes_that_are_harmless_one_by_one_are_judged_in_sum() {
     let place = Place {
         worktree_allowed: &|_| false,
+        worktree_was_its_own: &|_| false,
+        made_here: false,
+        bare_allowed: true,
         local_url_allowed: &|_| false,
     };
     let run = |start: &str, new: &str| {

@@ -25,7 +25,10 @@ fn told(stderr: &str) -> Vec<String> {
         let subject = String::from_utf8_lossy(denial.subject.bytes()).into_owned();
         format!("{} {subject}", denial.operation.name())
     };
-    infer(stderr.as_bytes(), true, reach).iter().map(word).collect()
+    infer(stderr.as_bytes(), true, Path::new("/etc/project"), reach)
+        .iter()
+        .map(word)
+        .collect()
 }
 
 /// As programs write them (coreutils 9, dash, bash 5, Python 3.11, Node 20, npm 10, cargo 1.9x, git 2.39, Go 1.2x, gcc 12, OpenJDK 17).
@@ -60,6 +63,41 @@ const MESSAGES: &[(&str, &[&str])] = &[
     (
         "cat: /var/lib/fumehood/audit.jsonl: No such file or directory",
         &["read /var/lib/fumehood/audit.jsonl"],
+    ),
+    // By a relative path, in a directory that cannot be written
+    (
+        "touch: cannot touch 'x y': Read-only file system",
+        &["write /etc/project/x y"],
+    ),
+    (
+        "sh: 1: cannot create out.txt: Read-only file system",
+        &["write /etc/project/out.txt"],
+    ),
+    (
+        "bash: line 1: ./a/b: Read-only file system",
+        &["write /etc/project/a/b"],
+    ),
+    (
+        "OSError: [Errno 30] Read-only file system: 'x'",
+        &["write /etc/project/x"],
+    ),
+    (
+        "error: could not lock config file .git/config: Read-only file system",
+        &["write /etc/project/.git/config"],
+    ),
+    ("error: Read-only file system (os error 30)", &[]),
+    ("tool: failed to save: Read-only file system", &[]),
+    ("touch: cannot touch '../x': Read-only file system", &[]),
+    // Hosts as curl names them
+    ("curl: (6) Could not resolve host: registry", &["connect registry"]),
+    ("curl: (6) Could not resolve host: localhost", &[]),
+    (
+        "curl: (7) Failed to connect to 192.0.2.1 port 80 after 0 ms: Couldn't connect to server",
+        &["connect 192.0.2.1"],
+    ),
+    (
+        "curl: (7) Failed to connect to localhost port 80 after 0 ms: Couldn't connect to server",
+        &[],
     ),
     // What the file's own mode refuses, or what is missing on the machine as well
     ("cat: /etc/shadow: Permission denied", &[]),
@@ -226,6 +264,7 @@ fn a_conclusion_says_which_rule_and_what_would_allow_it() {
     let denials = infer(
         b"cat: /home/ada/.ssh/id: No such file or directory\nsh: 1: cannot create /usr/x: Read-only file system\ncat: /var/lib/fumehood/x: No such file or directory",
         true,
+        Path::new("/"),
         reach,
     );
     let words: Vec<_> = denials
@@ -267,12 +306,25 @@ fn any_bytes_are_taken() {
             })
             .chain(*b"Permission denied")
             .collect();
-        assert!(infer(&bytes, true, reach).len() <= MAX_INFERRED);
+        assert!(infer(&bytes, true, Path::new("/etc"), reach).len() <= MAX_INFERRED);
     }
-    infer("é/‘’Permission denied: ‘/é’ /\u{a0}/x".as_bytes(), true, reach);
+    infer(
+        "é/‘’Permission denied: ‘/é’ /\u{a0}/x".as_bytes(),
+        true,
+        Path::new("/"),
+        reach,
+    );
 }
 
 #[test]
 fn with_the_machines_network_a_host_that_is_not_reached_is_no_denial() {
-    assert!(infer(b"curl: (6) Could not resolve host: example.com", false, reach).is_empty());
+    assert!(
+        infer(
+            b"curl: (6) Could not resolve host: example.com",
+            false,
+            Path::new("/"),
+            reach
+        )
+        .is_empty()
+    );
 }

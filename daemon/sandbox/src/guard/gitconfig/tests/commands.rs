@@ -93,6 +93,9 @@ impl Playground {
         let local = |path: &[u8]| path.starts_with(root) || path.starts_with(&file_url) || path.starts_with(b"../");
         let place = Place {
             worktree_allowed: &|path| path.starts_with(b"../") || path.starts_with(root),
+            worktree_was_its_own: &|path| path.starts_with(b"../") || path.starts_with(root),
+            made_here: false,
+            bare_allowed: true,
             local_url_allowed: &local,
         };
         if let Err(refused) = judge(old, new, &place) {
