@@ -102,7 +102,7 @@ fn a_proposal_carries_the_work_it_was_learnt_from() {
             "work/test_it.py",
             "import socket, unittest\nclass T(unittest.TestCase):\n    def test(self):\n        s = socket.create_server(('127.0.0.1', 0))\n        socket.create_connection(s.getsockname()).close()\n        s.close()\n",
         );
-        let file = house.path("learnt.toml");
+        let file = house.make_directory("proposals", 0o755).join("learnt.toml");
         let output = file.to_str().unwrap();
         learn(house, &["-o", output], &["make", "-s"]).finish().expect(0);
         assert!(!house.workspace().join("main").exists());
