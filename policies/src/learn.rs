@@ -39,8 +39,8 @@ pub struct Observation {
 pub enum Target {
     /// An absolute, normalised path.
     Path(String),
-    /// An address.
-    Address(std::net::SocketAddr),
+    /// An address. The type of `core`, which can do nothing with it.
+    Address(core::net::SocketAddr),
 }
 
 /// What something was asked for for.
