@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::approvals_client::ApprovalsClient;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
+use fumehood_proto::v1::learning_client::LearningClient;
 use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
@@ -14,9 +15,10 @@ use fumehood_proto::v1::{
     AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse,
     ExaminePolicyRequest, ExaminePolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest,
     GetPolicyResponse, GetRequest, IgnoredPolicy, KillRequest, ListPoliciesRequest, ListRequest, ListResponse,
-    ListTrustedRequest, PolicySummary, ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse, RunInfo,
-    RunRequest, SignalRequest, SignalScope, StartRequest, StartResponse, TrustPolicyRequest, TrustPolicyResponse,
-    TrustedFile, UntrustPolicyRequest, VersionRequest, VersionResponse, WaitRequest,
+    ListTrustedRequest, Observation, ObservationsRequest, PolicySummary, ProposeRequest, ProposeResponse,
+    ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse, RunInfo, RunRequest, SignalRequest, SignalScope,
+    StartRequest, StartResponse, TrustPolicyRequest, TrustPolicyResponse, TrustedFile, UntrustPolicyRequest,
+    VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,6 +39,7 @@ pub struct Client {
     pub(crate) approvals: ApprovalsClient<Channel>,
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
+    learning: LearningClient<Channel>,
     node: NodeClient<Channel>,
 }
 
@@ -45,6 +48,7 @@ impl Client {
         Self {
             approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             node: NodeClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
         }
@@ -275,6 +279,29 @@ impl Client {
     /// [`Error::NotFound`] and the other refusals of a call.
     pub async fn explain_policy(&self, request: ExplainPolicyRequest) -> Result<ExplainPolicyResponse, Error> {
         Ok(self.policies.clone().explain(request).await?.into_inner())
+    }
+
+    /// What a finished run to learn from asked for, and how much more there was than is kept.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Precondition`] for a run that is not over or was not recorded.
+    pub async fn observations(&self, run_id: impl Into<String>) -> Result<(Vec<Observation>, u64), Error> {
+        let request = ObservationsRequest { run_id: run_id.into() };
+        let mut parts = self.learning.clone().observations(request).await?.into_inner();
+        let (mut all, mut lost) = (Vec::new(), 0);
+        while let Some(part) = parts.message().await? {
+            all.extend(part.observations);
+            lost = part.lost;
+        }
+        Ok((all, lost))
+    }
+
+    /// A policy under which the command of a run to learn from would have passed.
+    ///
+    /// # Errors
+    /// As [`observations`](Self::observations), for each run that the request names.
+    pub async fn propose(&self, request: ProposeRequest) -> Result<ProposeResponse, Error> {
+        Ok(self.learning.clone().propose(request).await?.into_inner())
     }
 
     /// What the daemon's machine can enforce.

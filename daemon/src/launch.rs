@@ -372,5 +372,6 @@ fn test_spec() -> SandboxSpec {
             files: None,
         },
         required: Vec::new(),
+        record: false,
     }
 }

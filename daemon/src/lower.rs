@@ -60,6 +60,41 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         },
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
+        record: false,
+    }
+}
+
+/// Makes a sandbox one to learn in: it is recorded, and what it writes vanishes, also in the workspace. Nothing is shown in it that was not
+/// before. A writable place that is no directory can only be read; `is_directory` says which is.
+pub fn make_throwaway(spec: &mut SandboxSpec, is_directory: impl Fn(&Path) -> bool) {
+    spec.record = true;
+    for (number, entry) in spec.view.entries.iter_mut().enumerate() {
+        let ViewEntry::Bind {
+            source,
+            target,
+            access,
+            optional,
+        } = entry
+        else {
+            continue;
+        };
+        if !access.writes() {
+            continue;
+        }
+        let execute = matches!(access, Access::Write | Access::Guarded);
+        if is_directory(source) {
+            *entry = ViewEntry::Overlay {
+                lower: std::mem::take(source),
+                target: std::mem::take(target),
+                scratch: format!("throwaway-{number}"),
+                hide: Vec::new(),
+                execute,
+                optional: *optional,
+                guarded: access.is_guarded(),
+            };
+        } else {
+            *access = if execute { Access::ReadExecute } else { Access::Read };
+        }
     }
 }
 
@@ -200,6 +235,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 hide: hidden_below(&host.home, grants, host),
                 execute: true,
                 optional: false,
+                guarded: false,
             },
             false => private(&host.home, "home", 0o700),
         };
@@ -220,6 +256,7 @@ fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
                 hide: hidden_below(&path, grants, host),
                 execute: at.execute,
                 optional: true,
+                guarded: false,
             },
             Rights { execute: true, .. } => bind(&path, Access::ReadExecute, true),
             _ => bind(&path, Access::Read, true),
@@ -272,6 +309,7 @@ fn workspace(grants: &Grants, host: &Host, given: &Given, guarded: bool) -> Vec<
         hide: Vec::new(),
         execute: true,
         optional: true,
+        guarded: false,
     };
     entries.push(match copies.contains(&host.workspace) && !written {
         true => copy(&host.workspace, 0),
@@ -399,7 +437,7 @@ pub fn hidden_by_workspace(grants: &Grants, host: &Host) -> Vec<(&'static str, P
 }
 
 /// Everything that the policy hides, with the rule that does.
-fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
+pub fn hidden<'a>(grants: &'a Grants, host: &'a Host) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
     resolved(&grants.filesystem.hide, host)
         .into_iter()
         .map(|path| ("filesystem.hide", path))
@@ -415,7 +453,7 @@ fn resolved(patterns: &[PathPattern], host: &Host) -> Vec<PathBuf> {
     patterns.iter().flat_map(|pattern| resolve(pattern, host)).collect()
 }
 
-fn resolve(pattern: &PathPattern, host: &Host) -> Vec<PathBuf> {
+pub fn resolve(pattern: &PathPattern, host: &Host) -> Vec<PathBuf> {
     if let Some(found) = host.found.get(pattern) {
         return found.clone();
     }

@@ -7,6 +7,7 @@
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! find.rs      what is on the machine for the patterns of a policy
+//! learn.rs     what a run to learn from asked for
 //! host.rs      facts about this machine and this caller that a sandbox is made from
 //! ```
 
@@ -15,6 +16,7 @@ mod denials;
 mod find;
 mod host;
 mod journal;
+mod learn;
 mod model;
 mod programs;
 mod table;
@@ -24,5 +26,6 @@ pub use actor::{Kill, Surroundings};
 pub use find::{FindError, find};
 pub use host::{Asked, Host, WorkspaceError};
 pub use journal::{Item, Journal, Reader};
+pub use learn::Recorded;
 pub use model::*;
 pub use table::{Bounds, InputError, Run, RunTable, StartError};

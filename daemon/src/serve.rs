@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
 use fumehood_proto::v1::approvals_server::ApprovalsServer;
+use fumehood_proto::v1::learning_server::LearningServer;
 use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
 use fumehood_proto::v1::runs_server::RunsServer;
@@ -28,7 +29,7 @@ use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Bounds, RunTable, Surroundings};
-use crate::service::{ApprovalsService, Door, IntakeLayer, NodeService, PoliciesService, RunsService};
+use crate::service::{ApprovalsService, Door, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -134,6 +135,7 @@ pub async fn serve(
     health.set_serving::<RunsServer<RunsService>>().await;
     health.set_serving::<PoliciesServer<PoliciesService>>().await;
     health.set_serving::<ApprovalsServer<ApprovalsService>>().await;
+    health.set_serving::<LearningServer<LearningService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
 
     let door = Door {
@@ -174,6 +176,7 @@ pub async fn serve(
         )
         .add_service(PoliciesServer::new(policies))
         .add_service(ApprovalsServer::new(ApprovalsService { approvals }))
+        .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
         .add_service(NodeServer::new(node))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(describe)?)

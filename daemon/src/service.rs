@@ -4,6 +4,7 @@
 //! runs.rs      service Runs          request.rs   a request, checked field by field
 //! policies.rs  service Policies      convert.rs   what goes out
 //! approvals.rs service Approvals
+//! learning.rs  service Learning
 //! node.rs      service Node          status.rs    every gRPC status there is
 //! explain.rs   what is said about policies
 //! intake.rs    what a peer may have on its way here at once
@@ -13,6 +14,7 @@ mod approvals;
 mod convert;
 mod explain;
 mod intake;
+mod learning;
 mod node;
 mod policies;
 mod request;
@@ -21,6 +23,7 @@ mod status;
 
 pub use approvals::ApprovalsService;
 pub use intake::IntakeLayer;
+pub use learning::LearningService;
 pub use node::NodeService;
 pub use policies::PoliciesService;
 pub use request::Door;

@@ -38,6 +38,7 @@ mod explain;
 mod file;
 mod form;
 mod keys;
+pub mod learn;
 mod lint;
 mod model;
 mod narrow;

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 /// The sources, relative to `proto/`, in the order they are compiled.
-pub const SOURCES: [&str; 5] = [
+pub const SOURCES: [&str; 6] = [
     "fumehood/v1/types.proto",
     "fumehood/v1/approvals.proto",
     "fumehood/v1/runs.proto",
     "fumehood/v1/policies.proto",
+    "fumehood/v1/learning.proto",
     "fumehood/v1/node.proto",
 ];
 

@@ -255,6 +255,8 @@ pub enum PolicyCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
+    /// Propose the smallest policy for a command, from watching it
+    Learn(Box<LearnArgs>),
     /// Print the JSON Schema of policy files, for editors
     Schema,
 }
@@ -300,6 +302,48 @@ pub struct ExplainArgs {
     pub connect: ConnectArgs,
     /// What is decided about this command
     #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `policy learn`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        fumehood policy learn -o .fumehood.toml --name shop -- npm test\n  \
+        fumehood policy learn -- cargo test --offline\n  \
+        fumehood policy learn --observations -- make\n\n\
+        The command runs where all of its changes vanish, those of the workspace as well: once to be watched, under a policy that lets more \
+        through, then under the proposal to prove it. Each time it sees what that policy shows and no more; secrets stay hidden and are \
+        never proposed. What it writes goes to standard error, the proposal to standard output or the file.\n\n\
+        Exit code: 0 when the command ended under the proposal as it did before; 1 when it did not; 125 when fumehood failed.")]
+pub struct LearnArgs {
+    /// Write the proposal to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file when it exists
+    #[arg(long, requires = "output")]
+    pub force: bool,
+    /// The name of the proposed policy
+    #[arg(long, default_value = "learnt")]
+    pub name: String,
+    /// Give the command the network of the policy that it is watched under, instead of loopback at most
+    #[arg(long)]
+    pub network: bool,
+    /// Show what the command asked for, one thing a line, and propose nothing
+    #[arg(long, conflicts_with_all = ["output", "name"])]
+    pub observations: bool,
+    /// The policy that it is watched under, which the proposal never exceeds: a name or a file, as for `run`
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    /// The directory the command may work in [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Set a variable of the command, or pass on this environment's (`-e NAME`); may be repeated
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = VariableParser)]
+    pub env: Vec<Variable>,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

@@ -71,6 +71,10 @@ pub enum Failure {
     CurrentDirectory(#[source] io::Error),
     #[error("the workspace {} is no directory", .0.display())]
     WorkspaceNotDirectory(PathBuf),
+    #[error("{} exists: name another file, or replace it with --force", .0.display())]
+    Exists(PathBuf),
+    #[error("the command did not run, and so nothing can be learnt: {0}")]
+    NothingLearnt(String),
     #[error("cannot {action}")]
     System { action: &'static str, source: io::Error },
     #[error("cannot write to standard {stream}")]

@@ -10,6 +10,7 @@ mod doctor;
 mod duration;
 mod failure;
 mod json;
+mod learn;
 mod listing;
 mod policy;
 mod render;

@@ -18,7 +18,7 @@ use crate::args::{ExplainArgs, PolicyCommand};
 use crate::failure::{Failure, chain};
 use crate::json::hex;
 use crate::start::{self, Connected};
-use crate::{listing, print, tell, trust};
+use crate::{learn, listing, print, tell, trust};
 
 /// The exit code when something was found that is not right.
 const FOUND: u8 = 1;
@@ -59,6 +59,7 @@ pub async fn run(command: PolicyCommand) -> Result<u8, Failure> {
             json,
         } => check(&files, deny_warnings, json),
         PolicyCommand::Explain(args) => explain(*args).await,
+        PolicyCommand::Learn(args) => learn::run(*args).await,
         PolicyCommand::Test { files, json } => test(&files, json),
         PolicyCommand::Diff {
             a,

@@ -69,6 +69,7 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         on_disconnect: OnDisconnect::Kill.into(),
         labels: args.labels.iter().cloned().collect(),
         umask: umask(),
+        learn: None,
     };
     Ok(StartRequest {
         run_id: String::new(),

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -20,10 +21,11 @@ use crate::rights::Rights;
 use crate::seccomp::Program;
 use crate::spec::{CommandSpec, Fallback, Limits, Protection};
 use crate::sys::{self, Forked};
+use crate::waiting::Waiting;
 use crate::wire;
 
 /// Where programs are searched when the environment has no PATH: what execvp(3) documents.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
+pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
     effective: CapabilitySet::empty(),
@@ -91,6 +93,7 @@ pub(crate) fn spawn(
     command: &CommandSpec,
     stdio: &[OwnedFd; 3],
     confinement: Confinement,
+    waiting: &mut Waiting,
 ) -> Result<Spawned, SpawnError> {
     let socket = |error: io::Error| SpawnError::new("socket", sys::errno_of(&error), "");
     let (reader, writer) = wire::pair().map_err(socket)?;
@@ -104,6 +107,12 @@ pub(crate) fn spawn(
             drop(writer);
             let mut listener = None;
             loop {
+                // Where a recorder has it wait, the child's execve itself is a call to answer.
+                if let Some(listener) = &listener
+                    && !serve_until_readable(listener, &reader, waiting).map_err(socket)?
+                {
+                    continue;
+                }
                 match wire::receive::<Report>(reader.as_fd()) {
                     // Exec closed the socket.
                     Ok(None) => return Ok(Spawned { pid, listener }),
@@ -118,6 +127,24 @@ pub(crate) fn spawn(
             }
         }
     }
+}
+
+/// Answers a call that waits, if one does. Whether the child has said something, or nothing more can come from it.
+fn serve_until_readable(listener: &OwnedFd, reader: &OwnedFd, waiting: &mut Waiting) -> io::Result<bool> {
+    let mut fds = [
+        PollFd::new(reader.as_fd(), PollFlags::POLLIN),
+        PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Err(Errno::EINTR) => return Ok(false),
+        result => result?,
+    };
+    let [said, calls] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+    if calls.contains(PollFlags::POLLIN) {
+        // Refusals before the command is there are the child's own failure, which it reports.
+        let _ = waiting.serve(listener.as_fd());
+    }
+    Ok(!said.is_empty() || (calls.contains(PollFlags::POLLHUP) && !calls.contains(PollFlags::POLLIN)))
 }
 
 /// Says that there will be no command, on descriptor 3, where [`sys::install_stdio`] put the socket.

@@ -49,6 +49,16 @@ pub enum Event {
         /// How often init refused something, repetitions counted.
         refusals: u64,
     },
+    /// What the command asked for since the last time, where the spec says that it be recorded: each once. What an event does not hold
+    /// follows in further ones; the last one comes before `Exited`, or after it while processes are left.
+    Recorded {
+        /// In the order in which it was asked for.
+        observations: Vec<Observation>,
+        /// How many more there were than are kept, so far.
+        lost: u64,
+        /// The most processes and threads that were seen at once, so far. Looked at now and then: at least.
+        tasks: u32,
+    },
     /// Init refused a call. Each subject and rule once, at most 32 in all.
     Refused(Denial),
     /// The tree used more memory than it may, and was killed. Only where no cgroup limits it; `Exited` follows.
@@ -81,6 +91,50 @@ pub enum Event {
         /// What the tree consumed.
         usage: Usage,
     },
+}
+
+/// Something that a recorded command asked for. What it was given is not known: the call went on after it was noted, and its arguments
+/// could be changed meanwhile. A hint for people, on which nothing may rest that protects them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// What was asked for.
+    pub target: Target,
+    /// What for.
+    pub purpose: Purpose,
+    /// Whether a path was there when it was first asked for, as the sandbox shows it; true for an address.
+    pub existed: bool,
+    /// Whether it was a directory.
+    pub directory: bool,
+    /// The name of the program that asked first: the last part of its path, at most 64 bytes.
+    pub program: Vec<u8>,
+}
+
+/// What a recorded command asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// An absolute path without `.` and `..`, as seen inside; at most 4096 bytes.
+    Path(Vec<u8>),
+    /// A TCP or UDP address.
+    Address(std::net::SocketAddr),
+}
+
+/// What a recorded command asked for something for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To see whether and what it is.
+    Look,
+    /// To read a file.
+    Read,
+    /// To list a directory.
+    List,
+    /// To execute it; or it is the interpreter or loader of what is executed.
+    Execute,
+    /// To make, change, move or remove it.
+    Write,
+    /// To connect to it.
+    Connect,
+    /// To listen on it, or to be reached by it.
+    Bind,
 }
 
 /// What a tree takes of a disk.

@@ -44,7 +44,7 @@ use crate::spec::Guard as Spec;
 use crate::sys::notify::{self, Answer, Notification};
 pub(crate) use act::WATCHED;
 use act::{Done, Operation};
-use caller::Caller;
+pub(crate) use caller::{Caller, of_caller};
 use drafts::Drafts;
 pub use gitconfig::{programs as named_programs, try_change, value};
 use locks::Locks;
@@ -163,6 +163,16 @@ impl Guard {
         }
         None
     }
+}
+
+/// Whether the guard asked for a call: others may have it wait as well, and those are none of its business.
+pub(crate) fn watches(call: &Notification) -> bool {
+    let name = u32::try_from(call.number)
+        .ok()
+        .and_then(|number| Call::of(Arch::NATIVE, number));
+    let rows = WATCHED.iter().filter(|row| Some(row.call) == name);
+    rows.into_iter()
+        .any(|row| row.when.iter().all(|when| when.holds(&call.arguments)))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::command::{self, Confinement};
 use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::guard::{self, Guard};
 use crate::ports::{self, Ports};
+use crate::recorder::{self, Recorder};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
@@ -155,7 +156,19 @@ fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(fail(Protection::Resources, "unshare cgroup"))?;
     let ports = Ports::of(&spec.network).filter(|_| birth.can_guard && rights::tells_ports());
-    drop_privileges(guard.is_some() || ports.is_some() || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
+    if spec.record && !birth.can_guard {
+        return Err(Failure {
+            protection: Some(Protection::SystemCalls),
+            stage:
+                "record: calls cannot be made to wait here (no seccomp user notification, or another sandbox uses it)"
+                    .into(),
+            errno: libc::ENOSYS,
+            path: Vec::new(),
+        });
+    }
+    let recorder = spec.record.then(Recorder::new);
+    let looks = guard.is_some() || ports.is_some() || recorder.is_some();
+    drop_privileges(looks || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
         .map_err(fail(Privileges, "drop capabilities"))?;
     if guard.is_some() {
         limit_own_files(&spec.limits).map_err(fail(Protection::Resources, "setrlimit"))?;
@@ -169,6 +182,7 @@ fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
     let mut watched = Vec::new();
     watched.extend_from_slice(if guard.is_some() { guard::WATCHED } else { &[] });
     watched.extend_from_slice(if ports.is_some() { ports::WATCHED } else { &[] });
+    watched.extend_from_slice(if recorder.is_some() { recorder::WATCHED } else { &[] });
     let exceptions = seccomp::Except::of(&spec.exceptions);
     let filters = seccomp::compile_told_except(spec.syscalls, &exceptions, &watched).map_err(|error| Failure {
         protection: Some(Protection::SystemCalls),
@@ -184,7 +198,7 @@ fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
         enforcement,
         rights,
         filters,
-        waiting: Waiting::new(spec.syscalls, exceptions, guard, ports),
+        waiting: Waiting::new(spec.syscalls, exceptions, guard, ports, recorder),
         refusal,
         limits: spec.limits,
         fallback: birth.fallback,
@@ -432,6 +446,9 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         for denial in denials {
             let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
         }
+        while let Some(recorded) = waiting.recorded(child) {
+            let _ = wire::send(socket.as_fd(), &recorded, &[]);
+        }
         if !calls.contains(PollFlags::POLLIN) && calls.contains(PollFlags::POLLHUP) {
             // Nobody under the filter is left.
             listener = None;
@@ -447,7 +464,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 Ok(Some((Request::Exec, fds))) => match confinement.take() {
                     Some(confinement) => {
                         watch.begin();
-                        if let Some(spawned) = start(socket, fds, confinement) {
+                        if let Some(spawned) = start(socket, fds, confinement, &mut waiting) {
                             (leader, listener) = (Some(spawned.pid), spawned.listener);
                         }
                     }
@@ -472,7 +489,12 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
 }
 
 /// Starts the command. `None` when it could not be started, which the daemon has been told.
-fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Option<command::Spawned> {
+fn start(
+    socket: &OwnedFd,
+    fds: Vec<OwnedFd>,
+    confinement: Confinement,
+    waiting: &mut Waiting,
+) -> Option<command::Spawned> {
     let refuse = |error: command::SpawnError| {
         let command::SpawnError {
             stage,
@@ -508,7 +530,8 @@ fn start(socket: &OwnedFd, fds: Vec<OwnedFd>, confinement: Confinement) -> Optio
             return None;
         }
     };
-    match command::spawn(&command, &[stdin, stdout, stderr], confinement) {
+    waiting.note_command(&command);
+    match command::spawn(&command, &[stdin, stdout, stderr], confinement, waiting) {
         Ok(spawned) => {
             if let Some(listener) = &spawned.listener {
                 notify::prefer_turns(listener.as_fd());

@@ -31,6 +31,7 @@ mod idmap;
 mod init;
 mod launcher;
 mod ports;
+mod recorder;
 mod rights;
 mod scratch;
 pub mod seccomp;

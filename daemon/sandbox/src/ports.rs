@@ -27,7 +27,7 @@ pub(crate) const WATCHED: &[Notify] = &[
 ];
 
 /// `sizeof(struct sockaddr_in6)` without its scope: as far as is read.
-const ADDRESS_BYTES: usize = 24;
+pub(crate) const ADDRESS_BYTES: usize = 24;
 
 /// The TCP ports that remain; `None` is every one.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Ports {
 }
 
 /// The address of the two families that have ports.
-fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     let family = libc::sa_family_t::from_ne_bytes(*bytes.first_chunk()?);
     let port = u16::from_be_bytes(*bytes[2..].first_chunk()?);
     let ip = match i32::from(family) {

@@ -80,7 +80,7 @@ pub enum When {
 }
 
 impl When {
-    fn holds(self, args: &[u64; 6]) -> bool {
+    pub(crate) fn holds(self, args: &[u64; 6]) -> bool {
         let low = |argument: u8| args[usize::from(argument)] as u32;
         match self {
             When::Is(argument, value) => low(argument) == value,

@@ -114,6 +114,8 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// Protections without which no sandbox is made: one of these that turns out `Degraded` or `Off` fails the creation.
     pub required: Vec<Protection>,
+    /// Whether what the command asks for is noted ([`Event::Recorded`](crate::event::Event::Recorded)). It changes nothing of what is allowed.
+    pub record: bool,
 }
 
 impl SandboxSpec {
@@ -122,7 +124,7 @@ impl SandboxSpec {
         !self.guard.is_empty()
             && self.view.entries.iter().any(|entry| match entry {
                 ViewEntry::Bind { access, .. } => access.is_guarded(),
-                ViewEntry::Scratch { guarded, .. } => *guarded,
+                ViewEntry::Scratch { guarded, .. } | ViewEntry::Overlay { guarded, .. } => *guarded,
                 _ => false,
             })
     }
@@ -187,6 +189,8 @@ pub enum ViewEntry {
         execute: bool,
         /// Whether a missing directory, or something that is none, is passed over instead of an error.
         optional: bool,
+        /// Whether [`Guard`] holds in it.
+        guarded: bool,
     },
     /// A directory on disk that lives as long as the sandbox.
     Scratch {

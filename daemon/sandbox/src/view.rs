@@ -145,7 +145,8 @@ impl<'a> Builder<'a> {
                 hide,
                 execute,
                 optional,
-            } => self.overlay(lower, target, scratch, hide, *execute, *optional),
+                guarded,
+            } => self.overlay(lower, target, scratch, hide, (*execute, *optional, *guarded)),
             ViewEntry::Scratch {
                 target,
                 scratch,

@@ -2,7 +2,8 @@
 //!
 //! First comes what the profile refuses: number and arguments of a notification are copies in the kernel, so init answers as the
 //! filter itself would have, and tells. Only then may others look at a call: who tells of refused ports, and the guard. Whatever
-//! else waits is let go on: the filter notifies nothing but refusals and what these two asked for.
+//! else waits is let go on: the filter notifies nothing but refusals and what these two and the recorder asked for. The recorder sees
+//! every waiting call first and has no say in its answer.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,12 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::WaitStatus;
 
 use crate::command::Report;
-use crate::event::{Denial, Subject};
-use crate::guard::{Guard, Refusal};
+use crate::event::{Denial, Event, Subject};
+use crate::guard::{self, Guard, Refusal};
 use crate::ports::Ports;
+use crate::recorder::Recorder;
 use crate::seccomp::Except;
 use crate::seccomp::{self, Call, Notify};
-use crate::spec::Syscalls;
+use crate::spec::{CommandSpec, Syscalls};
 use crate::sys::notify::{self, Answer, Notification};
 use crate::sys::{self, Forked};
 use crate::wire;
@@ -42,18 +44,26 @@ pub(crate) struct Waiting {
     exceptions: Except,
     guard: Option<Guard>,
     ports: Option<Ports>,
+    recorder: Option<Recorder>,
     /// What was told already.
     told: HashSet<Denial>,
     refusals: u64,
 }
 
 impl Waiting {
-    pub(crate) fn new(profile: Syscalls, exceptions: Except, guard: Option<Guard>, ports: Option<Ports>) -> Self {
+    pub(crate) fn new(
+        profile: Syscalls,
+        exceptions: Except,
+        guard: Option<Guard>,
+        ports: Option<Ports>,
+        recorder: Option<Recorder>,
+    ) -> Self {
         Waiting {
             profile,
             exceptions,
             guard,
             ports,
+            recorder,
             told: HashSet::new(),
             refusals: 0,
         }
@@ -68,6 +78,9 @@ impl Waiting {
     pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Denial> {
         // ENOENT: the caller was killed meanwhile.
         let call = notify::receive(listener).ok()?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(listener, &call);
+        }
         let port = || self.ports.as_ref()?.refused(listener, &call);
         let denial = if let Some((errno, denial)) = judge(self.profile, &self.exceptions, &call) {
             let _ = notify::answer(listener, call.id, Answer::Error(errno));
@@ -76,7 +89,7 @@ impl Waiting {
             // Landlock refuses it.
             let _ = notify::answer(listener, call.id, Answer::Continue);
             denial
-        } else if let Some(guard) = &mut self.guard {
+        } else if let Some(guard) = self.guard.as_mut().filter(|_| guard::watches(&call)) {
             of_path(guard.serve(listener, call)?)
         } else {
             let _ = notify::answer(listener, call.id, Answer::Continue);
@@ -84,6 +97,18 @@ impl Waiting {
         };
         self.refusals += 1;
         Some(denial).filter(|denial| self.is_news(denial))
+    }
+
+    /// Takes note of the command that is about to be executed.
+    pub(crate) fn note_command(&mut self, command: &CommandSpec) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note_command(command);
+        }
+    }
+
+    /// What was recorded and is to be told now; with `all`, however little.
+    pub(crate) fn recorded(&mut self, all: bool) -> Option<Event> {
+        self.recorder.as_mut().and_then(|recorder| recorder.take(all))
     }
 
     /// Readable when the guard has something to settle.
@@ -253,7 +278,7 @@ mod tests {
 
     #[test]
     fn each_refusal_is_told_once_and_a_flood_is_only_counted() {
-        let mut waiting = Waiting::new(Syscalls::Default, Except::default(), None, None);
+        let mut waiting = Waiting::new(Syscalls::Default, Except::default(), None, None, None);
         let denial = |n: usize| Denial {
             subject: Subject::Path(n.to_string().into_bytes()),
             rule: "rule".to_owned(),

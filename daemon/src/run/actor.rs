@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use fumehood_policies::{Decision, Grants, Question};
+use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::find::{FindError, find};
 use super::journal::Journal;
+use super::learn::Recorded;
 use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
     Stream, Usage,
@@ -114,6 +115,8 @@ pub(super) struct Actor {
     pub allowed_by: String,
     /// Whether the audit log has the intent, and so wants an end.
     pub recorded: bool,
+    /// Names of the variables that the policy passed on from the caller; for runs to learn from.
+    pub passed: Vec<String>,
 }
 
 /// What is known of a run's end while it is being brought about.
@@ -124,6 +127,7 @@ struct Outcome {
     enforcement: Vec<Enforcement>,
     digests: [Option<String>; 2],
     denials: Denials,
+    recorded: Option<Arc<Recorded>>,
 }
 
 impl Outcome {
@@ -152,7 +156,7 @@ impl Actor {
             env: &self.request.env,
             limits: self.request.limits,
         });
-        self.request.caller_env = Vec::new();
+        let caller_env = std::mem::take(&mut self.request.caller_env);
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
@@ -167,10 +171,22 @@ impl Actor {
                 }
             }
         };
-        let grants = match self.find(grants).await {
+        let mut grants = match self.find(grants).await {
             Ok(grants) => grants,
             Err(error) => return self.deny(error.rule().to_owned(), error.to_string()).await,
         };
+        if let Some(learn) = self.request.learn {
+            if let (Network::Host(_), false) = (&grants.network, learn.network) {
+                grants.network = Network::Loopback;
+            }
+            let named = |name: &[u8]| String::from_utf8(name.to_vec()).ok();
+            self.passed = caller_env
+                .iter()
+                .filter(|(name, value)| grants.env.get(name) == Some(value))
+                .filter_map(|(name, _)| named(name))
+                .collect();
+        }
+        drop(caller_env);
         let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
         if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {
             let explanation = format!(
@@ -241,7 +257,11 @@ impl Actor {
 
     /// Builds the sandbox while the audit log takes the intent; sends the command once both are done; follows it.
     async fn with_sandbox(&mut self, grants: &Grants, starting: Instant) -> Outcome {
-        let spec = lower::sandbox(&format!("run-{}", self.number), grants, &self.request.host);
+        let mut spec = lower::sandbox(&format!("run-{}", self.number), grants, &self.request.host);
+        if self.request.learn.is_some() {
+            // A look at each writable place, of which a policy names few.
+            lower::make_throwaway(&mut spec, |path| path.is_dir());
+        }
         let missing = self.surroundings.launching.missing(&spec);
         if let Some((protection, why)) = missing {
             let hint = format!(
@@ -411,6 +431,7 @@ impl Actor {
             ending,
             usage: outcome.usage,
             denials: outcome.denials,
+            recorded: outcome.recorded,
         });
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Finished;

@@ -370,6 +370,7 @@ mod tests {
             ending: Ending::Exited { code: 0 },
             usage: Usage::default(),
             denials: Denials::default(),
+            recorded: None,
         }))
     }
 

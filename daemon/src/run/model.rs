@@ -10,6 +10,7 @@ use fumehood_sandbox::event::{DiskResource, Leftover};
 use fumehood_sandbox::spec::{Protection, State};
 
 use super::host::Host;
+use super::learn::Recorded;
 use crate::approvals::{Pending, Resolution};
 use crate::peer::Peer;
 
@@ -46,6 +47,15 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Permission bits that new files do not get.
     pub umask: u32,
+    /// Whether it is there to learn from, and how.
+    pub learn: Option<Learn>,
+}
+
+/// How a run to learn from differs from others: it is recorded, and its changes vanish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Learn {
+    /// Whether it gets the network that its policy gives; loopback at most without.
+    pub network: bool,
 }
 
 impl Request {
@@ -422,6 +432,8 @@ pub struct Finished {
     pub usage: Usage,
     /// What was refused in it.
     pub denials: Denials,
+    /// What it asked for, where it was to be recorded and was started.
+    pub recorded: Option<Arc<Recorded>>,
 }
 
 /// What a run consumed.

@@ -288,6 +288,7 @@ impl RunTable {
                 ending,
                 usage: Usage::default(),
                 denials: Denials::default(),
+                recorded: None,
             });
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;
@@ -302,7 +303,11 @@ impl RunTable {
             .iter()
             .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
             .sum();
-        let bytes = run.journal.memory_bytes() + argv;
+        let recorded = run
+            .snapshot()
+            .finished
+            .and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
+        let bytes = run.journal.memory_bytes() + argv + recorded.unwrap_or(0);
         runs.ended_bytes += bytes;
         runs.ended.push_back(EndedRun {
             at: Instant::now(),
@@ -477,6 +482,7 @@ fn prepare(
         places,
         allowed_by: "tools.shell".to_owned(),
         recorded: false,
+        passed: Vec::new(),
     };
     (run, actor, reader)
 }

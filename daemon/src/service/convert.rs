@@ -310,6 +310,8 @@ fn finished(
         ending,
         usage,
         denials: Denials { list, count },
+        // Asked for by itself: it may be large.
+        recorded: _,
     }: &Finished,
 ) -> v1::Finished {
     v1::Finished {

@@ -18,7 +18,7 @@ use tonic::Status;
 use super::status;
 use crate::peer::Peer;
 use crate::policy::{Asking, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
-use crate::run::{Asked, Host, Request, RunTable};
+use crate::run::{Asked, Host, Learn, Request, RunTable};
 
 /// Bounds of a request; the wire documents them.
 const MAX_ID_BYTES: usize = 128;
@@ -34,6 +34,8 @@ const MAX_NOT_GIVEN: usize = 16;
 
 /// What shells start with.
 const DEFAULT_UMASK: u32 = 0o022;
+/// The label of runs to learn from; the wire documents it.
+const LEARNING_LABEL: &str = "fumehood.learning";
 const MAX_LABEL_KEY_BYTES: usize = 64;
 const MAX_LABEL_VALUE_BYTES: usize = 256;
 
@@ -112,8 +114,9 @@ impl Door {
             input,
             output,
             on_disconnect,
-            labels,
+            mut labels,
             umask,
+            learn,
         } = spec;
         let mut wrong = Violations::default();
         let id = wrong.take("run_id", check_id(run_id));
@@ -175,6 +178,12 @@ impl Door {
             }
         };
         check_labels(&mut wrong, &labels);
+        let learn = learn.map(|v1::LearnOptions { network }| Learn { network });
+        // Ours, whatever the caller said: lists and the audit log tell these runs from others.
+        labels.remove(LEARNING_LABEL);
+        if learn.is_some() {
+            labels.insert(LEARNING_LABEL.to_owned(), "true".to_owned());
+        }
         let umask = umask.unwrap_or(DEFAULT_UMASK);
         if umask > 0o777 {
             wrong.add("spec.umask", format!("{umask:#o} is more than 0o777"));
@@ -197,6 +206,7 @@ impl Door {
                     keep_bytes,
                     labels,
                     umask,
+                    learn,
                 },
                 block,
                 keep,

@@ -1627,6 +1627,18 @@ pub struct RunSpec {
     /// Permission bits that new files do not get (umask(2)): 0 to 0o777. Unset: 0o022.
     #[prost(uint32, optional, tag = "12")]
     pub umask: ::core::option::Option<u32>,
+    /// Set: the run is there to learn from. What its command asks for is recorded (service Learning gives it), and every change that it
+    /// makes vanishes, also those of the workspace. It gets nothing that its policy does not give. Its labels in lists and in the
+    /// audit log hold `fumehood.learning` = `true`.
+    #[prost(message, optional, tag = "13")]
+    pub learn: ::core::option::Option<LearnOptions>,
+}
+/// How a run to learn from differs from others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LearnOptions {
+    /// Whether it gets the network that its policy gives. False: loopback at most.
+    #[prost(bool, tag = "1")]
+    pub network: bool,
 }
 /// Which policy decides.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4501,6 +4513,511 @@ pub mod policies_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "fumehood.v1.Policies";
     impl<T> tonic::server::NamedService for PoliciesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Which run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ObservationsRequest {
+    /// A finished run that was recorded. FAILED_PRECONDITION for another.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+}
+/// A part of what a run asked for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ObservationsResponse {
+    /// In order; at most 1,024.
+    #[prost(message, repeated, tag = "1")]
+    pub observations: ::prost::alloc::vec::Vec<Observation>,
+    /// How many there were beyond what is kept (65,536 paths). The same in each part.
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
+/// Something that a command asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Observation {
+    /// An absolute path as seen inside, or an address with its port.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub target: ::prost::bytes::Bytes,
+    /// What for.
+    #[prost(enumeration = "Purpose", tag = "2")]
+    pub purpose: i32,
+    /// Whether a path was there when it was first asked for.
+    #[prost(bool, tag = "3")]
+    pub existed: bool,
+    /// Whether it was a directory.
+    #[prost(bool, tag = "4")]
+    pub directory: bool,
+    /// The name of the program that asked first.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub program: ::prost::bytes::Bytes,
+}
+/// Which runs to propose from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProposeRequest {
+    /// The run under a policy that lets more through: finished and recorded. FAILED_PRECONDITION for another.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Runs of the same command under earlier proposals that ended otherwise: finished and recorded; at most 8. What the first run found and
+    /// these missed is granted as well.
+    #[prost(string, repeated, tag = "2")]
+    pub proof_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The name of the proposed policy: 1 to 64 of a-z 0-9 -. Empty: `learnt`.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+}
+/// A proposal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProposeResponse {
+    /// The text of a policy file, each grant with who asked for it.
+    #[prost(string, tag = "1")]
+    pub toml: ::prost::alloc::string::String,
+    /// What was asked for and is not proposed, and what whoever reads the proposal should know; one line each.
+    #[prost(string, repeated, tag = "2")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether it grants more than a proposal from the same runs without the last of `proof_ids`; true without any.
+    #[prost(bool, tag = "3")]
+    pub news: bool,
+}
+/// What something was asked for for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Purpose {
+    /// Never sent.
+    Unspecified = 0,
+    /// To see whether and what it is.
+    Look = 1,
+    /// To read a file.
+    Read = 2,
+    /// To list a directory.
+    List = 3,
+    /// To execute it, or what interprets or loads it.
+    Execute = 4,
+    /// To make, change, move or remove it.
+    Write = 5,
+    /// To connect to it.
+    Connect = 6,
+    /// To listen on it.
+    Bind = 7,
+}
+impl Purpose {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PURPOSE_UNSPECIFIED",
+            Self::Look => "PURPOSE_LOOK",
+            Self::Read => "PURPOSE_READ",
+            Self::List => "PURPOSE_LIST",
+            Self::Execute => "PURPOSE_EXECUTE",
+            Self::Write => "PURPOSE_WRITE",
+            Self::Connect => "PURPOSE_CONNECT",
+            Self::Bind => "PURPOSE_BIND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PURPOSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PURPOSE_LOOK" => Some(Self::Look),
+            "PURPOSE_READ" => Some(Self::Read),
+            "PURPOSE_LIST" => Some(Self::List),
+            "PURPOSE_EXECUTE" => Some(Self::Execute),
+            "PURPOSE_WRITE" => Some(Self::Write),
+            "PURPOSE_CONNECT" => Some(Self::Connect),
+            "PURPOSE_BIND" => Some(Self::Bind),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod learning_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What can be learnt from finished runs whose request said `learn`. Runs of others are answered as what never was.
+    ///
+    /// What was recorded is a hint: it was read from the memory of the command, which could change it meanwhile, and nothing that protects
+    /// anybody rests on it. Who uses a proposal reads it first.
+    #[derive(Debug, Clone)]
+    pub struct LearningClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl LearningClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> LearningClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LearningClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LearningClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Everything that a run asked for, in the order in which it did.
+        pub async fn observations(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ObservationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ObservationsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Learning/Observations",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Learning", "Observations"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The smallest policy that this daemon can think of under which the run's command would have passed.
+        pub async fn propose(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProposeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Learning/Propose",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Learning", "Propose"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod learning_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LearningServer.
+    #[async_trait]
+    pub trait Learning: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Observations method.
+        type ObservationsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ObservationsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Everything that a run asked for, in the order in which it did.
+        async fn observations(
+            &self,
+            request: tonic::Request<super::ObservationsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ObservationsStream>,
+            tonic::Status,
+        >;
+        /// The smallest policy that this daemon can think of under which the run's command would have passed.
+        async fn propose(
+            &self,
+            request: tonic::Request<super::ProposeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ProposeResponse>, tonic::Status>;
+    }
+    /// What can be learnt from finished runs whose request said `learn`. Runs of others are answered as what never was.
+    ///
+    /// What was recorded is a hint: it was read from the memory of the command, which could change it meanwhile, and nothing that protects
+    /// anybody rests on it. Who uses a proposal reads it first.
+    #[derive(Debug)]
+    pub struct LearningServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LearningServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LearningServer<T>
+    where
+        T: Learning,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fumehood.v1.Learning/Observations" => {
+                    #[allow(non_camel_case_types)]
+                    struct ObservationsSvc<T: Learning>(pub Arc<T>);
+                    impl<
+                        T: Learning,
+                    > tonic::server::ServerStreamingService<super::ObservationsRequest>
+                    for ObservationsSvc<T> {
+                        type Response = super::ObservationsResponse;
+                        type ResponseStream = T::ObservationsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ObservationsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Learning>::observations(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ObservationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Learning/Propose" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProposeSvc<T: Learning>(pub Arc<T>);
+                    impl<T: Learning> tonic::server::UnaryService<super::ProposeRequest>
+                    for ProposeSvc<T> {
+                        type Response = super::ProposeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProposeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Learning>::propose(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProposeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LearningServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fumehood.v1.Learning";
+    impl<T> tonic::server::NamedService for LearningServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -28,6 +28,7 @@ mod idempotency;
 mod identity;
 mod isolation;
 mod layering;
+mod learn;
 mod mtls;
 mod network;
 mod policy_tools;

@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 
 /// The thread that waits, and for which answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller<'l> {
+pub(crate) struct Caller<'l> {
     pub thread: i32,
     pub listener: BorrowedFd<'l>,
     pub id: u64,
@@ -129,7 +129,7 @@ impl Caller<'_> {
 }
 
 /// A path as the caller's own process would see it: `/proc/self` and its kin are the caller's, not init's.
-pub(super) fn of_caller(caller: Caller<'_>, path: &OsStr) -> OsString {
+pub(crate) fn of_caller(caller: Caller<'_>, path: &OsStr) -> OsString {
     let bytes = path.as_bytes();
     let own = |rest: &[u8]| {
         let mut own = format!("/proc/{}", caller.thread).into_bytes();

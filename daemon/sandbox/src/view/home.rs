@@ -24,8 +24,7 @@ impl Builder<'_> {
         target: &Path,
         scratch: &str,
         hide: &[PathBuf],
-        execute: bool,
-        optional: bool,
+        (execute, optional, guarded): (bool, bool, bool),
     ) -> Result<(), Failure> {
         let real = match resolve(&self.old, lower, OFlags::DIRECTORY) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if optional => return Ok(()),
@@ -65,6 +64,9 @@ impl Builder<'_> {
         sys::mount_set_attributes(mount.as_fd(), attributes, false).map_err(fail("mount_setattr", target))?;
         let point = self.directory(target, 0o755)?;
         attach(&mount, point.as_fd()).map_err(fail("mount overlay", target))?;
+        if guarded && self.can_guard {
+            self.cover(mount, target)?;
+        }
         self.built.rules.push((target.to_owned(), right));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Following a command: from exec to the moment nothing of it exists any more.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ use super::{
 use crate::launch::Watched;
 use crate::run::denials::Collecting;
 use crate::run::journal::Journal;
+use crate::run::learn::{self, Recording};
 use crate::run::model::{TimeLimit, Usage};
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
@@ -137,6 +139,7 @@ struct Following {
     limits: Limits,
     next_cpu_check: Instant,
     collecting: Collecting,
+    recording: Recording,
 }
 
 /// The deadline that comes next.
@@ -165,6 +168,7 @@ impl Following {
             limits,
             next_cpu_check: now + CPU_PERIOD,
             collecting: Collecting::default(),
+            recording: Recording::default(),
         }
     }
 
@@ -323,6 +327,7 @@ impl Actor {
         };
         let digests = [stdout.digest, stderr.digest].map(|digest| Some(hex(&digest.finalize())));
         let mut collecting = std::mem::take(&mut state.collecting);
+        let recording = std::mem::take(&mut state.recording);
         let ending = state.ending();
         if ending.shell_code() != 0 {
             let inferred = collecting.infer(grants, &self.request.host);
@@ -330,12 +335,20 @@ impl Actor {
                 .into_iter()
                 .for_each(|denial| self.journal.append(Event::Denial(denial)));
         }
+        let denials = collecting.into_denials();
+        let recorded = self.request.learn.map(|_| {
+            let request = &self.request;
+            let passed = std::mem::take(&mut self.passed);
+            let facts = learn::facts(&request.policy, grants, &request.argv, passed, &request.host);
+            Arc::new(recording.finish(facts, &usage, &denials))
+        });
         Outcome {
             ending: Some(ending),
             usage,
             enforcement,
             digests,
-            denials: collecting.into_denials(),
+            denials,
+            recorded,
         }
     }
 
@@ -365,7 +378,7 @@ impl Actor {
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
         use sandbox_event::Event::{
-            CpuTime, Created, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Refused, SelfTest,
+            CpuTime, Created, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Recorded, Refused, SelfTest,
             SpawnFailed, Started,
         };
         match event {
@@ -459,6 +472,11 @@ impl Actor {
                     self.journal.append(Event::Denial(denial));
                 }
             }
+            Recorded {
+                observations,
+                lost,
+                tasks,
+            } => state.recording.take(observations, lost, tasks),
             Created | Ready { .. } | Started { .. } | SelfTest { .. } => {}
         }
     }
