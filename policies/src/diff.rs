@@ -96,6 +96,18 @@ impl Diff {
         diff
     }
 
+    /// What `b` lets commands do that `a` does not, in words. That not all could be compared is said as well.
+    pub(crate) fn wider_commands(a: &Policy, b: &Policy) -> Vec<String> {
+        let mut diff = Diff {
+            complete: true,
+            ..Diff::default()
+        };
+        diff.commands(a, b);
+        let rest =
+            (!diff.complete).then(|| format!("more than {MAX_COMMANDS} kinds of commands, which are not compared"));
+        diff.wider.into_iter().map(|change| change.text).chain(rest).collect()
+    }
+
     /// Whether neither lets anything through that the other does not.
     pub fn is_empty(&self) -> bool {
         self.wider.is_empty() && self.narrower.is_empty()

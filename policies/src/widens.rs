@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::diff::Diff;
 use crate::environment::{matches_any, pass_covers};
 use crate::keys::{Kind, key_named};
 use crate::model::{Home, Network, PathPattern, Policy, WorkspaceAccess};
@@ -31,6 +32,8 @@ pub enum More {
     Unrestricted,
     /// It goes further than this value of the other's.
     Beyond(String),
+    /// Commands are judged less strictly; the value says which and how.
+    Judged,
 }
 
 impl fmt::Display for Widening {
@@ -39,6 +42,7 @@ impl fmt::Display for Widening {
         match more {
             More::Given => write!(f, "{key} gives {value}"),
             More::Unrestricted => write!(f, "{key} lacks {value}"),
+            More::Judged => write!(f, "{key}: {value}"),
             More::Beyond(bound) => write!(f, "{key} = {value}, where {bound} is the most"),
         }
     }
@@ -91,6 +95,13 @@ impl Policy {
                 let word = Value::Word(protection.name());
                 found.add("protections.required", word, More::Unrestricted);
             }
+        }
+        for value in Diff::wider_commands(base, self) {
+            found.0.push(Widening {
+                key: "commands",
+                value,
+                more: More::Judged,
+            });
         }
         let (own, above) = (&self.approvals, &base.approvals);
         let wait = |wait: std::time::Duration| u64::try_from(wait.as_millis()).ok();
@@ -307,6 +318,23 @@ mod tests {
             !said.iter().any(|line| line.contains("/far")),
             "it gives nothing there: {said:?}"
         );
+    }
+
+    #[test]
+    fn a_policy_without_the_rules_of_another_widens_it() {
+        let rules = "[commands]\ndefault = \"allow\"\n[[commands.rules]]\nprogram = \"git\"\nargs = [\"push\"]\ndecision = \"deny\"\nreason = \"r\"\n";
+        let lacks = said("", rules);
+        assert!(
+            lacks
+                .iter()
+                .any(|line| line == "commands: `git push`: allow instead of deny"),
+            "{lacks:?}"
+        );
+        assert!(said(rules, "").is_empty() && said(rules, rules).is_empty());
+        let (own, base) = (policy(""), policy(rules));
+        assert!(own.narrowed_by(&base).widens(&base).is_empty());
+        let asks = rules.replace("\"deny\"", "\"ask\"");
+        assert!(!said(&asks, rules).is_empty() && said(rules, &asks).is_empty());
     }
 
     /// What is said to widen nothing loses nothing of what it gives.
