@@ -161,7 +161,7 @@ const PRESETS: &[(&str, &[&str])] = &[
 fn preset(facts: &Facts, gathered: &Gathered) -> Option<Policy> {
     PRESETS.iter().find_map(|(name, programs)| {
         let used = |program: &&str| gathered.executed.iter().any(|name| matches(program, name));
-        let known = facts.presets.iter().any(|preset| preset == name) && programs.iter().any(|program| used(&program));
+        let known = facts.presets.iter().any(|preset| preset == name) && programs.iter().any(used);
         let preset = builtin(name).filter(|_| known)?.1;
         let given = gathered.grants.iter().filter(|(path, grant)| {
             gives(

@@ -135,8 +135,8 @@ fn what_a_command_writes_about_policies_has_no_effect() {
         let script = format!(
             "echo '{}' > .fumehood.toml; for f in {r}/policies/x.toml {r}/system/x.toml {r}/state/trusted.json; do\n\
              cat $f; echo '{}' > $f; rm -f $f; done; {r}/fumehood policy trust --yes --socket {r}/run/fumehood.sock; true",
-            wider.replace('\n', "\n"),
-            wider.replace('\n', "\n"),
+            wider,
+            wider,
             r = house.path("").display()
         );
         let ended = house.sh(&script);
