@@ -27,6 +27,7 @@ mod act;
 mod caller;
 mod drafts;
 mod gitconfig;
+mod index;
 mod locks;
 mod place;
 mod repository;

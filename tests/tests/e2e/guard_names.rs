@@ -189,3 +189,47 @@ fn what_was_dropped_or_could_not_be_written_is_told() {
     assert!(!ended.err().contains("can only be a file"), "{}", ended.err());
     house.end();
 }
+
+#[test]
+fn neither_an_index_nor_a_resolution_leads_git_to_its_own_files() {
+    let house = ordinary();
+    with_repository(&house);
+    // Git adds no such name, but believes an index that has one, and writes it at the next checkout.
+    let hook = "mkdir -p zgit/hooks && printf '#!/bin/sh\\ntouch planted\\n' > zgit/hooks/post-checkout && chmod +x zgit/hooks/post-checkout\n\
+                git add zgit && LC_ALL=C sed 's,zgit/hooks,.git/hooks,' .git/index > evil && git rm -rqf zgit\n";
+    let out = tried(
+        &house,
+        &format!(
+            "{hook}mv evil .git/index; cp evil copied; cat copied > .git/index\n\
+             git init -q inner && cp copied inner/.git/i; mv inner/.git/i inner/.git/index\n\
+             mkdir shape shape/objects shape/refs; cp copied shape/index; echo ref: refs/heads/x > shape/HEAD"
+        ),
+    );
+    assert!(out.contains("Operation not permitted"), "{out}");
+    // The next commit would write what was resolved before, to wherever the list says.
+    let id = "0123456789012345678901234567890123456789";
+    let out = tried(
+        &house,
+        &format!(
+            "mkdir -p .git/rr-cache/{id}; cp .git/config .git/rr-cache/{id}/preimage\n\
+             (cat .git/config; printf '[core]\\n\\tfsmonitor = ./evil\\n') > .git/rr-cache/{id}/postimage\n\
+             printf '{id}.-1\\t.git/config\\0' > n; mv n .git/MERGE_RR; printf '{id}\\t.git/config\\0' > .git/MERGE_RR"
+        ),
+    );
+    assert!(out.contains("Operation not permitted"), "{out}");
+    outside_ok(
+        &house,
+        "test ! -e inner/.git/index; test ! -e shape/HEAD; rm -rf copied evil n inner shape; git checkout -q .; git checkout -q -b other; \
+         git add -A; git commit -q --allow-empty -m x; git status; \
+         test ! -e planted; test ! -e .git/hooks/post-checkout; ! grep fsmonitor .git/config",
+    );
+    // What git writes itself it still writes.
+    let ended = house.sh(
+        "git switch -q -c one && echo 1 > a && git commit -qam 1 && git switch -q -c two HEAD~ && echo 2 > a && git commit -qam 2\n\
+         git config rerere.enabled true; git merge -q one; echo 12 > a && git add a && git commit -qm m && git status --short && git stash list\n\
+         git update-index --split-index && echo 3 > b && git add b && git commit -qm b && git status --short",
+    );
+    assert_eq!(ended.code(), 0, "{} {}", ended.out(), ended.err());
+    outside_ok(&house, "git fsck --no-dangling; test -z \"$(git status --short)\"");
+    house.end();
+}

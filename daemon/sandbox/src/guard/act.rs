@@ -741,9 +741,11 @@ impl Guard {
                 }
             }
             // Those who can handle these ask for the verdict themselves.
-            Verdict::Configuration | Verdict::Todo | Verdict::CommonDirectory | Verdict::WorktreeConfiguration => {
-                "git: a repository's configuration".to_owned()
-            }
+            Verdict::Configuration
+            | Verdict::Todo
+            | Verdict::Index
+            | Verdict::CommonDirectory
+            | Verdict::WorktreeConfiguration => "git: a repository's configuration or index".to_owned(),
         };
         Ok(Judged::Refused(self.refusal(place, rule)))
     }
@@ -805,7 +807,7 @@ impl Guard {
             (Verdict::WorktreeConfiguration, _) => {
                 Some(repository::worktree_configuration(&self.trees[place.tree], &place)?)
             }
-            (Verdict::Configuration | Verdict::Todo, Some(drafts)) => {
+            (Verdict::Configuration | Verdict::Todo | Verdict::Index, Some(drafts)) => {
                 let mode = mode.bits() & !caller.umask()?;
                 match drafts.open(&place, flags, mode) {
                     // A file system without unnamed files: such a file can only be replaced there, as git does.
@@ -936,6 +938,7 @@ impl Guard {
                 made_here: self.rules.made_here(&self.trees, place.tree, &place.directory),
             }),
             Verdict::Todo => Some(repository::Judged::State),
+            Verdict::Index => Some(repository::Judged::Index),
             _ => None,
         }
     }

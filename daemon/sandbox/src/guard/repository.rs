@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::caller::errno;
 use super::place::{Place, Tree, containing, open_beneath};
 use super::rules::{Look, same_name};
-use super::{gitconfig, state};
+use super::{gitconfig, index, state};
 use crate::spec::Program;
 
 /// Longest configuration that is read, in bytes; real ones have a few KiB.
@@ -102,17 +102,44 @@ pub(super) enum Judged {
     },
     /// What git notes about something unfinished.
     State,
+    /// A repository's index.
+    Index,
+}
+
+impl Judged {
+    fn max_bytes(self) -> u64 {
+        match self {
+            Judged::Configuration { .. } | Judged::State => MAX_BYTES,
+            Judged::Index => index::MAX_BYTES,
+        }
+    }
 }
 
 /// Carries out the renaming of `from` to a judged file `to`.
 pub(super) fn replace(trees: &[Tree], started: &mut Started, what: Judged, from: &Place, to: &Place) -> Ruling {
-    let (new, mode) = match read(&from.parent, &from.name, MAX_BYTES) {
+    let (new, mode) = match read(&from.parent, &from.name, what.max_bytes()) {
         Ok(file) => file,
-        Err(Errno::TOOBIG) => return Ok(Err(TOO_LONG.to_owned())),
+        Err(Errno::TOOBIG) => {
+            return Ok(Err(match what {
+                Judged::Index => format!("git: an index of more than {} MiB", index::MAX_BYTES >> 20),
+                Judged::Configuration { .. } | Judged::State => TOO_LONG.to_owned(),
+            }));
+        }
         Err(error) => return Err(error),
     };
+    let times = rustix::fs::statat(&from.parent, &from.name, AtFlags::SYMLINK_NOFOLLOW)?;
     let published = publish(trees, started, what, to, &new, mode)?;
     if published.is_ok() {
+        // Git takes files for unchanged that are older than its index: this one must not be younger than what it was made of.
+        let moment = |seconds: i64, nanos: i64| rustix::fs::Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanos,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: moment(times.st_atime as i64, times.st_atime_nsec as i64),
+            last_modification: moment(times.st_mtime as i64, times.st_mtime_nsec as i64),
+        };
+        rustix::fs::utimensat(&to.parent, &to.name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::unlinkat(&from.parent, &from.name, AtFlags::empty())?;
     }
     Ok(published)
@@ -129,6 +156,7 @@ pub(super) fn publish(
 ) -> Ruling {
     let ruling = match what {
         Judged::State => state::judge(&to.name, new),
+        Judged::Index => index::judge(new),
         Judged::Configuration { made_here } => {
             let old = match read(&to.parent, &to.name, MAX_BYTES) {
                 Ok((old, _)) => Some(old),
@@ -169,8 +197,22 @@ pub(super) fn publish(
     Ok(Ok(()))
 }
 
-/// Looks at the configuration of a directory that is about to become a repository, and makes it nobody's but init's.
+/// Looks at the index and configuration of a directory that is about to become a repository, and makes them nobody's but init's.
 pub(super) fn adopt(trees: &[Tree], started: &Started, place: &Place) -> Ruling {
+    match read(&place.parent, OsStr::new("index"), index::MAX_BYTES) {
+        Ok((bytes, mode)) => {
+            if let Err(rule) = index::judge(&bytes) {
+                return Ok(Err(rule));
+            }
+            write(&place.parent, OsStr::new("index"), &bytes, mode)?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(_) => {
+            return Ok(Err(
+                "git: what would become a repository here has an unreadable index".to_owned()
+            ));
+        }
+    }
     let name = OsStr::new("config");
     let (bytes, mode) = match read(&place.parent, name, MAX_BYTES) {
         Ok(file) => file,

@@ -20,7 +20,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::place::{PATH_MAX, Tree, open_beneath};
 use super::roots::Roots;
-use super::state;
+use super::{index, state};
 
 /// What a change does to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub(super) enum Verdict {
     CommonDirectory,
     /// The name is the list of what a rebase still has to do, or another file of `state.rs`: its new contents must be read first.
     Todo,
+    /// It is the index of a repository, judged by what it is to hold.
+    Index,
 }
 
 /// The names that make a directory a repository: git asks for the first two and `HEAD` (`is_git_directory` of git's setup.c), which may be that
@@ -264,6 +266,13 @@ impl Rules {
                 Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Todo,
                 Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
                 _ => refuse("git: what it notes about an unfinished rebase can make it run programs"),
+            };
+        }
+        if index::is_index(name) && view.holder(path).is_some() {
+            return match change {
+                Change::Create(Kind::File) | Change::Write | Change::Replace(Kind::File) => Verdict::Index,
+                Change::Remove | Change::MoveAway | Change::Attributes => Verdict::Allow,
+                _ => refuse("git: its index is a file"),
             };
         }
         let brings = matches!(change, Change::Replace(Kind::Directory | Kind::Repository));

@@ -9,7 +9,10 @@
 //! * `apply-opt`: options of `git apply`, whose `--build-fake-ancestor` does the same.
 //!
 //! Looked at and left alone, since git 2.30 only ever takes apart or compares them: `author-script`, `gpg_sign_opt`, `head-name`,
-//! `update-refs`, `autostash`, `message`, `done`, `sequencer/todo` (another command than that of the whole is an error), `BISECT_*`, `MERGE_*`.
+//! `update-refs`, `autostash`, `message`, `done`, `sequencer/todo` (another command than that of the whole is an error), `BISECT_*`, and of
+//! `MERGE_*` all but one:
+//!
+//! * `MERGE_RR` names files into which the next commit writes what `rr-cache` says (git-rerere(1)), wherever they lie.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -61,6 +64,9 @@ const APPLY_OPTIONS: [&str; 10] = [
     "--3way",
 ];
 
+/// The list of conflicts that are to be resolved as before.
+const MERGE_RR: &str = "MERGE_RR";
+
 /// Whether a name is one of those directories'.
 pub(super) fn is_directory(name: &OsStr) -> bool {
     DIRECTORIES.iter().any(|known| same_name(name, known))
@@ -69,7 +75,8 @@ pub(super) fn is_directory(name: &OsStr) -> bool {
 /// Whether a file is one of these: by its name and that of the directory that holds it.
 pub(super) fn is_noted(path: &Path) -> bool {
     let within = path.parent().and_then(Path::file_name).is_some_and(is_directory);
-    within && path.file_name().is_some_and(is_file)
+    let name = path.file_name();
+    within && name.is_some_and(is_file) || name.is_some_and(|name| same_name(name, MERGE_RR))
 }
 
 /// Whether a name is one of these files', or the list's.
@@ -88,6 +95,14 @@ pub(super) fn judge(name: &OsStr, contents: &[u8]) -> Result<(), String> {
                     .to_owned(),
             ),
             false => Ok(()),
+        };
+    }
+    if same_name(name, MERGE_RR) {
+        return match contents.split(|byte| *byte == 0).all(is_conflict) {
+            true => Ok(()),
+            false => Err(
+                "git: a resolution of a conflict would be written to this file at the next commit outside".to_owned(),
+            ),
         };
     }
     if same_name(name, "strategy") {
@@ -116,6 +131,22 @@ pub(super) fn judge(name: &OsStr, contents: &[u8]) -> Result<(), String> {
         true => Ok(()),
         false => refuse("a strategy or option that is not git's own could run a program or write any file"),
     }
+}
+
+/// A line of the list: a hash, perhaps a number, and a path in the working tree. Names that begin with a dot are refused as a whole: hooks and
+/// settings of editors are kept under such.
+fn is_conflict(entry: &[u8]) -> bool {
+    let Some((id, path)) = entry
+        .iter()
+        .position(|byte| *byte == b'\t')
+        .map(|at| (&entry[..at], &entry[at + 1..]))
+    else {
+        return entry.is_empty();
+    };
+    id.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'.')
+        && path
+            .split(|byte| *byte == b'/')
+            .all(|part| !matches!(part, [] | [b'.', ..]))
 }
 
 fn executes(line: &[u8]) -> bool {
@@ -168,6 +199,9 @@ mod tests {
             ("opts", "[options]\n\tstrategy = ort\n\tmainline = 1\n\tstrategy-option = ours\n", true), ("opts", "", true),
             ("opts", "[options]\n\tstrategy = x/../evil\n", false), ("opts", "[options]\nstrategy=ort\nstrategy=evil\n", false),
             ("opts", "[options]\nstrategy-option=index-output=/x\n", false), ("opts", "[options]\nstrategy=evil\n[", false),
+            ("MERGE_RR", "", true), ("MERGE_RR", "ab12\tsrc/a.rs\0ab12.1\tb\0", true), ("MERGE_RR", "ab.-1\t.git/config\0", false),
+            ("MERGE_RR", "ab\ta\0ab\t/x\0", false), ("MERGE_RR", "ab\ta/../../x\0", false), ("merge_rr", "ab\t.vscode/tasks.json\0", false),
+            ("MERGE_RR", "nonsense", false), ("MERGE_RR", "ab\t", false),
         ];
         for (name, contents, harmless) in table {
             assert_eq!(

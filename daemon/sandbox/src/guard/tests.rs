@@ -86,7 +86,7 @@ fn names_have_these_verdicts() {
         (".git/worktrees/w/config.worktree", file, Verdict::WorktreeConfiguration),
         (".git/worktrees/w/commondir", Write, Verdict::CommonDirectory),
         (".git/hooks/x.sample", file, Verdict::Allow), (".git/HEAD.lock", file, Verdict::Allow),
-        (".git/index", Replace(Kind::File), Verdict::Allow), (".git/refs/heads/x", Remove, Verdict::Allow),
+        (".git/index", Replace(Kind::File), Verdict::Index), (".git/refs/heads/x", Remove, Verdict::Allow),
         (".git/rebase-merge/git-rebase-todo", Replace(Kind::File), Verdict::Todo),
         ("elsewhere/git-rebase-todo", file, Verdict::Todo), (".git/rebase-merge/git-rebase-todo", Remove, Verdict::Allow),
         ("nested/.git/config", Remove, Verdict::Allow), ("nested/.git/hooks/x", Remove, Verdict::Allow),
