@@ -47,7 +47,7 @@ pub(crate) use act::WATCHED;
 use act::{Done, Operation};
 pub(crate) use caller::{Caller, of_caller};
 use drafts::Drafts;
-pub use gitconfig::{programs as named_programs, try_change, value};
+pub use gitconfig::{programs as named_programs, try_change, value, words};
 use locks::Locks;
 pub(crate) use place::Tree;
 use repository::Started;

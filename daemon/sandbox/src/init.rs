@@ -239,15 +239,7 @@ fn become_user(spec: &SandboxSpec) -> io::Result<()> {
 /// limits by looking, lest a program hide what it holds in the same way. The command gets none: exec gives what the bounding
 /// set holds, which is nothing.
 fn drop_privileges(looks: bool) -> io::Result<()> {
-    // The numbers end where the kernel says EINVAL; it has never defined more than 64.
-    for number in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    sys::empty_bounding_set()?;
     // Linux 4.3 and later have the ambient set; a kernel without it has nothing to clear.
     match rustix::thread::clear_ambient_capability_set() {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}

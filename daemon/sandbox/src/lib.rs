@@ -46,7 +46,7 @@ mod watch;
 mod wire;
 
 #[doc(hidden)]
-pub use guard::{named_programs as git_programs, try_change as try_git_config, value as git_value};
+pub use guard::{named_programs as git_programs, try_change as try_git_config, value as git_value, words as git_words};
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use shed::{Needs, Shed, ShedError, shed};

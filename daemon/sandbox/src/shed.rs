@@ -130,14 +130,7 @@ fn give_up_privileges() -> io::Result<State> {
     let have = rustix::thread::capabilities(None)?;
     let keep = KEPT & have.permitted;
     if have.effective.contains(CapabilitySet::SETPCAP) {
-        // The numbers end where the kernel says EINVAL; it has never defined more than 64.
-        for number in 0..64 {
-            match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::INVAL) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        sys::empty_bounding_set()?;
     }
     match rustix::thread::clear_ambient_capability_set() {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}

@@ -332,3 +332,17 @@ pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
     Ok(())
 }
+
+/// Gives up the right to gain any capability by exec. Takes CAP_SETPCAP.
+pub(crate) fn empty_bounding_set() -> io::Result<()> {
+    // The numbers end where the kernel says EINVAL; it has never defined more than 64.
+    for number in 0..64 {
+        let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use fumehood_sandbox::spec::Program;
-use fumehood_sandbox::{git_programs, git_value};
+use fumehood_sandbox::{git_programs, git_value, git_words};
 
 use super::worktree::read;
 
@@ -153,12 +153,7 @@ impl Found<'_> {
                 self.add_named(&value, roots, &why, true);
                 continue;
             }
-            for word in value.split(|byte| byte.is_ascii_whitespace()) {
-                let word: Vec<u8> = word
-                    .iter()
-                    .copied()
-                    .filter(|byte| !b"'\"!;&|()".contains(byte))
-                    .collect();
+            for word in git_words(&value) {
                 // What has no slash is looked for among the programs of the machine.
                 if word.contains(&b'/') {
                     self.add_named(&word, roots, &why, false);

@@ -144,6 +144,17 @@ pub fn programs(config: &[u8]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// The words of a value that names a program, without what a shell takes for quotes and signs between commands.
+pub fn words(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let plain = |word: &[u8]| {
+        word.iter()
+            .copied()
+            .filter(|byte| !b"'\"!;&|()".contains(byte))
+            .collect()
+    };
+    value.split(u8::is_ascii_whitespace).map(plain)
+}
+
 /// Judges a change of configuration: what was there before, a NUL byte, what is to be there. Panics when one is accepted that makes another
 /// program run than before, that would be refused if it were made once more, or that leaves a control character in a
 /// refusal. For fuzzing.

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::caller::errno;
@@ -127,18 +127,10 @@ pub(super) fn replace(trees: &[Tree], started: &mut Started, what: Judged, from:
         }
         Err(error) => return Err(error),
     };
-    let times = rustix::fs::statat(&from.parent, &from.name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let times = times(&from.parent, &from.name)?;
     let published = publish(trees, started, what, to, &new, mode)?;
     if published.is_ok() {
         // Git takes files for unchanged that are older than its index: this one must not be younger than what it was made of.
-        let moment = |seconds: i64, nanos: i64| rustix::fs::Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos,
-        };
-        let times = rustix::fs::Timestamps {
-            last_access: moment(times.st_atime as i64, times.st_atime_nsec as i64),
-            last_modification: moment(times.st_mtime as i64, times.st_mtime_nsec as i64),
-        };
         rustix::fs::utimensat(&to.parent, &to.name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::unlinkat(&from.parent, &from.name, AtFlags::empty())?;
     }
@@ -204,7 +196,9 @@ pub(super) fn adopt(trees: &[Tree], started: &Started, place: &Place) -> Ruling 
             if let Err(rule) = index::judge(&bytes) {
                 return Ok(Err(rule));
             }
+            let times = times(&place.parent, OsStr::new("index"))?;
             write(&place.parent, OsStr::new("index"), &bytes, mode)?;
+            rustix::fs::utimensat(&place.parent, "index", &times, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         Err(Errno::NOENT) => {}
         Err(_) => {
@@ -522,12 +516,7 @@ impl Found<'_> {
                 }
                 continue;
             }
-            for word in value.split(|byte| byte.is_ascii_whitespace()) {
-                let word: Vec<u8> = word
-                    .iter()
-                    .copied()
-                    .filter(|byte| !b"'\"!;&|()".contains(byte))
-                    .collect();
+            for word in gitconfig::words(&value) {
                 // A word without a slash is rarely a file of the project; one with it may not be there yet.
                 for path in worktrees.iter().filter_map(|worktree| join(worktree, &word)) {
                     self.add(&path, &why, word.contains(&b'/'));
@@ -616,6 +605,19 @@ pub(super) fn read(directory: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Vec
         true => Err(Errno::TOOBIG),
         false => Ok((bytes, stat.st_mode & 0o777)),
     }
+}
+
+/// When a file was read and changed last.
+fn times(directory: &OwnedFd, name: &OsStr) -> Result<Timestamps, Errno> {
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let moment = |seconds: i64, nanos: i64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanos,
+    };
+    Ok(Timestamps {
+        last_access: moment(stat.st_atime as i64, stat.st_atime_nsec as i64),
+        last_modification: moment(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+    })
 }
 
 /// Gives `name` these contents, at once or not at all.
