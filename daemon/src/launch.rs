@@ -11,7 +11,7 @@ use fumehood_sandbox::spec::{
     Access, Enforced, Exceptions, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View,
     ViewEntry,
 };
-use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Sandbox, Starter, selftest};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Lister, Sandbox, Starter, selftest};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -73,15 +73,24 @@ impl Launching {
 
     /// Asks for a sandbox.
     pub fn create(&self, spec: &SandboxSpec) -> io::Result<Watched> {
-        let sandbox = match &*lock(&self.shared.launcher) {
-            Some(launcher) => launcher.create(spec)?,
-            None => {
-                let dead = "the launcher died and is being started again";
-                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, dead));
-            }
-        };
+        let sandbox = self.with_launcher(|launcher| launcher.create(spec))?;
         let socket = watch(sandbox.as_fd())?;
         Ok(Watched { sandbox, socket })
+    }
+
+    /// Has directories opened that the daemon itself may not list. Blocks while the launcher is busy.
+    pub fn lister(&self) -> io::Result<Lister> {
+        self.with_launcher(Launcher::lister)
+    }
+
+    fn with_launcher<T>(&self, ask: impl FnOnce(&Launcher) -> io::Result<T>) -> io::Result<T> {
+        match &*lock(&self.shared.launcher) {
+            Some(launcher) => ask(launcher),
+            None => {
+                let dead = "the launcher died and is being started again";
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, dead))
+            }
+        }
     }
 
     /// What limits sandboxes.

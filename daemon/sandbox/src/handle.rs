@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::event::{Event, Request, SignalScope};
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
+use crate::lister::Lister;
 use crate::spec::{CommandSpec, SandboxSpec};
 use crate::starter::{self, Answer, Order};
 use crate::wire;
@@ -168,6 +169,13 @@ impl Launcher {
             init: None,
             owner,
         })
+    }
+
+    /// Has directories opened from outside the daemon's walls. Blocks while the launcher is busy.
+    pub fn lister(&self) -> io::Result<Lister> {
+        let (socket, theirs) = wire::pair()?;
+        wire::send(self.socket.as_fd(), &Command::List, &[theirs.as_fd()])?;
+        Ok(Lister::new(socket))
     }
 
     /// Ends the launcher in order: every sandbox is killed, every cgroup and scratch directory removed. Blocks until that is

@@ -1,8 +1,8 @@
 //! The launcher: one small process with one thread that makes every sandbox.
 //!
 //! It exists so that nothing ever forks from the threaded daemon, and so that the process that parses network input is not the
-//! one that makes namespaces. It is started before the daemon has threads, with an empty environment, and does three things: it makes a
-//! sandbox for each request, it reaps each init, and when the daemon is gone (end of file on its socket) it kills every sandbox, removes
+//! one that makes namespaces. It is started before the daemon has threads, with an empty environment, and does four things: it makes a
+//! sandbox for each request, it opens directories that the daemon may not list itself, it reaps each init, and when the daemon is gone (end of file on its socket) it kills every sandbox, removes
 //! what they left and ends.
 
 use std::fs::File;
@@ -19,13 +19,13 @@ use crate::event::{Event, Failure, Usage};
 use crate::init::{self, Birth};
 use crate::spec::{Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, Forked, Rusage};
-use crate::{idmap, scratch, starter, waiting, wire};
+use crate::{idmap, lister, scratch, starter, waiting, wire};
 
 /// What a process that shall become the launcher is called (`argv[0]`). The daemon's socket is its standard input.
 pub(crate) const ARGV0: &str = "fumehood-launcher";
 
-/// How often ended sweepers are reaped.
-const SWEEPERS_PERIOD_MS: u16 = 50;
+/// How often ended sweepers and listers are reaped.
+const REAP_PERIOD_MS: u16 = 50;
 
 /// What limits sandboxes on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Configure(Configuration),
     /// Make a sandbox: a memory file with its spec and one end of its socket come along.
     Create,
+    /// Open directories for whoever holds the other end of the socket that comes along; see `lister.rs`.
+    List,
 }
 
 /// What the launcher needs to know once.
@@ -146,6 +148,8 @@ struct Launcher {
     living: Vec<Living>,
     /// Children that remove scratch directories.
     sweepers: Vec<Pid>,
+    /// Children that open directories. They end by themselves, and one may hang on a dead file system: nobody waits for them.
+    listers: Vec<Pid>,
     privileged: bool,
     own_uids: Vec<(u32, u32)>,
     own_gids: Vec<(u32, u32)>,
@@ -190,6 +194,7 @@ impl Launcher {
             life,
             living: Vec::new(),
             sweepers: Vec::new(),
+            listers: Vec::new(),
             privileged: rustix::process::geteuid().is_root(),
             own_uids: map("/proc/self/uid_map"),
             own_gids: map("/proc/self/gid_map"),
@@ -208,11 +213,11 @@ impl Launcher {
                     .iter()
                     .map(|sandbox| PollFd::new(sandbox.pidfd.as_fd(), PollFlags::POLLIN)),
             );
-            // Sweepers have no descriptor of their own; they are looked after every so often while there are any.
-            let timeout = if self.sweepers.is_empty() {
+            // Sweepers and listers have no descriptor of their own; they are looked after every so often while there are any.
+            let timeout = if self.sweepers.is_empty() && self.listers.is_empty() {
                 PollTimeout::NONE
             } else {
-                SWEEPERS_PERIOD_MS.into()
+                REAP_PERIOD_MS.into()
             };
             if !matches!(poll(&mut fds, timeout), Ok(_) | Err(nix::errno::Errno::EINTR)) {
                 return;
@@ -228,10 +233,13 @@ impl Launcher {
                 let sandbox = self.living.swap_remove(index);
                 self.bury(sandbox);
             }
-            self.sweepers.retain(|pid| matches!(sys::reap(*pid), Ok(None)));
+            for children in [&mut self.sweepers, &mut self.listers] {
+                children.retain(|pid| matches!(sys::reap(*pid), Ok(None)));
+            }
             if requests {
                 match wire::receive::<Command>(socket.as_fd()) {
                     Ok(Some((Command::Create, fds))) => self.create(fds),
+                    Ok(Some((Command::List, fds))) => self.list(fds),
                     Ok(Some((Command::Configure(_), _))) => {}
                     Ok(None) | Err(_) => return,
                 }
@@ -263,6 +271,23 @@ impl Launcher {
                     &[],
                 );
             }
+        }
+    }
+
+    /// Starts a lister. A child, because a directory may lie where opening it takes long. Where it cannot be started, the socket hangs up.
+    fn list(&mut self, fds: Vec<OwnedFd>) {
+        let Ok([socket]) = <[OwnedFd; 1]>::try_from(fds) else {
+            return;
+        };
+        match sys::fork() {
+            Ok(Forked::Child) => {
+                if sys::close_all_but(&[socket.as_fd()]).is_ok() {
+                    lister::serve(&socket);
+                }
+                std::process::exit(0);
+            }
+            Ok(Forked::Parent(pid)) => self.listers.push(pid),
+            Err(_) => {}
         }
     }
 

@@ -30,6 +30,7 @@ mod handle;
 mod idmap;
 mod init;
 mod launcher;
+mod lister;
 mod ports;
 mod recorder;
 mod rights;
@@ -49,6 +50,7 @@ mod wire;
 pub use guard::{named_programs as git_programs, try_change as try_git_config, value as git_value, words as git_words};
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
+pub use lister::Lister;
 pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
 #[doc(hidden)]

@@ -137,6 +137,7 @@ pub fn try_decoders(bytes: &[u8]) {
     one::<crate::event::Request>(bytes);
     one::<crate::launcher::Command>(bytes);
     one::<crate::launcher::Greeting>(bytes);
+    one::<std::path::PathBuf>(bytes);
     one::<crate::starter::Order>(bytes);
     one::<crate::starter::Answer>(bytes);
     one::<crate::spec::SandboxSpec>(bytes);

@@ -173,7 +173,11 @@ impl Actor {
         };
         let mut grants = match self.find(grants).await {
             Ok(grants) => grants,
-            Err(error) => return self.deny(error.rule().to_owned(), error.to_string()).await,
+            Err(error) => {
+                return self
+                    .deny(error.rule().to_owned(), crate::telemetry::chain(&error).to_string())
+                    .await;
+            }
         };
         if let Some(learn) = self.request.learn {
             if let (Network::Host(_), false) = (&grants.network, learn.network) {
@@ -213,8 +217,16 @@ impl Actor {
     /// Looks for what the patterns of the policy stand for; most have none.
     async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
         let host = self.request.host.clone();
+        let launching = self.surroundings.launching.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let found = find(&grants, &host);
+            let mut lister = None;
+            let found = find(&grants, &host, &mut |directory, max| {
+                let lister = match &lister {
+                    Some(lister) => lister,
+                    None => lister.insert(launching.lister()?),
+                };
+                lister.names(directory, max)
+            });
             (grants, found)
         });
         match looked.await {

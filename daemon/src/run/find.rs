@@ -4,7 +4,7 @@
 //! and what is not there is passed over.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ pub enum FindError {
         pattern: String,
         /// The directory.
         directory: PathBuf,
-        /// Why: the daemon's own walls let it list few directories.
+        /// Why.
         source: io::Error,
     },
 }
@@ -75,8 +75,16 @@ impl FindError {
     }
 }
 
-/// Looks for everything that the grants' patterns stand for. Blocks on the file system, where there is anything to look for.
-pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
+/// The names in a directory, as many as asked for at most.
+pub type Names<'a> = dyn FnMut(&Path, usize) -> io::Result<Vec<OsString>> + 'a;
+
+/// Looks for everything that the grants' patterns stand for, with `names` to list directories. Blocks on the file system, where there is
+/// anything to look for.
+pub fn find(
+    grants: &Grants,
+    host: &Host,
+    names: &mut Names<'_>,
+) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
     let filesystem = &grants.filesystem;
     let mut all = BTreeMap::new();
     let (mut paths, mut looked_at) = (0, 0);
@@ -88,13 +96,20 @@ pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<Pa
         ("filesystem.hide", &filesystem.hide),
         ("filesystem.read-only", &filesystem.read_only),
     ] {
+        let grants_it = !matches!(rule, "filesystem.hide" | "filesystem.read-only");
         for pattern in patterns {
             // Read-only names of the workspace hold before they exist.
             let inside = matches!(pattern, PathPattern::Workspace(rest) if !rest.is_empty());
             if !pattern.has_wildcards() && (!inside || rule == "filesystem.read-only") {
                 continue;
             }
-            let found = expand(pattern, host, &mut looked_at);
+            let found = match expand(pattern, host, names, &mut looked_at) {
+                // A grant of what the daemon's user may not see gives nothing.
+                Err(Stop::Unlisted(_, error)) if grants_it && error.kind() == io::ErrorKind::PermissionDenied => {
+                    Ok(Vec::new())
+                }
+                found => found,
+            };
             let spelled = || pattern.spelled();
             let found = found.map_err(|stop| match stop {
                 Stop::TooLong => FindError::TooLong {
@@ -122,7 +137,12 @@ pub fn find(grants: &Grants, host: &Host) -> Result<BTreeMap<PathPattern, Vec<Pa
 }
 
 /// What one pattern stands for, in byte order.
-fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Result<Vec<PathBuf>, Stop> {
+fn expand(
+    pattern: &PathPattern,
+    host: &Host,
+    list: &mut Names<'_>,
+    looked_at: &mut usize,
+) -> Result<Vec<PathBuf>, Stop> {
     let base = match pattern {
         PathPattern::Absolute(_) => Path::new("/"),
         PathPattern::Home(_) => &host.home,
@@ -137,23 +157,17 @@ fn expand(pattern: &PathPattern, host: &Host, looked_at: &mut usize) -> Result<V
             let candidates: Vec<PathBuf> = match name.contains(['*', '?']) {
                 false => vec![directory.join(name)],
                 true => {
-                    let entries = match fs::read_dir(&directory) {
-                        Ok(entries) => entries,
+                    let mut names = match list(&directory, (MAX_LOOKED_AT + 1).saturating_sub(*looked_at)) {
+                        Ok(names) => names,
                         Err(error) if is_nothing(&error) => continue,
                         Err(error) => return Err(Stop::Unlisted(directory, error)),
                     };
-                    let mut names = Vec::new();
-                    for entry in entries {
-                        let entry = entry.map_err(|error| Stop::Unlisted(directory.clone(), error))?;
-                        *looked_at += 1;
-                        if *looked_at > MAX_LOOKED_AT {
-                            return Err(Stop::TooLong);
-                        }
-                        // A name that is no text is matched as it is shown.
-                        if matches_name(name, &entry.file_name().to_string_lossy()) {
-                            names.push(entry.file_name());
-                        }
+                    *looked_at += names.len();
+                    if *looked_at > MAX_LOOKED_AT {
+                        return Err(Stop::TooLong);
                     }
+                    // A name that is no text is matched as it is shown.
+                    names.retain(|found| matches_name(name, &found.to_string_lossy()));
                     names.sort();
                     names.into_iter().map(|name| directory.join(name)).collect()
                 }
@@ -184,10 +198,16 @@ fn is_nothing(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
     use crate::lower::tests::host;
+
+    fn names(directory: &Path, max: usize) -> io::Result<Vec<OsString>> {
+        let entries = fs::read_dir(directory)?.take(max);
+        entries.map(|entry| Ok(entry?.file_name())).collect()
+    }
 
     #[test]
     fn patterns_stand_for_what_is_there_in_byte_order_and_links_are_not_followed() {
@@ -203,7 +223,7 @@ mod tests {
         };
         let expanded = |rest: &str| {
             let pattern = PathPattern::Absolute(format!("{}/{rest}", root.display()));
-            let found = expand(&pattern, &host, &mut 0).unwrap();
+            let found = expand(&pattern, &host, &mut names, &mut 0).unwrap();
             found
                 .iter()
                 .map(|path| path.strip_prefix(root).unwrap().display().to_string())
@@ -214,13 +234,14 @@ mod tests {
         assert_eq!(expanded("jdk-l*"), ["jdk-link"]);
         assert!(expanded("missing/*").is_empty() && expanded("*/*/*").is_empty());
         let inside = PathPattern::Workspace("jdk-link".into());
-        assert!(expand(&inside, &host, &mut 0).unwrap().is_empty());
+        assert!(expand(&inside, &host, &mut names, &mut 0).unwrap().is_empty());
     }
 
     #[test]
     fn too_much_to_look_at_is_told() {
         let mut looked_at = MAX_LOOKED_AT;
-        let stop = expand(&PathPattern::Absolute("/usr/*".into()), &host(), &mut looked_at);
+        let usr = PathPattern::Absolute("/usr/*".into());
+        let stop = expand(&usr, &host(), &mut names, &mut looked_at);
         assert!(matches!(stop, Err(Stop::TooLong)), "{stop:?}");
     }
 }

@@ -171,7 +171,7 @@ fn a_configuration_with_an_unknown_key_is_refused_with_line_and_column() {
     let mut house = builder().config("max_runs = 4\n\n  max_rums = 5").not_started().build();
     let (status, log) = house.try_start().unwrap_err();
     assert_eq!(status.code(), Some(1));
-    assert!(log.contains("config.toml:4:3") && log.contains("max_rums"), "{log}");
+    assert!(log.contains("config.toml:5:3") && log.contains("max_rums"), "{log}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use fumehood_tests::{Ended, House};
+use fumehood_tests::{Ended, House, Who, as_root_only};
 
-use super::for_both;
+use super::{builder, for_both};
 
 /// What any program needs, and a name.
 const PROGRAMS: &str = "execute = [\"/usr\", \"/bin\", \"/lib\", \"/lib64\", \"/etc\"";
@@ -146,32 +146,47 @@ fn patterns_hide_and_grant_what_they_find() {
 
 /// The daemon's own walls keep it from listing most directories. A pattern there must not hide nothing in silence.
 #[test]
-fn a_pattern_that_cannot_be_looked_for_refuses_the_run() {
-    if fumehood_sandbox::landlock_abi() == 0 {
-        fumehood_tests::not_run(
-            "a_pattern_that_cannot_be_looked_for_refuses_the_run",
-            "without Landlock the daemon may list everything",
-        );
-        return;
-    }
+fn patterns_are_looked_for_where_the_daemon_itself_may_list_nothing() {
     for_both(|house| {
-        house.make_directory("home/.secret-a", 0o755);
-        house.write("home/.secret-a/x", "hunter2\n");
+        for name in ["a", "b"] {
+            house.make_directory(&format!("home/.secret-{name}"), 0o755);
+            house.write(&format!("home/.secret-{name}/x"), "hunter2\n");
+        }
         let home = format!("{PROGRAMS}]\nhome = \"copy-on-write\"\n");
         let patterns = policy(house, &format!("{home}hide = [\"${{home}}/.secret-*\"]"), "");
-        let ended = sh(house, &patterns, "cat ~/.secret-a/x");
-        assert_eq!((ended.code(), ended.out().as_str()), (125, ""), "{}", ended.err());
-        let told = ended.err();
-        assert!(
-            told.contains("filesystem.hide") && told.contains("cannot list"),
-            "{told}"
-        );
-        let spelled = policy(house, &format!("{home}hide = [\"${{home}}/.secret-a\"]"), "");
-        let ended = sh(house, &spelled, "cat ~/.secret-a/x || echo gone");
+        let ended = sh(house, &patterns, "cat ~/.secret-a/x ~/.secret-b/x || echo gone");
         assert_eq!(ended.out(), "gone\n", "{}", ended.err());
         let plain = policy(house, &home, "");
         assert_eq!(sh(house, &plain, "cat ~/.secret-a/x").out(), "hunter2\n");
+        let granted = format!("{PROGRAMS}, \"${{home}}/.secret-?\"]\nhome = \"empty\"\n");
+        let granted = policy(house, &granted, "");
+        assert_eq!(sh(house, &granted, "cat ~/.secret-b/x").out(), "hunter2\n");
     });
+}
+
+/// What a restriction stands for has to be known; what a grant of something closed would give is nothing.
+#[test]
+fn a_pattern_for_what_the_user_may_not_list_refuses_the_run_where_it_restricts() {
+    if !as_root_only("directories that are closed to a user") {
+        return;
+    }
+    let house = builder().who(Who::Ordinary).build();
+    // Root's own, below the user's.
+    house.make_directory("home/closed", 0o755);
+    let closed = house.home().join("closed");
+    std::os::unix::fs::chown(&closed, Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let home = format!("{PROGRAMS}]\nhome = \"copy-on-write\"\n");
+    let hides = policy(&house, &format!("{home}hide = [\"${{home}}/closed/*\"]"), "");
+    let ended = sh(&house, &hides, "true");
+    assert_eq!((ended.code(), ended.out().as_str()), (125, ""), "{}", ended.err());
+    let told = ended.err();
+    assert!(
+        told.contains("filesystem.hide") && told.contains("cannot list") && told.contains("Permission denied"),
+        "{told}"
+    );
+    let grants = policy(&house, &format!("{PROGRAMS}, \"${{home}}/closed/*\"]\n"), "");
+    sh(&house, &grants, "true").expect(0);
 }
 
 #[test]

@@ -55,16 +55,19 @@ fn a_command_is_watched_proposed_for_and_proved_and_nothing_of_it_stays() {
         assert_eq!(filesystem["home"].as_str(), Some("empty"));
         assert_eq!(filesystem["tmp"].as_bool(), Some(true));
         assert_eq!(proposal["network"]["mode"].as_str(), Some("none"));
-        let read: Vec<_> = filesystem["read"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|path| path.as_str().unwrap())
-            .collect();
-        assert!(read.contains(&"/usr") && read.contains(&"${home}/settings"), "{read:?}");
+        let list = |key: &str| -> Vec<_> {
+            let paths = filesystem[key].as_array().unwrap().iter();
+            paths.map(|path| path.as_str().unwrap().to_owned()).collect()
+        };
+        let (read, execute) = (list("read"), list("execute"));
+        assert!(read.contains(&"${home}/settings".to_owned()), "{read:?}");
+        assert!(execute.contains(&"/usr".to_owned()), "{execute:?}");
         assert!(
-            !read.iter().any(|path| path.contains(".ssh") || *path == "${home}"),
-            "{read:?}"
+            !read
+                .iter()
+                .chain(&execute)
+                .any(|path| path.contains(".ssh") || path == "${home}"),
+            "{read:?} {execute:?}"
         );
         assert_eq!(
             names(&house.workspace()),
