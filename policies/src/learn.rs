@@ -102,8 +102,12 @@ pub struct Facts {
     pub hidden: Vec<String>,
     /// What is to be hidden in the proposal where that is more than the built-in default hides, as patterns.
     pub restated_hide: Vec<String>,
-    /// The protections that are to be required where that is other than in the built-in default.
-    pub restated_required: Vec<String>,
+    /// The protections that are to be required where that is other than in the built-in default: those beyond it, or an empty list for none
+    /// at all.
+    pub restated_required: Option<Vec<String>>,
+    /// Its rules about commands, approvals and the audit log as sections of a policy file, where they are other than those of the built-in
+    /// default; else empty.
+    pub rules: String,
     /// Whether the policy lets the workspace be written.
     pub workspace_writable: bool,
     /// Whether it gives a `/tmp`.

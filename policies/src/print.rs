@@ -15,10 +15,23 @@ impl Policy {
     ///
     /// Only a policy that was narrowed may come out too long to be read again: its lists are joined from two.
     pub fn to_toml(&self) -> String {
-        let stated = self.stated();
         let mut text = format!("version = {VERSION}\n");
+        self.print(|_| true, &mut text);
+        text
+    }
+
+    /// Some sections of the policy, as in [`Policy::to_toml`].
+    #[must_use]
+    pub fn sections(&self, names: &[&str]) -> String {
+        let mut text = String::new();
+        self.print(|section| names.contains(&section), &mut text);
+        text
+    }
+
+    fn print(&self, wanted: impl Fn(&str) -> bool, text: &mut String) {
+        let stated = self.stated();
         let mut section = "";
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| wanted(key.section)) {
             let path = key.path();
             let Some(values) = stated.get(path.as_str()) else {
                 continue;
@@ -29,7 +42,6 @@ impl Policy {
             }
             let _ = writeln!(text, "{} = {}", key.name, shown(key.kind, values));
         }
-        text
     }
 }
 

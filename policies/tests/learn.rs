@@ -26,7 +26,8 @@ fn facts() -> Facts {
             .map(str::to_owned)
             .to_vec(),
         restated_hide: Vec::new(),
-        restated_required: Vec::new(),
+        restated_required: None,
+        rules: String::new(),
         workspace_writable: true,
         tmp: true,
         network: Reach::Loopback,
@@ -259,7 +260,7 @@ fn bounds_and_restrictions_of_the_policy_above_are_kept() {
         },
         workspace_writable: false,
         restated_hide: vec!["${home}/.secret".to_owned(), "/opt/keys".to_owned()],
-        restated_required: vec!["resources".to_owned()],
+        restated_required: Some(vec!["resources".to_owned()]),
         ..facts()
     };
     let (policy, _, text) = policy(&under, &cargo(), &[]);
@@ -282,6 +283,23 @@ fn bounds_and_restrictions_of_the_policy_above_are_kept() {
             .iter()
             .any(|required| required.name() == "resources")
     );
+}
+
+#[test]
+fn a_proposal_says_of_commands_what_the_policy_above_says() {
+    let above = "version = 1\nname = \"team\"\n[protections]\nrequired = []\n[commands]\ndefault = \"allow\"\n\
+                 [[commands.rules]]\nprogram = \"git\"\nargs = [\"push\"]\ndecision = \"deny\"\nreason = \"no\"\n\
+                 [approvals]\nwait = \"3s\"\n";
+    let above = fumehood_policies::Policy::parse(above.as_bytes(), "team.toml").unwrap();
+    let under = Facts {
+        restated_required: Some(Vec::new()),
+        rules: above.sections(&["commands", "approvals"]),
+        ..facts()
+    };
+    let (policy, _, text) = policy(&under, &cargo(), &[]);
+    assert_eq!(policy.commands, above.commands, "{text}");
+    assert_eq!(policy.approvals, above.approvals, "{text}");
+    assert!(policy.protections.required.is_empty(), "{text}");
 }
 
 fn path() -> impl Strategy<Value = String> {

@@ -25,6 +25,7 @@ pub fn inline(toml: &str) -> Option<PolicyReference> {
     let inline = InlinePolicy {
         toml: Bytes::copy_from_slice(toml.as_bytes()),
         origin: "test.toml".to_owned(),
+        ..InlinePolicy::default()
     };
     Some(PolicyReference {
         reference: Some(Reference::Inline(inline)),

@@ -62,6 +62,8 @@ struct Runs {
 struct Ended {
     id: String,
     finished: Finished,
+    /// What the policy states and the run was not given.
+    not_given: Vec<String>,
     /// The end of what it wrote.
     tail: Vec<u8>,
 }
@@ -102,10 +104,18 @@ async fn learn(args: &LearnArgs, request: StartRequest, runs: &mut Runs) -> Resu
                 reference: Some(Reference::Inline(InlinePolicy {
                     toml: proposal.toml.clone().into_bytes().into(),
                     origin: "the proposal".to_owned(),
+                    under: learnt_under(&request),
+                    cut: true,
                 })),
             });
         }
         let proof = runs.run(under, false).await?;
+        for cut in &proof.not_given {
+            tell(&format!(
+                "the proposal is run without what its policy does not give: {}",
+                render::text(cut.as_bytes())
+            ));
+        }
         if same(&first.finished, &proof.finished) {
             tell(&format!(
                 "proved: under the proposal the command {} as well",
@@ -141,6 +151,7 @@ impl Runs {
         let mut handle = self.client.run(request).await?;
         let mut tail = Vec::new();
         let mut id = None;
+        let mut not_given = Vec::new();
         while let Some(event) = handle.events().next().await? {
             if id.is_none() {
                 id = Some(event.run_id.clone());
@@ -157,10 +168,12 @@ impl Runs {
                         tail.drain(..tail.len() - TAIL_BYTES);
                     }
                 }
+                Some(Event::Started(started)) => not_given = started.not_given,
                 Some(Event::Finished(finished)) => {
                     return Ok(Ended {
                         id: event.run_id,
                         finished,
+                        not_given,
                         tail,
                     });
                 }
@@ -168,6 +181,15 @@ impl Runs {
             }
         }
         Err(fumehood_client::Error::Interrupted.into())
+    }
+}
+
+/// The name of the policy that the first run was under, where the request names one.
+fn learnt_under(request: &StartRequest) -> String {
+    let policy = request.spec.as_ref().and_then(|spec| spec.policy.as_ref());
+    match policy.and_then(|policy| policy.reference.as_ref()) {
+        Some(Reference::Name(name)) => name.clone(),
+        Some(Reference::Inline(_)) | None => String::new(),
     }
 }
 

@@ -159,6 +159,7 @@ fn policy(value: &Path) -> Result<PolicyReference, Failure> {
         reference: Some(Reference::Inline(InlinePolicy {
             toml: toml.into(),
             origin,
+            ..InlinePolicy::default()
         })),
     })
 }

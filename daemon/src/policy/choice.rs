@@ -35,8 +35,21 @@ pub enum Reference<'a> {
     None,
     /// A policy by name.
     Name(&'a str),
-    /// A policy of its own, and where it says it is from.
-    Inline(&'a [u8], &'a str),
+    /// A policy of its own.
+    Inline(Brought<'a>),
+}
+
+/// A policy that a request brings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Brought<'a> {
+    /// Its text.
+    pub toml: &'a [u8],
+    /// Where it says it is from.
+    pub origin: &'a str,
+    /// The name of the policy that it stands under. Empty: the project's own if that is trusted, else the default.
+    pub under: &'a str,
+    /// Whether what is too much is taken away, instead of the request being refused.
+    pub cut: bool,
 }
 
 /// The policy that decides.
@@ -46,7 +59,7 @@ pub struct Choice {
     pub policy: Arc<Policy>,
     /// What it comes from, the request's own first, the ceilings last: `shop (.fumehood.toml, untrusted)`, `default`, `ceiling (system)`.
     pub layers: Vec<String>,
-    /// What the project's file states and does not give, because nobody trusted it.
+    /// What the project's file or the request's own policy states and does not give, because nobody trusted it.
     pub not_given: Vec<Widening>,
 }
 
@@ -174,7 +187,7 @@ impl Policies {
         let allowed = self.allowed(asking)?;
         let (layers, not_given) = match reference {
             Reference::Name(name) if !name.is_empty() => (self.named(&store, &allowed, asking, name)?, Vec::new()),
-            Reference::Inline(toml, origin) => (self.brought(&store, &allowed, asking, toml, origin)?, Vec::new()),
+            Reference::Inline(brought) => self.brought(&store, &allowed, asking, brought)?,
             Reference::Name(_) | Reference::None => {
                 let base = base(&store, &allowed)?;
                 match self.of_project(&store, asking)? {
@@ -232,9 +245,13 @@ impl Policies {
         store: &'s PolicyStore,
         allowed: &Allowance<'_>,
         asking: Asking<'_>,
-        toml: &[u8],
-        origin: &str,
-    ) -> Result<Layers<'s>, Refusal> {
+        Brought {
+            toml,
+            origin,
+            under,
+            cut,
+        }: Brought<'_>,
+    ) -> Result<(Layers<'s>, Vec<Widening>), Refusal> {
         if allowed.inline == Inline::None {
             return Err(Refusal::NoInline(
                 "this daemon takes no policies from requests (inline_policies = \"none\", or an access rule says so); name one of its own",
@@ -243,27 +260,28 @@ impl Policies {
         let brought = read_inline(store, std::path::Path::new(origin), toml).map_err(Refusal::Inline)?;
         let name = brought.policy.name.clone();
         if allowed.inline == Inline::Any {
-            return Ok(Layers::new(
-                store,
-                Arc::new(brought.policy),
-                format!("{name} (request)"),
-            ));
+            let layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request)"));
+            return Ok((layers, Vec::new()));
         }
         if self.is_trusted_content(&brought, asking) {
-            return Ok(Layers::new(
-                store,
-                Arc::new(brought.policy),
-                format!("{name} (request, trusted)"),
-            ));
+            let layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request, trusted)"));
+            return Ok((layers, Vec::new()));
         }
         if allowed.inline == Inline::Trusted {
             return Err(Refusal::NoInline(
                 "this daemon takes policies from requests only when they are trusted (inline = \"trusted\"): see `fumehood policy trust`",
             ));
         }
-        let base = base(store, allowed)?;
+        let base = match under {
+            "" => match self.of_project(store, asking) {
+                Ok(Some(project)) if self.is_trusted(&project) => self.under_base(project, base(store, allowed)?).0,
+                // A project's file that is wrong, or that nobody vouches for, has no say in what a request brings.
+                _ => base(store, allowed)?,
+            },
+            name => self.named(store, allowed, asking, name)?,
+        };
         let widenings = brought.policy.widens(&base.policy);
-        if !widenings.is_empty() {
+        if !(cut || widenings.is_empty()) {
             return Err(Refusal::Widens {
                 name,
                 base: base.policy.name.clone(),
@@ -271,10 +289,10 @@ impl Policies {
                 widenings,
             });
         }
-        // What was judged to widen nothing is narrowed all the same: the promise does not hang on the judgement.
+        // What was judged to widen nothing is narrowed as well: the promise does not hang on the judgement.
         let mut layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request)"));
         layers.under(&base.policy, base.names.join(" under "));
-        Ok(layers)
+        Ok((layers, widenings))
     }
 
     fn of_project(&self, store: &PolicyStore, asking: Asking<'_>) -> Result<Option<Outside>, Refusal> {

@@ -82,6 +82,15 @@ fn peer() -> Peer {
 const MORE: &str = "[network]\nmode = \"host-without-isolation\"\n[limits]\nwall = \"1m\"\n\
                     [protections]\nrequired = [\"privileges\"]\n";
 
+/// A request's own policy, as most say it.
+fn brings(toml: &[u8]) -> Reference<'_> {
+    Reference::Inline(Brought {
+        toml,
+        origin: "x.toml",
+        ..Brought::default()
+    })
+}
+
 fn mode(choice: &Choice) -> fumehood_policies::NetworkMode {
     choice.policy.network.mode()
 }
@@ -184,7 +193,7 @@ fn a_ceiling_holds_over_everything_that_a_request_can_say() {
         Reference::None,
         Reference::Name("wide"),
         Reference::Name("default"),
-        Reference::Inline(inline.as_bytes(), "mine.toml"),
+        brings(inline.as_bytes()),
     ] {
         let choice = place.choose(&policies, reference).unwrap();
         assert_eq!(mode(&choice), fumehood_policies::NetworkMode::Loopback, "{reference:?}");
@@ -219,9 +228,9 @@ fn a_policy_that_a_request_brings_is_taken_as_the_configuration_says() {
         (Inline::Any, true, true, true),
     ] {
         let policies = place.load(inline, vec![]).unwrap();
-        let brings = |text: &str| place.choose(&policies, Reference::Inline(text.as_bytes(), "x.toml"));
-        assert_eq!(brings(&less).is_ok(), takes_less, "{inline:?}");
-        let wide = brings(&more);
+        let choose = |text: &str| place.choose(&policies, brings(text.as_bytes()));
+        assert_eq!(choose(&less).is_ok(), takes_less, "{inline:?}");
+        let wide = choose(&more);
         assert_eq!(wide.is_ok(), takes_more, "{inline:?}");
         if inline == Inline::Narrow {
             let Err(Refusal::Widens { widenings, base, .. }) = wide else {
@@ -230,13 +239,51 @@ fn a_policy_that_a_request_brings_is_taken_as_the_configuration_says() {
             assert_eq!(base, "default");
             assert!(widenings.iter().any(|widening| widening.key == "network.mode"));
         }
-        if let Ok(taken) = brings(&less) {
+        if let Ok(taken) = choose(&less) {
             assert_eq!(taken.policy.network.mode(), fumehood_policies::NetworkMode::None);
         }
         place.trust(&policies, "more.toml");
-        assert_eq!(brings(&more).is_ok(), takes_trusted, "{inline:?}");
+        assert_eq!(choose(&more).is_ok(), takes_trusted, "{inline:?}");
         assert!(policies.trust().untrust(&place.path("more.toml")).unwrap());
     }
+}
+
+#[test]
+fn a_policy_that_a_request_brings_stands_under_what_it_names_or_is_cut() {
+    let place = Place::new();
+    place.write("user/wide.toml", MORE);
+    place.write("work/.fumehood.toml", MORE);
+    let policies = place.load(Inline::Narrow, vec![]).unwrap();
+    let text = format!("version = 1\nname = \"more\"\n{MORE}");
+    let own = Brought {
+        toml: text.as_bytes(),
+        origin: "x.toml",
+        ..Brought::default()
+    };
+    let choose = |brought| place.choose(&policies, Reference::Inline(brought));
+    assert!(matches!(choose(own), Err(Refusal::Widens { .. })));
+    let under = Brought { under: "wide", ..own };
+    let named = choose(under).unwrap();
+    assert_eq!(named.layers, ["more (request)", "wide"]);
+    assert_eq!(mode(&named), fumehood_policies::NetworkMode::Host);
+    assert!(named.not_given.is_empty());
+    let cut = choose(Brought { cut: true, ..own }).unwrap();
+    assert_eq!(mode(&cut), fumehood_policies::NetworkMode::Loopback);
+    let keys: Vec<_> = cut.not_given.iter().map(|widening| widening.key).collect();
+    assert!(keys.contains(&"network.mode"), "{keys:?}");
+    let missing = Brought { under: "none", ..own };
+    assert!(matches!(choose(missing), Err(Refusal::NoSuchPolicy { .. })));
+    // What the user vouches for is what a request may narrow.
+    place.trust(&policies, "work/.fumehood.toml");
+    assert_eq!(mode(&choose(own).unwrap()), fumehood_policies::NetworkMode::Host);
+
+    let rule = Rule {
+        policies: Some(vec!["locked".to_owned()]),
+        ..Rule::default()
+    };
+    let policies = place.load(Inline::Narrow, vec![rule]).unwrap();
+    let refused = place.choose(&policies, Reference::Inline(under));
+    assert!(matches!(refused, Err(Refusal::NotYours { .. })));
 }
 
 #[test]
@@ -248,7 +295,7 @@ fn a_trusted_project_is_not_trusted_elsewhere() {
     fs::copy(place.path("state/.fumehood.toml"), place.path("work/.fumehood.toml")).unwrap();
     assert!(place.choose(&policies, Reference::None).unwrap().layers[0].ends_with("untrusted)"));
     let text = fs::read(place.path("work/.fumehood.toml")).unwrap();
-    let brought = place.choose(&policies, Reference::Inline(&text, "x.toml"));
+    let brought = place.choose(&policies, brings(&text));
     assert!(matches!(brought, Err(Refusal::Widens { .. })));
 }
 

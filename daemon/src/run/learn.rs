@@ -162,12 +162,9 @@ pub(super) fn facts(
             .map(|built_in| more_hidden(policy, built_in))
             .unwrap_or_default(),
         restated_required: built_in
-            .map(|built_in| {
-                let more = grants.required.iter();
-                let more = more.filter(|required| !built_in.protections.required.contains(required));
-                more.map(|required| required.name().to_owned()).collect()
-            })
-            .unwrap_or_default(),
+            .as_ref()
+            .and_then(|built_in| restated_required(policy, built_in)),
+        rules: built_in.map(|built_in| rules(policy, &built_in)).unwrap_or_default(),
         workspace_writable: filesystem.workspace == WorkspaceAccess::Write,
         tmp: filesystem.tmp,
         network: match &grants.network {
@@ -185,6 +182,29 @@ pub(super) fn facts(
         },
         measured: Measures::default(),
     }
+}
+
+/// The protections that a file has to state for requiring what a policy does: what it states is joined with those of the built-in default,
+/// but for an empty list.
+fn restated_required(policy: &policies::Policy, built_in: &policies::Policy) -> Option<Vec<String>> {
+    let required = &policy.protections.required;
+    if required.is_empty() {
+        return Some(Vec::new());
+    }
+    let more = required
+        .iter()
+        .filter(|required| !built_in.protections.required.contains(required));
+    let more: Vec<_> = more.map(|required| required.name().to_owned()).collect();
+    (!more.is_empty()).then_some(more)
+}
+
+/// What a policy says beside its grants, where it is other than what the built-in default says.
+fn rules(policy: &policies::Policy, built_in: &policies::Policy) -> String {
+    let sections = ["commands", "approvals", "audit"];
+    let other = sections
+        .into_iter()
+        .filter(|section| policy.sections(&[section]) != built_in.sections(&[section]));
+    policy.sections(&other.collect::<Vec<_>>())
 }
 
 /// What a policy hides, as patterns, that the built-in default does not: what a file states is joined with that.

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::status;
 use crate::peer::Peer;
-use crate::policy::{Asking, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
+use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
 use crate::run::{Asked, Host, Learn, Request, RunTable};
 
 /// Bounds of a request; the wire documents them.
@@ -229,7 +229,12 @@ impl Door {
         let reference = match &reference {
             None => Reference::None,
             Some(Wire::Name(name)) => Reference::Name(name),
-            Some(Wire::Inline(v1::InlinePolicy { toml, origin })) => {
+            Some(Wire::Inline(v1::InlinePolicy {
+                toml,
+                origin,
+                under,
+                cut,
+            })) => {
                 if origin.len() > MAX_NAME_BYTES || origin.contains(|c: char| c.is_control()) {
                     let what = format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line");
                     wrong.add("spec.policy.inline.origin", what);
@@ -239,7 +244,12 @@ impl Door {
                     wrong.add("spec.policy.inline", format!("longer than {MAX_POLICY_BYTES} bytes"));
                     return Ok(None);
                 }
-                Reference::Inline(toml, if origin.is_empty() { "policy" } else { origin })
+                Reference::Inline(Brought {
+                    toml,
+                    origin: if origin.is_empty() { "policy" } else { origin },
+                    under,
+                    cut: *cut,
+                })
             }
         };
         let asking = Asking {
@@ -249,7 +259,13 @@ impl Door {
         };
         match self.policies.choose(asking, reference) {
             Ok(choice) => return Ok(Some(choice)),
-            Err(refusal @ Refusal::NoSuchPolicy { .. }) => wrong.add("spec.policy.name", refusal.to_string()),
+            Err(refusal @ Refusal::NoSuchPolicy { .. }) => {
+                let field = match reference {
+                    Reference::Inline(_) => "spec.policy.inline.under",
+                    Reference::Name(_) | Reference::None => "spec.policy.name",
+                };
+                wrong.add(field, refusal.to_string());
+            }
             Err(refusal @ Refusal::Inline(_)) => wrong.add("spec.policy.inline", refusal.to_string()),
             Err(refusal @ Refusal::Project(_)) => wrong.add("spec.workspace", refusal.to_string()),
             Err(refusal) => return Err(status::refused_policy(&refusal)),

@@ -85,16 +85,24 @@ pub(super) fn policy(name: &str, facts: &Facts, gathered: &Gathered) -> String {
     let _ = writeln!(text, "\n[syscalls]\nprofile = {}", string(profile));
     limits(&mut text, facts);
     environment(&mut text, facts, gathered);
-    if !facts.restated_required.is_empty() {
+    if let Some(required) = &facts.restated_required {
+        let whose = plain(&facts.policy);
+        let _ = match required.is_empty() {
+            true => writeln!(text, "\n[protections]\n# None, as in the policy {whose}."),
+            false => writeln!(
+                text,
+                "\n[protections]\n# Beside those of `default`: those of the policy {whose}."
+            ),
+        };
+        let names = required.iter().map(|name| (name.clone(), String::new()));
+        list(&mut text, "required", names);
+    }
+    if !facts.rules.is_empty() {
         let _ = writeln!(
             text,
-            "\n[protections]\n# Beside those of `default`: those of the policy {}.",
-            facts.policy
-        );
-        list(
-            &mut text,
-            "required",
-            facts.restated_required.iter().map(|name| (name.clone(), String::new())),
+            "\n# What the policy {} says of commands, as it says it.\n{}",
+            plain(&facts.policy),
+            facts.rules.trim().replace("\nceilings = []", "")
         );
     }
     text

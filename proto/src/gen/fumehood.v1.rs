@@ -1655,8 +1655,8 @@ pub mod policy_reference {
         /// A policy the daemon knows by name: a built-in or one of its configuration's.
         #[prost(string, tag = "1")]
         Name(::prost::alloc::string::String),
-        /// The text of a policy file. By default the daemon takes it when it only narrows what the request would get without, or was trusted;
-        /// else the status is PERMISSION_DENIED with the reason POLICY_WIDENS, and BadRequest names what is too much.
+        /// The text of a policy file. By default the daemon takes it when it only narrows what it stands under, or was trusted; else the status
+        /// is PERMISSION_DENIED with the reason POLICY_WIDENS, and BadRequest names what is too much.
         #[prost(message, tag = "2")]
         Inline(super::InlinePolicy),
     }
@@ -1670,6 +1670,13 @@ pub struct InlinePolicy {
     /// Where it came from, for messages (`ci.toml`); at most 4,096 bytes.
     #[prost(string, tag = "2")]
     pub origin: ::prost::alloc::string::String,
+    /// The policy that it stands under, by a name that the caller may use. Empty: the project's own file if that is trusted, else the
+    /// daemon's default.
+    #[prost(string, tag = "3")]
+    pub under: ::prost::alloc::string::String,
+    /// What it gives beyond that is not given and told in Started.not_given; false: the request is refused for it.
+    #[prost(bool, tag = "4")]
+    pub cut: bool,
 }
 /// Bounds tighter than the policy's. Unset: the policy's own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1896,7 +1903,7 @@ pub struct Started {
     /// What the policy comes from, the request's own first, the ceilings last: `shop (.fumehood.toml, untrusted)`, `default`, `org (system)`.
     #[prost(string, repeated, tag = "6")]
     pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What the project's own file states and was not given because nobody trusted the file, in words. At most 16; the last one says how many
+    /// What the project's own file states and was not given because nobody trusted the file, or what an inline policy was cut by, in words. At most 16; the last one says how many
     /// there are more.
     #[prost(string, repeated, tag = "7")]
     pub not_given: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,

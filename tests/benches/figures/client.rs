@@ -167,6 +167,7 @@ impl Connection {
             let inline = InlinePolicy {
                 toml: policy.as_bytes().to_vec().into(),
                 origin: "neighbours".to_owned(),
+                ..InlinePolicy::default()
             };
             spec.policy = Some(PolicyReference {
                 reference: Some(Reference::Inline(inline)),

@@ -298,6 +298,7 @@ async fn a_flood_of_questions_is_bounded_holds_no_place_and_ends_with_the_daemon
                 fumehood_client::proto::v1::InlinePolicy {
                     toml: asks.clone().into(),
                     origin: "asks.toml".to_owned(),
+                    ..Default::default()
                 },
             )),
         }),

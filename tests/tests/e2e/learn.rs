@@ -127,6 +127,45 @@ fn a_proposal_carries_the_work_it_was_learnt_from() {
     });
 }
 
+/// A policy that gives more than `default` and judges commands: the proof is run under it, and the proposal keeps its judgements.
+const TEAM: &str = "version = 1\nname = \"team\"\nextends = [\"default\"]\n[environment]\npass = [\"CARGO_TEAM\"]\n\
+                    [commands]\ndefault = \"allow\"\n[[commands.rules]]\nprogram = \"git\"\n\
+                    args = [\"push\"]\ndecision = \"deny\"\nreason = \"a person pushes\"\n";
+
+#[test]
+fn a_proposal_stands_under_the_policy_that_it_was_learnt_under_and_keeps_its_rules() {
+    let house = super::builder().policies().not_started().build();
+    house.write("policies/team.toml", TEAM);
+    let mut house = house;
+    house.start_daemon();
+    let script = "test \"$CARGO_TEAM\" = blue && printenv CARGO_TEAM";
+    let file = house.make_directory("proposals", 0o755).join("learnt.toml");
+    let output = file.to_str().unwrap();
+    house.write("work/cargo", format!("#!/bin/sh\n{script}\n"));
+    let command = ["sh", "-c", "chmod +x cargo; ./cargo"];
+    let ended = learn(&house, &["-p", "team", "-o", output], &command)
+        .env("CARGO_TEAM", "blue")
+        .finish();
+    ended.expect(0);
+    assert!(ended.err().contains("proved: under the proposal"), "{}", ended.err());
+    assert!(!ended.err().contains("is run without"), "{}", ended.err());
+    let text = std::fs::read_to_string(&file).unwrap();
+    for line in ["a person pushes", "\"CARGO_TEAM\""] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let pushes = house
+        .cli()
+        .args(["policy", "explain", "-p", output, "--", "git", "push"])
+        .finish();
+    assert!(
+        pushes.out().contains("a person pushes"),
+        "{}{}",
+        pushes.out(),
+        pushes.err()
+    );
+    house.end();
+}
+
 #[test]
 fn what_was_asked_for_is_shown_and_guards_hold_while_learning() {
     let house = house();
