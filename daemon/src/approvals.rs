@@ -208,19 +208,7 @@ impl Approvals {
         let Some(covering) = self.shared.answers.covering(asked).await else {
             return Ok(None);
         };
-        let rule_ids: Vec<String> = covering.iter().map(|given| given.id.clone()).collect();
-        let by: Vec<&str> = covering.iter().map(|given| given.by.as_str()).collect();
-        let resolution = Resolution {
-            answer: covering
-                .iter()
-                .map(|given| given.answer())
-                .max()
-                .unwrap_or(Answer::AllowOnce),
-            means: Means::Earlier,
-            by: by.first().map(|by| (*by).to_owned()).unwrap_or_default(),
-            reason: covering.first().map(|given| given.reason.clone()).unwrap_or_default(),
-            rule_ids,
-        };
+        let resolution = earlier(&covering);
         self.shared
             .record("", asked, audit::ApprovalEvent::of(&resolution, None))
             .await
@@ -246,13 +234,16 @@ impl Approvals {
             .record(&pending.id, &pending.asked, requested)
             .await
             .map_err(AskError::Audit)?;
-        let mut open = self.shared.lock();
-        if let Some(waiting) = open.waiting.get_mut(&pending.id) {
-            waiting.announced = true;
+        {
+            let mut open = self.shared.lock();
+            if let Some(waiting) = open.waiting.get_mut(&pending.id) {
+                waiting.announced = true;
+            }
+            // Under the lock, so that nobody who lists and then watches misses it or gets it twice.
+            let _ = self.shared.changes.send(Change::Asked(Arc::clone(&pending)));
         }
-        // Under the lock, so that nobody who lists and then watches misses it or gets it twice.
-        let _ = self.shared.changes.send(Change::Asked(pending));
-        drop(open);
+        // An answer to the same question, given since earlier ones were looked for.
+        self.shared.release(&pending).await;
         Ok(ticket)
     }
 
@@ -358,7 +349,13 @@ impl Approvals {
             rule_ids: Vec::new(),
         };
         let (shared, by_pid) = (Arc::clone(&self.shared), peer.pid());
-        let resolved = tokio::spawn(async move { shared.resolve(pending, resolution, by_pid).await });
+        let resolved = tokio::spawn(async move {
+            let given = shared.resolve(pending, resolution, by_pid).await?;
+            if given.is_some() {
+                shared.release_all().await;
+            }
+            Ok(given)
+        });
         match resolved.await {
             Ok(result) => result,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -497,6 +494,55 @@ impl Shared {
         }
     }
 
+    /// Lets those pass that wait for what an answer for later runs covers by now.
+    async fn release_all(&self) {
+        let waiting: Vec<_> = self
+            .lock()
+            .waiting
+            .values()
+            .map(|waiting| Arc::clone(&waiting.pending))
+            .collect();
+        for pending in waiting {
+            self.release(&pending).await;
+        }
+    }
+
+    /// Lets the run pass if earlier answers cover its question by now and nobody is answering it.
+    async fn release(&self, pending: &Pending) {
+        let Some(covering) = self.answers.covering(&pending.asked).await else {
+            return;
+        };
+        let resolution = earlier(&covering);
+        match self.lock().waiting.get_mut(&pending.id) {
+            Some(waiting) if waiting.announced && waiting.claimed.is_none() => {
+                waiting.claimed = Some(resolution.by.clone());
+            }
+            _ => return,
+        }
+        let event = audit::ApprovalEvent::of(&resolution, None);
+        let recorded = self.record(&pending.id, &pending.asked, event).await;
+        let mut open = self.lock();
+        if let Err(error) = recorded {
+            tracing::error!(
+                error,
+                id = pending.id,
+                "an answer that covers a question cannot be recorded"
+            );
+            if let Some(waiting) = open.waiting.get_mut(&pending.id) {
+                waiting.claimed = None;
+            }
+            return;
+        }
+        let how = format!(
+            "{} {}, in answer to the same question",
+            resolution.by,
+            resolution.answer.did()
+        );
+        if let Some(waiting) = self.close(&mut open, &pending.id, &resolution, &how) {
+            let _ = waiting.answer.send(resolution);
+        }
+    }
+
     async fn keep_and_record(
         &self,
         pending: &Pending,
@@ -563,6 +609,19 @@ impl Shared {
             }
             Ok(_) => Ok(()),
         }
+    }
+}
+
+/// What earlier answers come to.
+fn earlier(covering: &[Arc<Given>]) -> Resolution {
+    let answers = covering.iter().map(|given| given.answer());
+    let first = covering.first();
+    Resolution {
+        answer: answers.max().unwrap_or(Answer::AllowOnce),
+        means: Means::Earlier,
+        by: first.map(|given| given.by.clone()).unwrap_or_default(),
+        reason: first.map(|given| given.reason.clone()).unwrap_or_default(),
+        rule_ids: covering.iter().map(|given| given.id.clone()).collect(),
     }
 }
 

@@ -23,7 +23,7 @@
 //!     prev, seq = record["hash"], seq + 1
 //! ```
 //!
-//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `peer_denied`, `policy_trusted`, `policy_untrusted`,
+//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
 //! `policies_reloaded`; and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
 //! `approval_rule_removed`. A question without one of the others after it ended with its daemon. `audit.head` beside
@@ -60,7 +60,7 @@ pub use file::{AuditError, OpenError, Opened};
 pub(crate) use record::now;
 pub use record::{
     Decision, Denial, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef,
-    StreamDigest, TrustedFile, Usage,
+    RequestRefused, StreamDigest, TrustedFile, Usage,
 };
 pub use redact::{REDACTED, redact_argv, redact_text};
 pub use text::{MAX_LIST_BYTES, MAX_LIST_ITEMS, MAX_VALUE_BYTES};

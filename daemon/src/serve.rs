@@ -143,6 +143,7 @@ pub async fn serve(
         private: private_places(&config, audit.as_ref(), &policies),
         keep_bytes: config.keep_bytes,
         max_keep_bytes: config.max_keep_bytes,
+        audit: audit.clone(),
     };
     let policies = PoliciesService {
         policies,

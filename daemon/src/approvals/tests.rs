@@ -114,6 +114,54 @@ async fn a_question_that_nobody_answers_expires_and_cannot_be_answered_then() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_for_later_runs_lets_those_pass_that_wait_with_the_same_question() {
+    let approvals = approvals(None);
+    let push = || asked(&["git", "push"]);
+    let mut first = approvals.ask(push()).await.unwrap();
+    let mut same = approvals.ask(push()).await.unwrap();
+    let other = approvals.ask(asked(&["npm", "publish"])).await.unwrap();
+    let id = first.pending().id.clone();
+    let resolved = approvals
+        .resolve(&uid(0), &id, Answer::AllowSession, "fine".to_owned())
+        .await;
+    let rule = resolved.unwrap().unwrap().id.clone();
+    assert!(matches!(first.answered().await, Outcome::Answered(_)));
+    let Outcome::Answered(resolution) = same.answered().await else {
+        panic!()
+    };
+    assert_eq!((resolution.means, resolution.rule_ids), (Means::Earlier, vec![rule]));
+    let waiting: Vec<_> = approvals
+        .list(&uid(0))
+        .iter()
+        .map(|pending| pending.id.clone())
+        .collect();
+    assert_eq!(waiting, [other.pending().id.clone()]);
+    let late = approvals
+        .resolve(&uid(0), &same.pending().id, Answer::Deny, String::new())
+        .await;
+    assert!(
+        matches!(&late, Err(ResolveError::AlreadyResolved { how, .. }) if how.contains("the same question")),
+        "{late:?}"
+    );
+
+    // Once is once.
+    let mut again = approvals.ask(asked(&["python3", "x"])).await.unwrap();
+    let more = approvals.ask(asked(&["python3", "x"])).await.unwrap();
+    let id = again.pending().id.clone();
+    approvals
+        .resolve(&uid(0), &id, Answer::AllowOnce, String::new())
+        .await
+        .unwrap();
+    assert!(matches!(again.answered().await, Outcome::Answered(_)));
+    assert!(
+        approvals
+            .list(&uid(0))
+            .iter()
+            .any(|pending| pending.id == more.pending().id)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_several_answers_at_once_one_wins_and_the_others_hear_whose_it_was() {
     let approvals = approvals(None);
     let mut ticket = approvals.ask(asked(&["git", "push"])).await.unwrap();

@@ -173,6 +173,18 @@ pub struct PeerDenied {
     pub suppressed: u64,
 }
 
+/// A request to start a run was refused before any policy could decide about it: no access rule, a policy that the peer may not name, or one
+/// of its own that gives too much. Kind `request_refused`.
+#[derive(Clone, Debug)]
+pub struct RequestRefused {
+    /// Who asked: `uid:1001`.
+    pub peer: String,
+    /// Its process id when it connected; information only.
+    pub peer_pid: Option<i32>,
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// Somebody changed what policies there are, or which files are trusted.
 #[derive(Clone, Debug)]
 pub enum PolicyChange {
@@ -319,6 +331,23 @@ impl Entry {
                 workspace: Text(&intent.workspace),
                 cwd: Text(&intent.cwd),
                 labels: labels.iter().map(|(name, value)| (*name, Text(value))).collect(),
+            },
+        )
+    }
+
+    pub fn request_refused(refused: &RequestRefused) -> Result<Self, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Payload<'a> {
+            peer: Text<'a>,
+            peer_pid: Option<i32>,
+            reason: Text<'a>,
+        }
+        Entry::new(
+            "request_refused",
+            &Payload {
+                peer: Text(refused.peer.as_bytes()),
+                peer_pid: refused.peer_pid,
+                reason: Text(&redact_text(refused.reason.as_bytes())),
             },
         )
     }

@@ -13,7 +13,7 @@ use crate::telemetry::chain;
 
 use super::approval::{Approval, ApprovalRuleRemoved};
 use super::file::{AuditError, LogFile, OpenError, Opened};
-use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef};
+use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef, RequestRefused};
 
 /// Records that wait for the writer. Whoever comes when the queue is full waits for a place.
 const QUEUE: usize = 1024;
@@ -115,6 +115,14 @@ impl AuditLog {
     /// The record is not in the log.
     pub async fn policy_change(&self, change: &PolicyChange) -> Result<RecordRef, AuditError> {
         self.append(Entry::policy_change(change), false).await
+    }
+
+    /// Records that a request got no policy; returns when the record is durable.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn request_refused(&self, refused: &RequestRefused) -> Result<RecordRef, AuditError> {
+        self.append(Entry::request_refused(refused), false).await
     }
 
     /// Records something about a question to people; returns when it is durable.

@@ -13,12 +13,14 @@ use fumehood_proto::convert::duration_to_std;
 use fumehood_proto::v1;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::status;
+use crate::audit::{AuditLog, RequestRefused};
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
 use crate::run::{Asked, Host, Learn, Request, RunTable};
+use crate::telemetry;
 
 /// Bounds of a request; the wire documents them.
 const MAX_ID_BYTES: usize = 128;
@@ -50,6 +52,8 @@ pub struct Door {
     pub keep_bytes: u64,
     /// Output kept at most.
     pub max_keep_bytes: u64,
+    /// Where it is written down that a request gets no policy.
+    pub audit: Option<AuditLog>,
 }
 
 /// A checked request with what concerns its connection only.
@@ -84,10 +88,25 @@ impl Door {
     /// Checks a request to start a run, where blocking is allowed: directories and the user database are looked at.
     pub(super) async fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
         let (door, peer) = (self.clone(), peer.clone());
-        match tokio::task::spawn_blocking(move || door.check_blocking(&peer, start)).await {
+        let asking = peer.clone();
+        let checked = match tokio::task::spawn_blocking(move || door.check_blocking(&asking, start)).await {
             Ok(result) => result,
             Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
+        };
+        // What a peer may not have at all is its policy, and no run tells of it.
+        if let (Err(status), Some(audit)) = (&checked, &self.audit)
+            && status.code() == Code::PermissionDenied
+        {
+            let refused = RequestRefused {
+                peer: peer.to_string(),
+                peer_pid: peer.pid(),
+                reason: status.message().to_owned(),
+            };
+            if let Err(error) = audit.request_refused(&refused).await {
+                tracing::warn!(%peer, error = %telemetry::chain(&error), "a refused request is not in the audit log");
+            }
         }
+        checked
     }
 
     fn check_blocking(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {

@@ -287,6 +287,10 @@ async fn a_policy_that_widens_is_refused_as_a_type_until_it_is_trusted() {
     assert_eq!(violations.len(), 1, "{violations:?}");
     assert_eq!(violations[0].description, "environment.pass gives \"SHOP_MODE\"");
     assert!(message.contains("fumehood policy trust"), "{message}");
+    let records = house.records();
+    let refused = records.iter().find(|record| record["kind"] == "request_refused");
+    let reason = refused.unwrap_or_else(|| panic!("{records:?}"))["reason"].to_string();
+    assert!(reason.contains("environment.pass"), "{reason}");
     house.write("work/own.toml", SHOP);
     policy(&house, &["trust", "--yes", "own.toml"]).expect(0);
     client.start(request(SHOP)).await.unwrap();
