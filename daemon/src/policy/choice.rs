@@ -57,6 +57,8 @@ pub struct Brought<'a> {
 pub struct Choice {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The same without the ceilings over it.
+    pub own: Arc<Policy>,
     /// What it comes from, the request's own first, the ceilings last: `shop (.fumehood.toml, untrusted)`, `default`, `ceiling (system)`.
     pub layers: Vec<String>,
     /// What the project's file or the request's own policy states and does not give, because nobody trusted it.
@@ -196,9 +198,11 @@ impl Policies {
                 }
             }
         };
+        let own = Arc::clone(&layers.policy);
         let Layers { policy, names, .. } = layers.under_ceilings(&allowed);
         Ok(Choice {
             policy,
+            own,
             layers: names,
             not_given,
         })
