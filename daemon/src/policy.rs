@@ -32,7 +32,7 @@ mod trust;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use access::{Allowance, Inline, Rule, Rules, allowance};
-pub use choice::{Asking, Brought, Choice, Examined, Reference, Refusal};
+pub use choice::{Asking, Brought, Choice, Examined, Explained, Layer, Reference, Refusal};
 pub use counted::{CountError, Uncounted, read_path};
 pub use project::{Outside, PROJECT_FILE, ProjectError};
 pub use store::{Ignored, MAX_POLICY_BYTES, PolicyStore, SYSTEM_DIR, Sources, StoreError, Stored};

@@ -150,6 +150,7 @@ pub async fn serve(
         audit: audit.clone(),
         audit_required: config.audit.required,
         uid: config.uid,
+        private: Arc::clone(&door.private),
     };
     let reader = tokio::spawn(read_again(policies.clone()));
     let node = NodeService {

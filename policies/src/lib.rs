@@ -17,7 +17,8 @@
 //! [`Entry`] has its [`Value`], its [`Place`] (origin, line, column), and whether nobody stated it and it is `default`'s.
 //! [`Value::spelled`] prints it. [`PolicyFile::tests`] are the expectations.
 //!
-//! For people: [`Resolved::lines`] and [`Resolved::explain`] say where everything comes from and why, [`Diff::of`] what one policy lets
+//! For people: [`Resolved::lines`] and [`Resolved::explain`] say where everything comes from and why, [`Stack::explain`] the same for policies
+//! that stand over each other, [`Diff::of`] what one policy lets
 //! through that another does not, [`lint`] what in a file is of no use or dangerous, [`Resolved::try_all`] whether expectations hold.
 //!
 //! There is no IO here, no clock and no Linux: paths are text until the daemon looks at them.
@@ -38,6 +39,7 @@ mod explain;
 mod file;
 mod form;
 mod keys;
+mod layers;
 pub mod learn;
 mod lint;
 mod model;
@@ -60,6 +62,7 @@ pub use expect::{Tried, parse_tests};
 pub use explain::{Answer, Line, Reason};
 pub use file::{Expectation, Expected, PolicyFile, Reference, Subject};
 pub use keys::{Absent, KEYS, Key, Kind, Nature, key_named};
+pub use layers::{Layer, LayerReason, LayeredAnswer, Stack};
 pub use lint::{Level, Lint, lint};
 pub use model::*;
 pub use pattern::matches_name;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fumehood_policies::{
-    Access, Expected, Facts, Home, LoadError, MAX_DEPTH, MAX_FILES, PathPattern, Policy, PolicyFile, Reference,
-    Resolved, Tool, Value, builtin, builtin_names, resolve,
+    Access, Expected, Facts, Home, Layer, LayeredAnswer, LoadError, MAX_DEPTH, MAX_FILES, PathPattern, Policy,
+    PolicyFile, Reference, Resolved, Stack, Tool, Value, builtin, builtin_names, resolve,
 };
 use proptest::prelude::*;
 
@@ -602,6 +602,129 @@ fn check_narrowing(policy: &Policy, ceiling: &Policy) {
         );
     }
     check_printing(&narrowed);
+}
+
+/// The layers' own answers come to what the narrowed policy answers, and it is told whose they are.
+fn check_layers(layers: &[Resolved]) {
+    let names = ["low", "middle", "high"];
+    let named: Vec<Layer<'_>> = names
+        .iter()
+        .zip(layers)
+        .map(|(name, resolved)| Layer { name, resolved })
+        .collect();
+    let (first, above) = layers.split_first().unwrap();
+    let narrowed = above
+        .iter()
+        .fold(first.policy.clone(), |policy, above| policy.narrowed_by(&above.policy));
+    let stack = Stack::new(named, narrowed.clone());
+    let told = |answer: &LayeredAnswer, what: &str| {
+        assert!(
+            answer
+                .reasons
+                .iter()
+                .any(|reason| reason.reason.verdict == answer.verdict),
+            "{what}: no reason: {answer:?}"
+        );
+        assert_eq!(
+            answer.help.is_empty(),
+            answer.verdict == Expected::Allow,
+            "{what}: {answer:?}"
+        );
+    };
+    for access in tried() {
+        let answer = stack.explain_access(access, FACTS);
+        let all = layers.iter().all(|layer| layer.policy.allows(access, FACTS));
+        let narrowed = narrowed.allows(access, FACTS);
+        assert_eq!(answer.verdict == Expected::Allow, narrowed, "{access:?}");
+        told(&answer, &format!("{access:?}"));
+        let by_none = answer.reasons.iter().any(|reason| reason.layer.is_empty());
+        match (all, narrowed) {
+            // Where patterns meet, less is given than each gives.
+            (true, false) => assert!(
+                by_none && matches!(access, Access::Read(_) | Access::Write(_) | Access::Execute(_)),
+                "{access:?}"
+            ),
+            (false, true) => panic!("{access:?} is allowed and not by every layer"),
+            _ => assert!(!by_none, "{answer:?}"),
+        }
+    }
+    for line in ["a", "a x", "b ya", "a; b", "sh -c 'b x'", "( (", "$x", "c"] {
+        let argv = ["sh", "-c", line].map(|word| word.as_bytes().to_vec());
+        let answer = stack.explain_command(&argv);
+        let strictest = layers
+            .iter()
+            .map(|layer| layer.policy.commands.judge(&argv).verdict)
+            .max();
+        let tool = layers.iter().all(|layer| layer.policy.tools.contains(&Tool::Shell));
+        let expected = match (tool, strictest.unwrap()) {
+            (false, _) | (_, fumehood_policies::command::Verdict::Deny) => Expected::Deny,
+            (true, fumehood_policies::command::Verdict::Ask) => Expected::Ask,
+            (true, fumehood_policies::command::Verdict::Allow) => Expected::Allow,
+        };
+        assert_eq!(answer.verdict, expected, "{line}");
+        told(&answer, line);
+    }
+}
+
+fn random_resolved() -> impl Strategy<Value = Resolved> {
+    text().prop_filter_map("granted twice or hidden", |text| {
+        let file = PolicyFile::parse(text.as_bytes(), "random").ok()?;
+        resolve(&file, &|_| unreachable!()).ok()
+    })
+}
+
+#[test]
+fn of_layers_those_that_refuse_are_told_by_name() {
+    let layer = |name: &str, body: &str| resolved(&[(name, body)]).unwrap();
+    let low = layer(
+        "low",
+        "[filesystem]\nread = [\"/etc\", \"/srv\"]\nhome = \"copy-on-write\"\n",
+    );
+    let high = layer(
+        "high",
+        "[filesystem]\nread = [\"/etc\", \"/srv/*\"]\nhide = [\"/etc/fstab\"]\n[[commands.rules]]\nprogram = \"git\"\nargs = [\"push\"]\ndecision = \"ask\"\n[commands]\ndefault = \"allow\"\n",
+    );
+    let narrowed = low.policy.narrowed_by(&high.policy);
+    let layers = [("low (request)", &low), ("high (system)", &high)];
+    let layers = layers.map(|(name, resolved)| Layer { name, resolved });
+    let stack = Stack::new(layers.to_vec(), narrowed);
+    let named = |answer: &LayeredAnswer| {
+        answer
+            .reasons
+            .iter()
+            .map(|reason| reason.layer.clone())
+            .collect::<Vec<_>>()
+    };
+
+    let hidden = stack.explain_access(Access::Read("/etc/fstab"), FACTS);
+    assert_eq!(hidden.verdict, Expected::Deny);
+    assert!(named(&hidden).iter().all(|name| name == "high (system)"), "{hidden:?}");
+    assert_eq!(
+        hidden.help,
+        ["in high (system): take \"/etc/fstab\" out of filesystem.hide (high.toml:5)"]
+    );
+
+    let both = stack.explain_access(Access::Read("/etc/hosts"), FACTS);
+    assert_eq!((both.verdict, named(&both).len()), (Expected::Allow, 2), "{both:?}");
+
+    let asked = stack.explain_command(&["git", "push"].map(|word| word.as_bytes().to_vec()));
+    assert_eq!(
+        (asked.verdict, named(&asked)),
+        (Expected::Ask, vec!["high (system)".to_owned()])
+    );
+
+    let neither = stack.explain_access(Access::Write("/srv/x"), FACTS);
+    assert_eq!(neither.verdict, Expected::Deny);
+    assert_eq!(neither.help.len(), 2, "each has to give it: {neither:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 256, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_answer_as_the_policy_that_they_come_to(layers in proptest::collection::vec(random_resolved(), 1..4)) {
+        check_layers(&layers);
+    }
 }
 
 proptest! {

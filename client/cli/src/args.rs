@@ -264,22 +264,27 @@ pub enum PolicyCommand {
 /// `policy explain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without a question: the whole policy, every value with the file and line that state it.\n\n\
+    after_help = "It is told for a run of yours in the workspace: the policy together with the project's .fumehood.toml, access rules and \
+        ceilings. Where a run would be refused whatever its command, that is said first. Without a question: what files state, each \
+        value with its file and line.\n\n\
         Examples:\n  \
         fumehood policy explain\n  \
         fumehood policy explain --policy ./ci.toml --read ~/.ssh/id_ed25519\n  \
         fumehood policy explain --policy default --host crates.io:443 --env GITHUB_TOKEN\n  \
         fumehood policy explain --policy .fumehood.toml -- git push --force\n\n\
         Paths are not looked at: that one exists, is a link, or may be read outside is not known here. Exit code: 0, whatever \
-        the policy says; 1 when there is no such policy or its file has errors."
+        the policy says; 1 when there is no such policy or a file has errors."
 )]
 pub struct ExplainArgs {
-    /// The policy: a name, or a file (a value with a `/` or ending in `.toml`) [default: the daemon's default policy]
+    /// The policy: a name, or a file (a value with a `/` or ending in `.toml`) [default: what holds here without one]
     #[arg(short, long, value_name = "NAME|FILE")]
     pub policy: Option<PathBuf>,
     /// The workspace [default: the current directory]
     #[arg(short, long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
+    /// A label that the run would have: access rules may look at it; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
     /// Whether this path is read; may be repeated, as the others
     #[arg(long, value_name = "PATH")]
     pub read: Vec<PathBuf>,
@@ -295,6 +300,9 @@ pub struct ExplainArgs {
     /// Whether this variable of the caller is passed on
     #[arg(long, value_name = "NAME")]
     pub env: Vec<String>,
+    /// Show every value, also those of built-in policies and those that no file states
+    #[arg(long)]
+    pub all: bool,
     /// Write everything to standard output as one JSON document
     #[arg(long)]
     pub json: bool,

@@ -1,20 +1,20 @@
-//! `fumehood policy`: what policies say, read from files by this program itself, or had from a daemon by name.
+//! `fumehood policy`: what policies say, read from files by this program itself, or had from a daemon by name. What would hold for a run only
+//! the daemon knows: `explain` asks it.
 //!
 //! Nothing is run, and of the paths that are asked about none is looked at: a link may lead elsewhere.
 
+mod explained;
 mod source;
 mod told;
 
 use std::path::{Component, Path, PathBuf};
 
-use fumehood_policies::{
-    Access, Answer, Diff, Expectation, Facts, Level, Lint, Policy, Resolved, Tried, lint, parse_tests, resolve,
-};
+use fumehood_policies::{Diff, Expectation, Facts, Level, Lint, Policy, Tried, lint, parse_tests, resolve};
 use serde_json::{Value, json};
 
 use self::source::{Source, Wrong};
 use self::told::safe;
-use crate::args::{ExplainArgs, PolicyCommand};
+use crate::args::PolicyCommand;
 use crate::failure::{Failure, chain};
 use crate::json::hex;
 use crate::start::{self, Connected};
@@ -58,7 +58,7 @@ pub async fn run(command: PolicyCommand) -> Result<u8, Failure> {
             deny_warnings,
             json,
         } => check(&files, deny_warnings, json),
-        PolicyCommand::Explain(args) => explain(*args).await,
+        PolicyCommand::Explain(args) => explained::explain(*args).await,
         PolicyCommand::Learn(args) => learn::run(*args).await,
         PolicyCommand::Test { files, json } => test(&files, json),
         PolicyCommand::Diff {
@@ -232,52 +232,6 @@ fn tried_json(tried: &Tried) -> Value {
     })
 }
 
-/// `explain`: the whole policy, or one question.
-async fn explain(args: ExplainArgs) -> Result<u8, Failure> {
-    let place = Place::of(args.workspace.as_deref())?;
-    let name = args.policy.clone().unwrap_or_default();
-    let source = Source::find(&name.to_string_lossy(), &args.connect).await?;
-    with(source, |source| {
-        let answers = answers(&args, &source.resolved, &place)?;
-        let text = match (args.json, answers.is_empty()) {
-            (true, _) => line(told::explained_json(&source, &answers)),
-            (false, true) => told::policy(&source),
-            (false, false) => answers.iter().map(told::answer).collect(),
-        };
-        print(&text)?;
-        Ok(0)
-    })
-}
-
-fn answers(args: &ExplainArgs, resolved: &Resolved, place: &Place) -> Result<Vec<Answer>, Failure> {
-    type Ask = for<'a> fn(&'a str) -> Access<'a>;
-    let kinds: [(&[PathBuf], Ask); 3] = [
-        (&args.read, |path| Access::Read(path)),
-        (&args.write, |path| Access::Write(path)),
-        (&args.execute, |path| Access::Execute(path)),
-    ];
-    let facts = place.facts();
-    let mut answers = Vec::new();
-    for (paths, ask) in kinds {
-        for path in paths {
-            let path = place.absolute(path)?;
-            answers.push(resolved.explain_access(ask(&path), facts));
-        }
-    }
-    for (host, port) in &args.host {
-        answers.push(resolved.explain_access(Access::Connect(host, *port), facts));
-    }
-    for name in &args.env {
-        answers.push(resolved.explain_access(Access::Environment(name), facts));
-    }
-    if !args.command.is_empty() {
-        use std::os::unix::ffi::OsStrExt;
-        let argv: Vec<Vec<u8>> = args.command.iter().map(|word| word.as_bytes().to_vec()).collect();
-        answers.push(resolved.explain_command(&argv));
-    }
-    Ok(answers)
-}
-
 /// Where the paths of policies lie for whoever asks.
 struct Place {
     home: String,
@@ -297,9 +251,14 @@ impl Place {
         if !workspace.is_dir() {
             return Err(Failure::WorkspaceNotDirectory(workspace));
         }
-        // As the daemon: the account's, not what a variable says.
-        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-        let home = user.map_or_else(|| "/nonexistent".to_owned(), |user| user.dir.display().to_string());
+        // As the daemon: what HOME says, else the account's.
+        let user = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        let said = std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute());
+        let home = said.or_else(|| user().map(|user| user.dir));
+        let home = home.map(|home| home.canonicalize().unwrap_or(home));
+        let home = home.map_or_else(|| "/nonexistent".to_owned(), |home| home.display().to_string());
         Ok(Place {
             home,
             workspace: workspace.display().to_string(),

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fumehood_policies::{Policy, Widening};
+use fumehood_policies::{Policy, Resolved, Widening};
 
 use super::access::{Allowance, Inline, allowance};
 use super::project::{Outside, ProjectError, read_inline, read_project};
@@ -63,6 +63,28 @@ pub struct Choice {
     pub layers: Vec<String>,
     /// What the project's file or the request's own policy states and does not give, because nobody trusted it.
     pub not_given: Vec<Widening>,
+}
+
+/// One of the policies that stand over each other.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// As in [`Choice::layers`].
+    pub name: String,
+    /// The policy by itself.
+    pub resolved: Arc<Resolved>,
+    /// Whether it is the project's own file: what it says need not be for the caller to read.
+    pub project: bool,
+}
+
+/// What would decide about a request.
+#[derive(Debug)]
+pub struct Explained {
+    /// The policy, if there is one.
+    pub choice: Option<Choice>,
+    /// What it comes from, in the order of [`Choice::layers`].
+    pub layers: Vec<Layer>,
+    /// Why the request would be refused all the same. The policy is what would hold without what is too much.
+    pub refusal: Option<Refusal>,
 }
 
 /// Why no policy decides, and the request is refused.
@@ -162,33 +184,72 @@ pub struct Examined {
 /// A policy while it is put together.
 struct Layers<'a> {
     policy: Arc<Policy>,
-    names: Vec<String>,
+    layers: Vec<Layer>,
     store: &'a PolicyStore,
 }
 
 impl<'a> Layers<'a> {
-    fn new(store: &'a PolicyStore, policy: Arc<Policy>, name: String) -> Self {
-        let names = vec![name];
-        Layers { policy, names, store }
+    fn new(store: &'a PolicyStore, policy: Arc<Policy>, name: String, resolved: Arc<Resolved>) -> Self {
+        let layer = Layer {
+            name,
+            resolved,
+            project: false,
+        };
+        Layers {
+            policy,
+            layers: vec![layer],
+            store,
+        }
     }
 
-    fn under(&mut self, above: &Policy, name: String) {
+    fn stored(store: &'a PolicyStore, stored: &Stored) -> Self {
+        let (policy, resolved) = (Arc::clone(&stored.policy), Arc::clone(&stored.resolved));
+        Layers::new(store, policy, stored.policy.name.clone(), resolved)
+    }
+
+    fn outside(store: &'a PolicyStore, outside: Outside, from: &str) -> Self {
+        let name = format!("{} ({from})", outside.policy.name);
+        Layers::new(store, Arc::new(outside.policy), name, outside.resolved)
+    }
+
+    fn under(&mut self, above: Layers<'_>) {
         // A policy under itself is itself.
-        if above.digest != self.policy.digest {
-            self.policy = Arc::new(self.policy.narrowed_by(above));
+        if above.policy.digest != self.policy.digest {
+            self.policy = Arc::new(self.policy.narrowed_by(&above.policy));
         }
-        self.names.push(name);
+        self.layers.extend(above.layers);
     }
 
     fn under_ceilings(mut self, allowed: &Allowance<'_>) -> Self {
         for (stored, from) in ceilings(self.store, allowed) {
-            let own = self.names.iter().any(|name| *name == stored.policy.name);
+            let own = self.layers.iter().any(|layer| layer.name == stored.policy.name);
             if own && stored.policy.digest == self.policy.digest {
                 continue;
             }
-            self.under(&stored.policy, format!("{} ({from})", stored.policy.name));
+            let mut above = Layers::stored(self.store, stored);
+            for layer in &mut above.layers {
+                layer.name = format!("{} ({from})", layer.name);
+            }
+            self.under(above);
         }
         self
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.layers.iter().map(|layer| layer.name.clone()).collect()
+    }
+
+    /// With the ceilings over it, what decides.
+    fn choice(self, not_given: Vec<Widening>, allowed: &Allowance<'_>) -> (Choice, Vec<Layer>) {
+        let own = Arc::clone(&self.policy);
+        let whole = self.under_ceilings(allowed);
+        let choice = Choice {
+            layers: whole.names(),
+            policy: whole.policy,
+            own,
+            not_given,
+        };
+        (choice, whole.layers)
     }
 }
 
@@ -206,24 +267,77 @@ impl Policies {
     pub fn choose(&self, asking: Asking<'_>, reference: Reference<'_>) -> Result<Choice, Refusal> {
         let store = self.current();
         let allowed = self.allowed(asking)?;
-        let (layers, not_given) = match reference {
-            Reference::Name(name) if !name.is_empty() => (self.named(&store, &allowed, asking, name)?, Vec::new()),
-            Reference::Inline(brought) => self.brought(&store, &allowed, asking, brought)?,
+        let (layers, not_given) = self.without_ceilings(&store, &allowed, asking, reference)?;
+        Ok(layers.choice(not_given, &allowed).0)
+    }
+
+    /// What [`choose`](Self::choose) says to the same, with what it is made of. What refuses the request at the door is told beside it, and a
+    /// policy that a request brings is explained without what is too much of it. Blocks.
+    ///
+    /// # Errors
+    /// When there is nothing to explain: there is no such policy, or a file is wrong.
+    pub fn explain(&self, asking: Asking<'_>, reference: Reference<'_>) -> Result<Explained, Refusal> {
+        let store = self.current();
+        let refused = |refusal| Explained {
+            choice: None,
+            layers: Vec::new(),
+            refusal: Some(refusal),
+        };
+        let mut allowed = match self.allowed(asking) {
+            Ok(allowed) => allowed,
+            Err(refusal) => return Ok(refused(refusal)),
+        };
+        let explained = |found: (Layers<'_>, Vec<Widening>), allowed: &Allowance<'_>, refusal| {
+            let (choice, layers) = found.0.choice(found.1, allowed);
+            Explained {
+                choice: Some(choice),
+                layers,
+                refusal,
+            }
+        };
+        let refusal = match self.without_ceilings(&store, &allowed, asking, reference) {
+            Ok(found) => return Ok(explained(found, &allowed, None)),
+            Err(refusal) => refusal,
+        };
+        match (reference, refusal) {
+            (Reference::Inline(brought), refusal @ (Refusal::Widens { .. } | Refusal::NoInline(_))) => {
+                allowed.inline = Inline::Narrow;
+                let cut = Reference::Inline(Brought { cut: true, ..brought });
+                match self.without_ceilings(&store, &allowed, asking, cut) {
+                    Ok(found) => Ok(explained(found, &allowed, Some(refusal))),
+                    Err(wrong @ Refusal::Inline(_)) => Err(wrong),
+                    Err(_) => Ok(refused(refusal)),
+                }
+            }
+            (
+                _,
+                refusal @ (Refusal::NoAccess(..)
+                | Refusal::NotYours { .. }
+                | Refusal::NoDefault { .. }
+                | Refusal::NoInline(_)
+                | Refusal::Widens { .. }),
+            ) => Ok(refused(refusal)),
+            (_, wrong @ (Refusal::NoSuchPolicy { .. } | Refusal::Inline(_) | Refusal::Project(_))) => Err(wrong),
+        }
+    }
+
+    fn without_ceilings<'s>(
+        &self,
+        store: &'s PolicyStore,
+        allowed: &Allowance<'_>,
+        asking: Asking<'_>,
+        reference: Reference<'_>,
+    ) -> Result<(Layers<'s>, Vec<Widening>), Refusal> {
+        Ok(match reference {
+            Reference::Name(name) if !name.is_empty() => (self.named(store, allowed, asking, name)?, Vec::new()),
+            Reference::Inline(brought) => self.brought(store, allowed, asking, brought)?,
             Reference::Name(_) | Reference::None => {
-                let base = base(&store, &allowed, asking.peer)?;
-                match self.of_project(&store, asking)? {
-                    Some(project) => self.under_base(project, base, &allowed),
+                let base = base(store, allowed, asking.peer)?;
+                match self.of_project(store, asking)? {
+                    Some(project) => self.under_base(project, base, allowed),
                     None => (base, Vec::new()),
                 }
             }
-        };
-        let own = Arc::clone(&layers.policy);
-        let Layers { policy, names, .. } = layers.under_ceilings(&allowed);
-        Ok(Choice {
-            policy,
-            own,
-            layers: names,
-            not_given,
         })
     }
 
@@ -256,7 +370,7 @@ impl Policies {
             name: name.to_owned(),
             known: store.names(),
         })?;
-        Ok(Layers::new(store, Arc::clone(&stored.policy), name.to_owned()))
+        Ok(Layers::stored(store, stored))
     }
 
     fn brought<'s>(
@@ -279,12 +393,10 @@ impl Policies {
         let brought = read_inline(store, std::path::Path::new(origin), toml).map_err(Refusal::Inline)?;
         let name = brought.policy.name.clone();
         if allowed.inline == Inline::Any {
-            let layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request)"));
-            return Ok((layers, Vec::new()));
+            return Ok((Layers::outside(store, brought, "request"), Vec::new()));
         }
         if self.is_trusted_content(&brought, asking) {
-            let layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request, trusted)"));
-            return Ok((layers, Vec::new()));
+            return Ok((Layers::outside(store, brought, "request, trusted"), Vec::new()));
         }
         if allowed.inline == Inline::Trusted {
             return Err(Refusal::NoInline(
@@ -311,8 +423,8 @@ impl Policies {
             });
         }
         // What was judged to widen nothing is narrowed as well: the promise does not hang on the judgement.
-        let mut layers = Layers::new(store, Arc::new(brought.policy), format!("{name} (request)"));
-        layers.under(&base.policy, base.names.join(" under "));
+        let mut layers = Layers::outside(store, brought, "request");
+        layers.under(base);
         Ok((layers, widenings))
     }
 
@@ -343,14 +455,15 @@ impl Policies {
     ) -> (Layers<'s>, Vec<Widening>) {
         let trusted = allowed.inline > Inline::None && self.is_trusted(&project);
         let word = if trusted { "trusted" } else { "untrusted" };
-        let name = format!("{} (.fumehood.toml, {word})", project.policy.name);
-        let policy = Arc::new(project.policy);
-        let mut layers = Layers::new(base.store, policy, name);
+        let mut layers = Layers::outside(base.store, project, &format!(".fumehood.toml, {word}"));
+        for layer in &mut layers.layers {
+            layer.project = true;
+        }
         if trusted {
             return (layers, Vec::new());
         }
         let widenings = layers.policy.widens(&base.policy);
-        layers.under(&base.policy, base.names.join(" under "));
+        layers.under(base);
         (layers, widenings)
     }
 
@@ -420,9 +533,8 @@ impl Policies {
         };
         let base = base(&store, &allowed, peer)?;
         let above = ceilings(&store, &allowed);
-        let name = outside.policy.name.clone();
         // What a ceiling takes away, trusting does not give.
-        let given = Layers::new(&store, Arc::new(outside.policy.clone()), name).under_ceilings(&allowed);
+        let given = Layers::outside(&store, outside.clone(), "examined").under_ceilings(&allowed);
         let widenings = given.policy.widens(&base.policy);
         let entries = self.trusted_entries();
         let trusted = self.is_trusted(&outside);
@@ -431,7 +543,7 @@ impl Policies {
             trusted,
             changed,
             widenings,
-            base: base.names.join(" under "),
+            base: base.names().join(" under "),
             ceilings: above
                 .iter()
                 .map(|(stored, from)| format!("{} ({from})", stored.policy.name))
@@ -461,9 +573,9 @@ fn base<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>, peer: &Peer) -> Res
             may: in_words(list),
         });
     }
-    let mut layers = Layers::new(store, Arc::clone(&first.policy), name.to_owned());
+    let mut layers = Layers::stored(store, first);
     for name in allowed.defaults.iter().skip(1) {
-        layers.under(&get(name)?.policy, (*name).to_owned());
+        layers.under(Layers::stored(store, get(name)?));
     }
     Ok(layers)
 }

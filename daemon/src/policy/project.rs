@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use fumehood_policies::{LoadError, Policy, PolicyFile, Reference};
+use fumehood_policies::{LoadError, Policy, PolicyFile, Reference, Resolved};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -31,6 +32,8 @@ pub struct Outside {
     pub path: PathBuf,
     /// Its policy, as it would hold if it were trusted.
     pub policy: Policy,
+    /// The same with where each part of it comes from.
+    pub resolved: Arc<Resolved>,
     /// Digest of its bytes and of those that it extends by path.
     pub file_digest: [u8; 32],
 }
@@ -181,7 +184,7 @@ pub fn read_project(store: &PolicyStore, workspace: &Path, owners: &[u32]) -> Re
         }
     };
     add(Path::new(PROJECT_FILE), &bytes);
-    let policy = store.elsewhere(&bytes, &path.display().to_string(), &|reference| {
+    let resolved = store.elsewhere(&bytes, &path.display().to_string(), &|reference| {
         if !reference.is_path() {
             return store.by_reference(reference);
         }
@@ -200,7 +203,8 @@ pub fn read_project(store: &PolicyStore, workspace: &Path, owners: &[u32]) -> Re
     let file_digest = digest.into_inner().finalize().into();
     Ok(Some(Outside {
         path,
-        policy,
+        policy: resolved.policy.clone(),
+        resolved: Arc::new(resolved),
         file_digest,
     }))
 }
@@ -235,10 +239,11 @@ fn beside(workspace: &Workspace<'_>, reference: &Reference) -> Result<(PathBuf, 
 /// # Errors
 /// What is wrong with it.
 pub fn read_inline(store: &PolicyStore, path: &Path, bytes: &[u8]) -> Result<Outside, StoreError> {
-    let policy = store.inline(bytes, &path.display().to_string())?;
+    let resolved = store.inline(bytes, &path.display().to_string())?;
     Ok(Outside {
         path: path.to_owned(),
-        policy,
+        policy: resolved.policy.clone(),
+        resolved: Arc::new(resolved),
         file_digest: Sha256::digest(bytes).into(),
     })
 }

@@ -28,6 +28,8 @@ pub const SYSTEM_DIR: &str = "/etc/fumehood/policies";
 pub struct Stored {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// The same with where each part of it comes from.
+    pub resolved: Arc<Resolved>,
     /// Its text as written.
     pub text: Arc<str>,
     /// The file; `None` for a built-in.
@@ -225,7 +227,8 @@ impl PolicyStore {
             let known = known_to(&files, read.system);
             let put = put_together(&read.file, &|reference| from_files(&known, reference, Some(uid)))?;
             let stored = Stored {
-                policy: Arc::new(put),
+                policy: Arc::new(put.policy.clone()),
+                resolved: Arc::new(put),
                 text: read.file.text().into(),
                 origin: Some(read.path.clone()),
                 system: read.system,
@@ -234,9 +237,11 @@ impl PolicyStore {
             by_name.insert(name.clone(), stored);
         }
         for name in builtin_names() {
-            if let Some((text, policy)) = builtin(name) {
+            if let (Some((text, policy)), Some(file)) = (builtin(name), builtin_file(name)) {
+                let resolved = resolve(file, &|reference| from_files(&Files::new(), reference, None));
                 let stored = Stored {
                     policy: Arc::new(policy),
+                    resolved: Arc::new(resolved.map_err(StoreError::Parse)?),
                     text: text.into(),
                     origin: None,
                     system: true,
@@ -278,7 +283,7 @@ impl PolicyStore {
     }
 
     /// The policy of a request that brings its own file. It may extend policies of this store by name.
-    pub fn inline(&self, bytes: &[u8], origin: &str) -> Result<Policy, StoreError> {
+    pub fn inline(&self, bytes: &[u8], origin: &str) -> Result<Resolved, StoreError> {
         self.elsewhere(bytes, origin, &|reference| from_files(&self.files, reference, None))
     }
 
@@ -288,7 +293,7 @@ impl PolicyStore {
         bytes: &[u8],
         origin: &str,
         load: &dyn Fn(&Reference) -> Result<PolicyFile, LoadError>,
-    ) -> Result<Policy, StoreError> {
+    ) -> Result<Resolved, StoreError> {
         let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
         if let Some(place) = file.ceiling() {
             return Err(StoreError::Ceiling {
@@ -296,22 +301,6 @@ impl PolicyStore {
             });
         }
         put_together(&file, load)
-    }
-
-    /// A policy with where each part of it comes from, by its name; the empty name is the default. `None`: there is none so named.
-    ///
-    /// # Errors
-    /// A file that it extends was changed since the daemon read it, and is wrong now.
-    pub fn resolved(&self, name: &str) -> Option<Result<Resolved, StoreError>> {
-        let name = if name.is_empty() { self.default.as_str() } else { name };
-        let (file, system) = match builtin_file(name) {
-            Some(file) => (file, true),
-            None => self.files.get(name).map(|read| (&read.file, read.system))?,
-        };
-        let resolved = resolve(file, &|reference| {
-            from_files(&known_to(&self.files, system), reference, Some(self.uid))
-        });
-        Some(resolved.map_err(StoreError::Parse))
     }
 
     /// What a file that somebody sends comes to. It may extend policies of this store by name.
@@ -385,11 +374,11 @@ fn known_to(files: &Files, system: bool) -> Cow<'_, Files> {
 fn put_together(
     file: &PolicyFile,
     load: &dyn Fn(&Reference) -> Result<PolicyFile, LoadError>,
-) -> Result<Policy, StoreError> {
-    let policy = resolve(file, load).map_err(StoreError::Parse)?.policy;
-    let wrong = lower::wrong_calls(&policy);
+) -> Result<Resolved, StoreError> {
+    let resolved = resolve(file, load).map_err(StoreError::Parse)?;
+    let wrong = lower::wrong_calls(&resolved.policy);
     match wrong.is_empty() {
-        true => Ok(policy),
+        true => Ok(resolved),
         false => Err(StoreError::Calls {
             origin: file.origin().to_owned(),
             wrong,

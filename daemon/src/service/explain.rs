@@ -1,17 +1,25 @@
 //! `Policies.Check` and `Policies.Explain`: what is said about policies, in the form of the wire.
 
-use fumehood_policies::{Access, Answer, Facts, Line, Lint, Reason, Resolved, lint};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fumehood_policies::{Access, Facts, LayerReason, LayeredAnswer, Line, Lint, Reason, Stack, lint};
 use fumehood_proto::v1;
 use fumehood_proto::v1::policy_question::About;
 use tonic::Status;
 
+use super::request::{check_workspace, not_given, policy_reference};
 use super::status;
-use crate::policy::{PolicyStore, StoreError};
+use crate::peer::Peer;
+use crate::policy::{Asking, Explained, Layer, Policies, PolicyStore, Reference, Refusal, StoreError};
+use crate::run::{Asked, Host};
 
 /// The most questions of one call.
 const MAX_QUESTIONS: usize = 256;
 /// How a file that comes with a call is named in findings.
 const REQUEST: &str = "request";
+/// Where nothing is.
+const NOWHERE: &str = "/nonexistent";
 
 /// Checks a file.
 pub(super) fn check(store: &PolicyStore, request: &v1::CheckPolicyRequest) -> v1::CheckPolicyResponse {
@@ -64,16 +72,19 @@ fn finding(lint: &Lint) -> v1::PolicyFinding {
     }
 }
 
-/// Explains a policy, without its summary.
+/// Explains what would hold for a run of this peer. Blocks: the workspace is looked at, as for a run.
 pub(super) fn explain(
-    resolved: &Resolved,
-    request: &v1::ExplainPolicyRequest,
+    policies: &Policies,
+    private: &Arc<[PathBuf]>,
+    peer: &Peer,
+    request: v1::ExplainPolicyRequest,
 ) -> Result<v1::ExplainPolicyResponse, Status> {
     let v1::ExplainPolicyRequest {
-        name: _,
+        policy,
         workspace,
         home,
         questions,
+        labels,
     } = request;
     if questions.len() > MAX_QUESTIONS {
         let what = format!(
@@ -82,35 +93,188 @@ pub(super) fn explain(
         );
         return Err(status::invalid_field("questions", what));
     }
-    let (workspace, home) = match questions.is_empty() {
-        // Nobody asks about a path.
-        true => ("/", "/"),
-        false => (absolute("workspace", workspace)?, absolute("home", home)?),
+    let reference = policy_reference(policy.as_ref()).map_err(|(field, what)| status::invalid_field(field, what))?;
+    let place = Place::find(peer, private, &workspace, &home)?;
+    let labels = labels.into_iter().collect();
+    let asking = Asking {
+        peer,
+        labels: &labels,
+        workspace: place.workspace.as_ref().map(|(path, uid)| (path.as_path(), *uid)),
     };
-    let facts = Facts { home, workspace };
-    let answers: Result<Vec<_>, Status> = questions
-        .iter()
-        .enumerate()
-        .map(|(index, question)| answered(resolved, question, &format!("questions[{index}]"), facts))
-        .collect();
-    Ok(v1::ExplainPolicyResponse {
-        summary: None,
-        lines: resolved.lines().into_iter().map(line).collect(),
-        answers: answers?,
-    })
+    let explained = policies.explain(asking, reference).map_err(|refusal| {
+        let field = match (&refusal, reference) {
+            (Refusal::Project(_), _) => "workspace",
+            (Refusal::NoSuchPolicy { .. }, Reference::Inline(_)) => "policy.inline.under",
+            (_, Reference::Inline(_)) => "policy.inline",
+            _ => "policy.name",
+        };
+        status::invalid_field(field, refusal.to_string())
+    })?;
+    let Explained {
+        choice,
+        layers,
+        refusal,
+    } = explained;
+    let uid = policies.current().uid();
+    let shows = Shows {
+        // Who may not read the workspace's files by themselves does not read them here.
+        project: peer.is_user(0) || peer.is_user(uid),
+        layers: &layers,
+    };
+    let refusal = refusal.map(|refusal| v1::PolicyRefusal {
+        reason: status::refused_for(&refusal).to_owned(),
+        message: refusal.to_string(),
+    });
+    let mut told = v1::ExplainPolicyResponse {
+        refusal: refusal.or(place.refusal),
+        ..v1::ExplainPolicyResponse::default()
+    };
+    let Some(choice) = choice else {
+        return Ok(told);
+    };
+    told.name = choice.own.name.clone();
+    told.digest = choice.policy.digest.0.to_vec().into();
+    told.not_given = match shows.hides(&layers) {
+        true if !choice.not_given.is_empty() => vec!["some of what the project's own file states".to_owned()],
+        _ => not_given(&choice.not_given),
+    };
+    told.lines = shows.lines();
+    told.layers = choice.layers;
+    let named = layers.iter().map(|layer| fumehood_policies::Layer {
+        name: &layer.name,
+        resolved: &layer.resolved,
+    });
+    let stack = Stack::new(named.collect(), (*choice.policy).clone());
+    let facts = match (questions.is_empty(), &place.facts) {
+        (true, _) => return Ok(told),
+        (false, None) => return Err(status::invalid_field("workspace", "missing; paths are meant in one")),
+        (false, Some((home, workspace))) => Facts { home, workspace },
+    };
+    for (index, question) in questions.iter().enumerate() {
+        let answer = answered(&stack, question, &format!("questions[{index}]"), facts)?;
+        told.answers.push(shows.answer(answer));
+    }
+    Ok(told)
+}
+
+/// Where paths lie.
+struct Place {
+    /// The workspace as a run would have it, and as which user its command would run.
+    workspace: Option<(PathBuf, u32)>,
+    /// Home and workspace. `None`: no workspace was named.
+    facts: Option<(String, String)>,
+    /// Why no run can have that workspace.
+    refusal: Option<v1::PolicyRefusal>,
+}
+
+impl Place {
+    fn find(peer: &Peer, private: &Arc<[PathBuf]>, workspace: &[u8], home: &[u8]) -> Result<Place, Status> {
+        let mut place = Place {
+            workspace: None,
+            facts: None,
+            refusal: None,
+        };
+        if workspace.is_empty() {
+            return Ok(place);
+        }
+        let named = check_workspace(workspace).map_err(|what| status::invalid_field("workspace", what))?;
+        let caller_env = [(b"HOME".to_vec(), home.to_vec())];
+        let asked = Asked {
+            peer,
+            workspace: &named,
+            cwd: Path::new(""),
+            caller_env: if home.is_empty() { &[] } else { &caller_env },
+            private,
+        };
+        let text = |path: &Path, field| -> Result<String, Status> {
+            let text = path.to_str().map(str::to_owned);
+            text.ok_or_else(|| status::invalid_field(field, "not UTF-8, as paths of policies are"))
+        };
+        match Host::look_up(asked) {
+            Ok(host) => {
+                place.facts = Some((text(&host.home, "home")?, text(&host.workspace, "workspace")?));
+                place.workspace = Some((host.workspace, host.identity.outside_uid));
+            }
+            Err(error) => {
+                let home = match absolute("home", home) {
+                    Ok(home) => home.to_owned(),
+                    Err(_) => NOWHERE.to_owned(),
+                };
+                // What is no workspace gives nothing of what lies in it.
+                place.facts = Some((home, format!("{NOWHERE}/workspace")));
+                place.refusal = Some(v1::PolicyRefusal {
+                    reason: "INVALID_WORKSPACE".to_owned(),
+                    message: error.to_string(),
+                });
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// What a peer is shown.
+struct Shows<'a> {
+    /// Whether that is what the project's own file says, word by word.
+    project: bool,
+    layers: &'a [Layer],
+}
+
+impl Shows<'_> {
+    fn hides<'l>(&self, layers: impl IntoIterator<Item = &'l Layer>) -> bool {
+        !self.project && layers.into_iter().any(|layer| layer.project)
+    }
+
+    fn lines(&self) -> Vec<v1::PolicyLine> {
+        let shown = self.layers.iter().filter(|layer| !self.hides([*layer]));
+        let lines = shown.flat_map(|layer| layer.resolved.lines().into_iter().map(|found| line(found, &layer.name)));
+        lines.collect()
+    }
+
+    fn answer(&self, answer: LayeredAnswer) -> v1::PolicyAnswer {
+        let hidden = |name: &str| self.hides(self.layers.iter().filter(|layer| layer.name == name));
+        let LayeredAnswer {
+            question,
+            verdict,
+            mut reasons,
+            mut help,
+        } = answer;
+        if reasons.iter().any(|reason| hidden(&reason.layer)) {
+            help.clear();
+        }
+        for LayerReason { layer, reason } in &mut reasons {
+            if hidden(layer) {
+                reason.text = "says so".to_owned();
+                reason.line = None;
+            }
+        }
+        v1::PolicyAnswer {
+            question,
+            verdict: verdict.name().to_owned(),
+            reasons: reasons.into_iter().map(reason).collect(),
+            help,
+        }
+    }
 }
 
 fn answered(
-    resolved: &Resolved,
+    stack: &Stack<'_>,
     question: &v1::PolicyQuestion,
     field: &str,
     facts: Facts<'_>,
-) -> Result<v1::PolicyAnswer, Status> {
-    let ask = |access| resolved.explain_access(access, facts);
-    let answer = match &question.about {
-        Some(About::Read(path)) => ask(Access::Read(absolute(field, path.as_bytes())?)),
-        Some(About::Write(path)) => ask(Access::Write(absolute(field, path.as_bytes())?)),
-        Some(About::Execute(path)) => ask(Access::Execute(absolute(field, path.as_bytes())?)),
+) -> Result<LayeredAnswer, Status> {
+    let ask = |access| stack.explain_access(access, facts);
+    let path = |path: &str| -> Result<String, Status> {
+        let path = placed(path, facts);
+        absolute(field, path.as_bytes())?;
+        Ok(match path.trim_end_matches('/') {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        })
+    };
+    Ok(match &question.about {
+        Some(About::Read(at)) => ask(Access::Read(&path(at)?)),
+        Some(About::Write(at)) => ask(Access::Write(&path(at)?)),
+        Some(About::Execute(at)) => ask(Access::Execute(&path(at)?)),
         Some(About::Host(text)) => {
             let parts = text
                 .rsplit_once(':')
@@ -127,11 +291,23 @@ fn answered(
                 return Err(status::invalid_field(field, "the command is empty"));
             }
             let argv: Vec<Vec<u8>> = argv.iter().map(|word| word.to_vec()).collect();
-            resolved.explain_command(&argv)
+            stack.explain_command(&argv)
         }
         None => return Err(status::invalid_field(field, "asks nothing")),
-    };
-    Ok(told(answer))
+    })
+}
+
+/// A path without the variable that it begins with.
+fn placed(path: &str, facts: Facts<'_>) -> String {
+    let cache = format!("{}/.cache", facts.home);
+    let variables = [
+        ("${home}", facts.home),
+        ("${workspace}", facts.workspace),
+        ("${cache}", cache.as_str()),
+        ("${tmp}", "/tmp"),
+    ];
+    let at = |(variable, base): &(&str, &str)| Some(format!("{base}{}", path.strip_prefix(variable)?));
+    variables.iter().find_map(at).unwrap_or_else(|| path.to_owned())
 }
 
 /// A path as policies name it.
@@ -142,35 +318,24 @@ fn absolute<'a>(field: &str, path: &'a [u8]) -> Result<&'a str, Status> {
         .ok_or_else(|| status::invalid_field(field, "must be an absolute path in UTF-8 without . and .."))
 }
 
-fn told(answer: Answer) -> v1::PolicyAnswer {
-    let Answer {
-        question,
-        verdict,
-        reasons,
-        help,
-    } = answer;
-    v1::PolicyAnswer {
-        question,
-        verdict: verdict.name().to_owned(),
-        reasons: reasons.into_iter().map(reason).collect(),
-        help,
-    }
-}
-
-fn reason(reason: Reason) -> v1::PolicyReason {
-    let Reason {
-        verdict,
-        text,
-        line: of,
+fn reason(reason: LayerReason) -> v1::PolicyReason {
+    let LayerReason {
+        layer,
+        reason: Reason {
+            verdict,
+            text,
+            line: of,
+        },
     } = reason;
     v1::PolicyReason {
         verdict: verdict.name().to_owned(),
         text,
-        line: of.map(line),
+        line: of.map(|of| line(of, &layer)),
+        layer,
     }
 }
 
-fn line(line: Line) -> v1::PolicyLine {
+fn line(line: Line, layer: &str) -> v1::PolicyLine {
     let Line {
         key,
         value,
@@ -182,5 +347,6 @@ fn line(line: Line) -> v1::PolicyLine {
         value,
         place,
         by_default,
+        layer: layer.to_owned(),
     }
 }

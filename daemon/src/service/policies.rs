@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use fumehood_proto::v1;
 use fumehood_proto::v1::policies_server::Policies;
@@ -31,6 +32,8 @@ pub struct PoliciesService {
     pub audit_required: bool,
     /// The daemon's user.
     pub uid: u32,
+    /// Places of the daemon's own: as of [`Door`](super::Door).
+    pub private: Arc<[PathBuf]>,
 }
 
 impl PoliciesService {
@@ -299,19 +302,10 @@ impl Policies for PoliciesService {
         &self,
         request: Request<v1::ExplainPolicyRequest>,
     ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
-        peer(&request)?;
-        let name = &request.get_ref().name;
-        let store = self.policies.current();
-        let missing = || status::no_such_policy(name, &store.names());
-        let stored = store.get(name).ok_or_else(missing)?;
-        let resolved = store.resolved(name).ok_or_else(missing)?;
-        let resolved = resolved.map_err(|error| status::invalid_field("name", error.to_string()))?;
-        let explained = explain::explain(&resolved, request.get_ref())?;
-        let is_default = store.is_default(&stored.policy.name);
-        Ok(Response::new(v1::ExplainPolicyResponse {
-            summary: Some(summary(stored, is_default)),
-            ..explained
-        }))
+        let peer = peer(&request)?;
+        let (policies, private) = (self.policies.clone(), Arc::clone(&self.private));
+        let explained = blocking(move || explain::explain(&policies, &private, &peer, request.into_inner()));
+        Ok(Response::new(explained.await??))
     }
 }
 

@@ -245,32 +245,11 @@ impl Door {
         host: Option<&Host>,
         reference: Option<v1::PolicyReference>,
     ) -> Result<Option<Choice>, Status> {
-        use v1::policy_reference::Reference as Wire;
-        let reference = reference.and_then(|reference| reference.reference);
-        let reference = match &reference {
-            None => Reference::None,
-            Some(Wire::Name(name)) => Reference::Name(name),
-            Some(Wire::Inline(v1::InlinePolicy {
-                toml,
-                origin,
-                under,
-                cut,
-            })) => {
-                if origin.len() > MAX_NAME_BYTES || origin.contains(|c: char| c.is_control()) {
-                    let what = format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line");
-                    wrong.add("spec.policy.inline.origin", what);
-                    return Ok(None);
-                }
-                if toml.len() as u64 > MAX_POLICY_BYTES {
-                    wrong.add("spec.policy.inline", format!("longer than {MAX_POLICY_BYTES} bytes"));
-                    return Ok(None);
-                }
-                Reference::Inline(Brought {
-                    toml,
-                    origin: if origin.is_empty() { "policy" } else { origin },
-                    under,
-                    cut: *cut,
-                })
+        let reference = match policy_reference(reference.as_ref()) {
+            Ok(reference) => reference,
+            Err((field, what)) => {
+                wrong.add(format!("spec.{field}"), what);
+                return Ok(None);
             }
         };
         let asking = Asking {
@@ -315,8 +294,38 @@ impl Door {
     }
 }
 
+/// What a request says about its policy; or the field that is wrong, and how.
+pub(super) fn policy_reference(
+    reference: Option<&v1::PolicyReference>,
+) -> Result<Reference<'_>, (&'static str, String)> {
+    use v1::policy_reference::Reference as Wire;
+    let v1::InlinePolicy {
+        toml,
+        origin,
+        under,
+        cut,
+    } = match reference.and_then(|reference| reference.reference.as_ref()) {
+        None => return Ok(Reference::None),
+        Some(Wire::Name(name)) => return Ok(Reference::Name(name)),
+        Some(Wire::Inline(inline)) => inline,
+    };
+    if origin.len() > MAX_NAME_BYTES || origin.contains(|c: char| c.is_control()) {
+        let what = format!("longer than {MAX_NAME_BYTES} bytes, or not one printable line");
+        return Err(("policy.inline.origin", what));
+    }
+    if toml.len() as u64 > MAX_POLICY_BYTES {
+        return Err(("policy.inline", format!("longer than {MAX_POLICY_BYTES} bytes")));
+    }
+    Ok(Reference::Inline(Brought {
+        toml,
+        origin: if origin.is_empty() { "policy" } else { origin },
+        under,
+        cut: *cut,
+    }))
+}
+
 /// In words, at most [`MAX_NOT_GIVEN`] of them.
-fn not_given(widenings: &[fumehood_policies::Widening]) -> Vec<String> {
+pub(super) fn not_given(widenings: &[fumehood_policies::Widening]) -> Vec<String> {
     let mut words: Vec<_> = widenings.iter().take(MAX_NOT_GIVEN).map(status::widening).collect();
     if widenings.len() > MAX_NOT_GIVEN {
         words.pop();
@@ -422,7 +431,7 @@ fn check_path(path: &[u8]) -> Result<PathBuf, String> {
     Ok(Path::new(OsStr::from_bytes(path)).to_owned())
 }
 
-fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
+pub(super) fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
     let path = check_path(path)?;
     match path.is_absolute() {
         true => Ok(path),

@@ -182,11 +182,11 @@ pub(super) fn widening(widening: &fumehood_policies::Widening) -> String {
 /// Why no policy of this peer's choice decides.
 pub(super) fn refused_policy(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
-    let plain = |reason| status(Code::PermissionDenied, reason, message.clone(), ErrorDetails::new());
+    let reason = refused_for(refusal);
     match refusal {
-        Refusal::NoAccess(..) => plain("NO_ACCESS"),
-        Refusal::NotYours { .. } | Refusal::NoDefault { .. } => plain("POLICY_NOT_ALLOWED"),
-        Refusal::NoInline(_) => plain("INLINE_POLICY_REFUSED"),
+        Refusal::NoAccess(..) | Refusal::NotYours { .. } | Refusal::NoDefault { .. } | Refusal::NoInline(_) => {
+            status(Code::PermissionDenied, reason, message, ErrorDetails::new())
+        }
         Refusal::Widens {
             name,
             base,
@@ -210,10 +210,21 @@ pub(super) fn refused_policy(refusal: &Refusal) -> Status {
                 ("base", base.as_str()),
                 ("policy_digest", digest.as_str()),
             ];
-            status_about(Code::PermissionDenied, "POLICY_WIDENS", message, details, &about)
+            status_about(Code::PermissionDenied, reason, message, details, &about)
         }
         Refusal::NoSuchPolicy { .. } => invalid_field("policy", message),
         Refusal::Inline(_) | Refusal::Project(_) => invalid_field("path", message),
+    }
+}
+
+/// The reason for programs; empty where the request is simply wrong.
+pub(super) fn refused_for(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoAccess(..) => "NO_ACCESS",
+        Refusal::NotYours { .. } | Refusal::NoDefault { .. } => "POLICY_NOT_ALLOWED",
+        Refusal::NoInline(_) => "INLINE_POLICY_REFUSED",
+        Refusal::Widens { .. } => "POLICY_WIDENS",
+        Refusal::NoSuchPolicy { .. } | Refusal::Inline(_) | Refusal::Project(_) => "",
     }
 }
 

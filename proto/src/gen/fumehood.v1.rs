@@ -3483,23 +3483,29 @@ pub struct PolicyFinding {
     #[prost(string, tag = "7")]
     pub help: ::prost::alloc::string::String,
 }
-/// What to explain.
+/// What to explain. Everything is meant as in RunSpec.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExplainPolicyRequest {
-    /// The policy's name. Empty: the default.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// The workspace that paths are meant for: absolute.
+    /// Which policy. Unset: what holds in the workspace for a run that says nothing.
+    #[prost(message, optional, tag = "1")]
+    pub policy: ::core::option::Option<PolicyReference>,
+    /// The workspace. Empty: no project's file is read, and nothing can be asked.
     #[prost(bytes = "bytes", tag = "2")]
     pub workspace: ::prost::bytes::Bytes,
-    /// The home: absolute.
+    /// HOME of the caller; empty: the home of the account.
     #[prost(bytes = "bytes", tag = "3")]
     pub home: ::prost::bytes::Bytes,
     /// What is asked, at most 256. Each is answered in its place.
     #[prost(message, repeated, tag = "4")]
     pub questions: ::prost::alloc::vec::Vec<PolicyQuestion>,
+    /// The labels that a run would have: access rules look at them.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
-/// One question. Paths are absolute.
+/// One question. Paths are absolute, or begin with ${home}, ${workspace}, ${cache} or ${tmp}.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PolicyQuestion {
     /// About what.
@@ -3538,18 +3544,41 @@ pub struct PolicyCommand {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
-/// The explanation.
+/// The explanation. Where a run would be refused, what would hold if only what is too much were left out; nothing but the refusal where
+/// there is no such thing.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExplainPolicyResponse {
-    /// The policy.
-    #[prost(message, optional, tag = "1")]
-    pub summary: ::core::option::Option<PolicySummary>,
-    /// Every value of it.
-    #[prost(message, repeated, tag = "2")]
+    /// The name of the policy that is asked for or found.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of what is left of it under everything over it, 32 bytes: as in Started.policy_digest.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    /// The policies that stand over each other, the one that is asked for or found first: as in Started.layers.
+    #[prost(string, repeated, tag = "3")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is not given for want of trust: as in Started.not_given.
+    #[prost(string, repeated, tag = "4")]
+    pub not_given: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why a run would be refused, whatever its command. Unset: it would not be.
+    #[prost(message, optional, tag = "5")]
+    pub refusal: ::core::option::Option<PolicyRefusal>,
+    /// Every value of every layer, in the order of the layers.
+    #[prost(message, repeated, tag = "6")]
     pub lines: ::prost::alloc::vec::Vec<PolicyLine>,
-    /// For each question, in their order.
-    #[prost(message, repeated, tag = "3")]
+    /// For each question, in their order. A run may do what all layers let it.
+    #[prost(message, repeated, tag = "7")]
     pub answers: ::prost::alloc::vec::Vec<PolicyAnswer>,
+}
+/// Why a run would be refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyRefusal {
+    /// For programs: POLICY_WIDENS, NO_ACCESS, POLICY_NOT_ALLOWED, INLINE_POLICY_REFUSED as in the status of that run; INVALID_WORKSPACE.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
 }
 /// One value of a policy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3566,6 +3595,9 @@ pub struct PolicyLine {
     /// True where no file states it.
     #[prost(bool, tag = "4")]
     pub by_default: bool,
+    /// The layer that it belongs to, as in ExplainPolicyResponse.layers.
+    #[prost(string, tag = "5")]
+    pub layer: ::prost::alloc::string::String,
 }
 /// What is decided.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3595,6 +3627,9 @@ pub struct PolicyReason {
     /// The line that says so; absent where none does.
     #[prost(message, optional, tag = "3")]
     pub line: ::core::option::Option<PolicyLine>,
+    /// The layer that says it; empty where it is none's alone.
+    #[prost(string, tag = "4")]
+    pub layer: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod policies_client {
@@ -3886,7 +3921,8 @@ pub mod policies_client {
                 .insert(GrpcMethod::new("fumehood.v1.Policies", "Check"));
             self.inner.unary(req, path, codec).await
         }
-        /// What a policy comes to, where each line of it comes from, and what it decides about what is asked. Nothing is run.
+        /// What would hold for a run of this caller: the policy with everything that stands over it, where each line comes from, and what is
+        /// decided about what is asked. Nothing is run.
         pub async fn explain(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainPolicyRequest>,
@@ -3992,7 +4028,8 @@ pub mod policies_server {
             tonic::Response<super::CheckPolicyResponse>,
             tonic::Status,
         >;
-        /// What a policy comes to, where each line of it comes from, and what it decides about what is asked. Nothing is run.
+        /// What would hold for a run of this caller: the policy with everything that stands over it, where each line comes from, and what is
+        /// decided about what is asked. Nothing is run.
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainPolicyRequest>,

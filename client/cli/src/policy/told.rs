@@ -8,7 +8,7 @@ use crate::json::hex;
 use crate::table;
 
 /// Characters of a value that a table of a whole policy shows; `show --resolved` has all.
-const VALUE_CHARS: usize = 60;
+pub const VALUE_CHARS: usize = 60;
 /// Characters of a line with several names.
 const LIST_CHARS: usize = 100;
 
@@ -42,34 +42,6 @@ pub fn lint(lint: &Lint) -> String {
     )
 }
 
-/// The whole policy: every value with where it comes from.
-pub fn policy(source: &Source) -> String {
-    let policy = &source.resolved.policy;
-    let mut rows = vec![["KEY", "VALUE", "FROM"].map(str::to_owned).to_vec()];
-    let mut last = String::new();
-    for line in source.resolved.lines() {
-        let from = match (line.place.is_empty(), line.by_default) {
-            (true, _) => "not stated".to_owned(),
-            (false, true) => format!("{} (not stated)", line.place),
-            (false, false) => line.place,
-        };
-        // A list says its key once.
-        let key = if line.key == last {
-            String::new()
-        } else {
-            line.key.clone()
-        };
-        last = line.key;
-        let value = match line.value.char_indices().nth(VALUE_CHARS) {
-            Some((end, _)) => format!("{}...", line.value.get(..end).unwrap_or_default()),
-            None => line.value,
-        };
-        rows.push(vec![key, value, from]);
-    }
-    let head = format!("policy {} (digest {})\n\n", policy.name, hex(&policy.digest.0));
-    safe(&(head + &table::lines(&rows).join("\n") + "\n"))
-}
-
 /// One question, what is decided and why.
 pub fn answer(answer: &Answer) -> String {
     let mut text = format!("{}: {}\n", answer.question, answer.verdict.name());
@@ -87,17 +59,21 @@ fn row(reason: &Reason) -> Vec<String> {
     let Some(line) = &reason.line else {
         return vec![reason.text.clone()];
     };
-    let from = match (line.place.is_empty(), line.by_default) {
-        (true, _) => "not stated".to_owned(),
-        (false, true) => format!("{} (not stated)", line.place),
-        (false, false) => line.place.clone(),
-    };
     // Of a rule its reason is said already.
     let what = match line.key.starts_with("commands.rules") {
         true => line.key.clone(),
         false => format!("{} = {}", line.key, line.value),
     };
-    vec![reason.text.clone(), what, from]
+    vec![reason.text.clone(), what, from(&line.place, line.by_default)]
+}
+
+/// Where a value comes from.
+pub fn from(place: &str, by_default: bool) -> String {
+    match (place.is_empty(), by_default) {
+        (true, _) => "not stated".to_owned(),
+        (false, true) => format!("{place} (not stated)"),
+        (false, false) => place.to_owned(),
+    }
 }
 
 /// An expectation that does not hold.
@@ -169,12 +145,6 @@ pub fn diff_json(a: &Source, b: &Source, diff: &Diff) -> Value {
         "a": about(a), "b": about(b), "complete": diff.complete,
         "wider": list(&diff.wider), "narrower": list(&diff.narrower), "other": list(&diff.other),
     })
-}
-
-pub fn explained_json(source: &Source, answers: &[Answer]) -> Value {
-    let lines: Vec<Value> = source.resolved.lines().iter().map(line_json).collect();
-    let answers: Vec<Value> = answers.iter().map(answer_json).collect();
-    json!({ "policy": about(source), "lines": lines, "answers": answers })
 }
 
 fn about(source: &Source) -> Value {
