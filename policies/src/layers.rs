@@ -105,6 +105,13 @@ impl<'a> Stack<'a> {
                     line: None,
                 })),
                 _ => {
+                    let given = answer.reasons.iter().any(|reason| reason.verdict == answer.verdict);
+                    let silent = (!given).then(|| Reason {
+                        verdict: answer.verdict,
+                        text: "no line gives it".to_owned(),
+                        line: None,
+                    });
+                    told.reasons.extend(silent.map(reason));
                     told.reasons.extend(answer.reasons.into_iter().map(reason));
                     told.help
                         .extend(answer.help.into_iter().map(|help| match self.layers.len() {

@@ -498,7 +498,7 @@ mod tests {
         let inline = store
             .inline(b"version = 1\nname = \"x\"\nextends = [\"more\"]\n", "request")
             .unwrap();
-        assert!(inline.environment.passes(b"MORE"));
+        assert!(inline.policy.environment.passes(b"MORE"));
         let error = store
             .inline(b"version = 1\nname = \"x\"\nextends = [\"./more.toml\"]\n", "request")
             .unwrap_err();

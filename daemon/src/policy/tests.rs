@@ -430,3 +430,129 @@ fn access_rules_choose_default_names_and_ceiling() {
         "{error}"
     );
 }
+
+/// What explanations say of the same requests as [`Place::choose`].
+fn explained(place: &Place, policies: &Policies, reference: Reference<'_>) -> Result<Explained, Refusal> {
+    let asking = Asking {
+        peer: &peer(),
+        labels: &BTreeMap::new(),
+        workspace: Some((&place.path("work"), nix::unistd::geteuid().as_raw())),
+    };
+    policies.explain(asking, reference)
+}
+
+#[test]
+fn what_is_explained_is_what_decides() {
+    let place = Place::new();
+    place.write(
+        "system/org.toml",
+        "ceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"7m\"\n",
+    );
+    place.write("user/wide.toml", MORE);
+    place.write("user/ruled.toml", "extends = [\"default\"]\n[limits]\nprocesses = 5\n");
+    place.write("work/.fumehood.toml", MORE);
+    let rule = Rule {
+        ceiling: Some("ruled".to_owned()),
+        ..Rule::default()
+    };
+    let less = b"version = 1\nname = \"less\"\nextends = [\"default\"]\n[limits]\nwall = \"1m\"\n";
+    let under = Brought {
+        toml: less,
+        origin: "x.toml",
+        under: "wide",
+        cut: true,
+    };
+    for trusted in [false, true] {
+        for rules in [vec![], vec![rule.clone()]] {
+            let policies = place.load(Inline::Narrow, rules).unwrap();
+            if trusted {
+                place.trust(&policies, "work/.fumehood.toml");
+            }
+            for reference in [
+                Reference::None,
+                Reference::Name("default"),
+                Reference::Name("wide"),
+                Reference::Name("org"),
+                brings(less),
+                Reference::Inline(under),
+            ] {
+                let told = explained(&place, &policies, reference).unwrap();
+                let Ok(chosen) = place.choose(&policies, reference) else {
+                    assert!(matches!(told.refusal, Some(Refusal::Widens { .. })) && trusted);
+                    continue;
+                };
+                assert!(told.refusal.is_none());
+                let choice = told.choice.unwrap();
+                assert_eq!(choice.policy, chosen.policy, "{reference:?}");
+                assert_eq!((&choice.layers, &choice.not_given), (&chosen.layers, &chosen.not_given));
+                let names: Vec<_> = told.layers.iter().map(|layer| layer.name.clone()).collect();
+                assert_eq!(names, chosen.layers);
+                assert_eq!(told.layers[0].project, matches!(reference, Reference::None));
+                // The layers by themselves come to it, in their order.
+                let (first, above) = told.layers.split_first().unwrap();
+                let wall = above.iter().fold(first.resolved.policy.limits.wall, |wall, above| {
+                    wall.min(above.resolved.policy.limits.wall)
+                });
+                assert_eq!(chosen.policy.limits.wall, wall, "{reference:?}");
+                assert!(told.layers.iter().all(|layer| !layer.resolved.lines().is_empty()));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_refuses_a_request_is_explained_with_what_would_hold_without_it() {
+    let place = Place::new();
+    place.write(
+        "system/org.toml",
+        "ceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"7m\"\n",
+    );
+    let more = format!("version = 1\nname = \"more\"\n{MORE}");
+    for inline in [Inline::None, Inline::Trusted, Inline::Narrow] {
+        let policies = place.load(inline, vec![]).unwrap();
+        assert!(place.choose(&policies, brings(more.as_bytes())).is_err());
+        let told = explained(&place, &policies, brings(more.as_bytes())).unwrap();
+        match (inline, told.refusal) {
+            (Inline::Narrow, Some(Refusal::Widens { .. })) => {}
+            (Inline::None | Inline::Trusted, Some(Refusal::NoInline(_))) => {}
+            other => panic!("{other:?}"),
+        }
+        let choice = told.choice.unwrap();
+        assert_eq!(choice.layers, ["more (request)", "default", "org (system)"]);
+        assert_eq!(mode(&choice), fumehood_policies::NetworkMode::Loopback);
+        assert!(choice.not_given.iter().any(|widening| widening.key == "network.mode"));
+        assert!(
+            matches!(
+                explained(&place, &policies, brings(b"version = 1\nnmae = 1\n")),
+                Err(Refusal::Inline(_))
+            ),
+            "{inline:?}"
+        );
+    }
+    let rule = Rule {
+        policies: Some(vec!["locked".to_owned()]),
+        ..Rule::default()
+    };
+    let policies = place.load(Inline::Narrow, vec![rule]).unwrap();
+    // Also of policies that do not exist: it is no way to find out which there are.
+    for name in ["default", "nothing"] {
+        let told = explained(&place, &policies, Reference::Name(name)).unwrap();
+        assert!(matches!(told.refusal, Some(Refusal::NotYours { .. })) && told.choice.is_none());
+    }
+    let told = explained(&place, &policies, Reference::None).unwrap();
+    assert!(matches!(told.refusal, Some(Refusal::NoDefault { .. })) && told.layers.is_empty());
+    let other = Rule {
+        uid: Some(vec![54_399]),
+        ..Rule::default()
+    };
+    let policies = place.load(Inline::Any, vec![other]).unwrap();
+    let told = explained(&place, &policies, Reference::None).unwrap();
+    assert!(matches!(told.refusal, Some(Refusal::NoAccess(..))) && told.choice.is_none());
+
+    let policies = place.load(Inline::Any, vec![]).unwrap();
+    let unknown = explained(&place, &policies, Reference::Name("nothing"));
+    assert!(matches!(unknown, Err(Refusal::NoSuchPolicy { .. })));
+    place.write("work/.fumehood.toml", "denied_patths = []\n");
+    let wrong = explained(&place, &policies, Reference::None);
+    assert!(matches!(wrong, Err(Refusal::Project(_))));
+}

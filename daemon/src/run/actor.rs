@@ -159,7 +159,14 @@ impl Actor {
         let caller_env = std::mem::take(&mut self.request.caller_env);
         let grants = match decision {
             Decision::Allowed(grants) => grants,
-            Decision::Denied(denial) => return self.deny(denial.rule, denial.explanation).await,
+            Decision::Denied(denial) => {
+                // It may be one of those over the policy that says so.
+                let above = match self.request.layers.as_slice() {
+                    [] | [_] => String::new(),
+                    [_, above @ ..] => format!("; it stands under {}", above.join(" under ")),
+                };
+                return self.deny(denial.rule, denial.explanation + &above).await;
+            }
             Decision::Ask(question) => {
                 // Whoever waits for a person keeps nobody else waiting.
                 drop(place);

@@ -94,9 +94,14 @@ fn bad_input_is_told_and_never_waited_for() {
             ended.expect(1);
             assert!(ended.out().contains(says), "{command} {says}: {}", ended.out());
         }
-        let ended = alone(&["explain", "--policy", text(file)]);
+        let ended = house.cli().args(["policy", "explain", "-p", text(file)]).finish();
         ended.expect(1);
-        assert!(ended.err().contains(says), "{says}: {}", ended.err());
+        // As of a run: what comes with a request reads no other files.
+        let says_explain = match says {
+            "it extends itself" => "extends others by name only",
+            says => says,
+        };
+        assert!(ended.err().contains(says_explain), "{says}: {}", ended.err());
         let ended = alone(&["diff", "default", text(file)]);
         ended.expect(1);
         assert!(ended.err().contains(says), "{says}: {}", ended.err());
@@ -105,7 +110,7 @@ fn bad_input_is_told_and_never_waited_for() {
     ended.expect(1);
     assert!(!ended.out().contains(['\u{1b}', '\u{202e}']), "{:?}", ended.out());
     let unknown = house.cli().args(["policy", "explain", "--policy", "nobody"]).finish();
-    unknown.expect(125);
+    unknown.expect(1);
     assert!(
         unknown.err().contains("nobody") && unknown.err().contains("locked"),
         "{}",
@@ -119,28 +124,30 @@ fn bad_input_is_told_and_never_waited_for() {
 fn a_policy_is_explained_line_by_line_and_by_question() {
     let house = house();
     let ceiling = house.write("ceiling.toml", CEILING);
-    let whole = alone(&["explain", "--policy", text(&ceiling)]);
-    whole.expect(0);
-    let line = |key: &str| {
-        whole
-            .out()
-            .lines()
-            .find(|line| line.starts_with(key))
-            .unwrap_or_default()
-            .to_owned()
+    let explain = |more: &[&str]| {
+        let ended = house.cli().args(["policy", "explain"]).args(more).finish();
+        ended.expect(0);
+        ended.out()
     };
+    let whole = explain(&["--all", "--policy", text(&ceiling)]);
+    let line = |key: &str| whole.lines().find(|line| line.starts_with(key)).unwrap_or_default();
     assert!(
         line("limits.wall").contains("\"30m\"") && line("limits.wall").contains("ceiling.toml:7"),
-        "{}",
-        whole.out()
+        "{whole}"
     );
+    assert!(line("limits.memory").contains("built-in policy default:"), "{whole}");
+    // What nobody wrote here is folded.
+    let stated = explain(&["-p", text(&ceiling)]);
+    let lines: Vec<_> = stated.lines().collect();
+    assert!(lines[0].starts_with("policy ceiling (request) (digest "), "{stated}");
+    assert!(lines.len() < 20, "{stated}");
+    let after = lines.iter().position(|line| *line == "[limits]").unwrap();
+    assert!(lines[after + 1].trim_start().starts_with("wall"), "{stated}");
     assert!(
-        line("limits.memory").contains("built-in policy default:"),
-        "{}",
-        whole.out()
+        lines.last().unwrap().contains(" of the built-in policy default") && stated.ends_with("--all shows them\n"),
+        "{stated}"
     );
-    let asked = alone(&[
-        "explain",
+    let asked = explain(&[
         "--policy",
         text(&ceiling),
         "--read",
@@ -154,7 +161,6 @@ fn a_policy_is_explained_line_by_line_and_by_question() {
         "-c",
         "git push -f",
     ]);
-    asked.expect(0);
     for part in [
         "read /opt/licences/key: deny",
         "ceiling.toml:5",
@@ -164,12 +170,12 @@ fn a_policy_is_explained_line_by_line_and_by_question() {
         "command sh -c git push -f: deny",
         "It rewrites what others have.",
     ] {
-        assert!(asked.out().contains(part), "{part}:\n{}", asked.out());
+        assert!(asked.contains(part), "{part}:\n{asked}");
     }
-    let json = alone(&["explain", "--json", "--policy", "locked", "--write", "${workspace}/x"]);
-    json.expect(0);
-    let told = &json.json()[0];
+    let json = explain(&["--json", "--policy", "locked", "--write", "${workspace}/x"]);
+    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(told["answers"][0]["verdict"], "deny", "{told}");
+    assert_eq!(told["layers"], serde_json::json!(["locked"]), "{told}");
     assert!(told["lines"].as_array().unwrap().len() > 50);
     house.end();
 }
@@ -329,7 +335,9 @@ fn a_preset_is_enough_for_a_project_of_its_toolchain_with_an_empty_home() {
 
 #[tokio::test]
 async fn the_daemon_checks_and_explains_for_every_client() {
-    use fumehood_client::proto::v1::{ExplainPolicyRequest, PolicyQuestion, policy_question::About};
+    use fumehood_client::proto::v1::{
+        ExplainPolicyRequest, PolicyQuestion, PolicyReference, policy_question::About, policy_reference::Reference,
+    };
     let house = house();
     let client = house.client().await;
     let checked = client.check_policy("version = 1\nnmae = \"x\"\n").await.unwrap();
@@ -341,14 +349,17 @@ async fn the_daemon_checks_and_explains_for_every_client() {
         "{checked:?}"
     );
     let ask = |about| PolicyQuestion { about: Some(about) };
+    let workspace = house.workspace().canonicalize().unwrap();
     let request = |questions| ExplainPolicyRequest {
-        name: "locked".to_owned(),
-        workspace: "/home/ada/shop".into(),
-        home: "/home/ada".into(),
+        policy: Some(PolicyReference {
+            reference: Some(Reference::Name("locked".to_owned())),
+        }),
+        workspace: text(&workspace).to_owned().into(),
         questions,
+        ..ExplainPolicyRequest::default()
     };
     let about = vec![
-        ask(About::Write("/home/ada/shop/x".to_owned())),
+        ask(About::Write(format!("{}/x", workspace.display()))),
         ask(About::Read("/usr/bin/env".to_owned())),
         ask(About::Host("example.org:443".to_owned())),
     ];
@@ -360,6 +371,14 @@ async fn the_daemon_checks_and_explains_for_every_client() {
             .iter()
             .any(|line| line.key == "limits.wall" && line.place.starts_with("built-in policy locked:"))
     );
+    // What is no workspace is said to be none; without one nothing can be asked.
+    let mut nowhere = request(vec![ask(About::Read("${workspace}/x".to_owned()))]);
+    nowhere.workspace = "/".into();
+    let told = client.explain_policy(nowhere.clone()).await.unwrap();
+    assert_eq!(told.refusal.unwrap().reason, "INVALID_WORKSPACE");
+    assert_eq!(told.layers, ["locked"]);
+    nowhere.workspace.clear();
+    assert!(client.explain_policy(nowhere).await.is_err());
     for wrong in [
         About::Read("x".to_owned()),
         About::Read("/a/../b".to_owned()),

@@ -327,3 +327,150 @@ async fn access_rules_say_who_may_use_what() {
     ended.expect(125);
     assert!(ended.err().contains("no access rule is about"), "{}", ended.err());
 }
+
+/// What `policy explain` answers to questions, in their order, with what it prints before.
+fn explained(house: &House, options: &[&str], command: &[&str]) -> (Vec<String>, String) {
+    let ended = house
+        .cli()
+        .args(["policy", "explain"])
+        .args(options)
+        .args(["--"])
+        .args(command)
+        .finish();
+    ended.expect(0);
+    let told = ended.out();
+    let verdict = |line: &str| {
+        let (_, verdict) = line.rsplit_once(": ").filter(|_| !line.starts_with(' '))?;
+        ["allow", "ask", "deny"].contains(&verdict).then(|| verdict.to_owned())
+    };
+    (told.lines().filter_map(verdict).collect(), told)
+}
+
+#[test]
+fn what_is_explained_under_a_ceiling_is_what_a_run_does() {
+    for_both("", |house| {
+        house.write(
+            "work/own.toml",
+            "version = 1\nname = \"own\"\nextends = [\"default\"]\n",
+        );
+        let connects = "import socket; s = socket.create_server((\"127.0.0.1\", 0)); \
+                        socket.create_connection(s.getsockname())";
+        for ceiling in [false, true] {
+            if ceiling {
+                house.write(
+                    "system/org.toml",
+                    "version = 1\nname = \"org\"\nceiling = true\nextends = [\"default\"]\n[filesystem]\nhide = [\"/etc/passwd\"]\n\
+                     [network]\nmode = \"none\"\n[limits]\nwall = \"7m\"\n[[commands.rules]]\nprogram = \"git\"\nargs = [\"push\"]\n\
+                     decision = \"deny\"\nreason = \"a person pushes\"\n[commands]\ndefault = \"allow\"\n",
+                );
+                policy(house, &["reload"]).expect(0);
+            }
+            for named in [&[][..], &["-p", "default"], &["-p", "./own.toml"]] {
+                let asked = [named, &["--read", "/etc/passwd", "--host", "127.0.0.1:80"]].concat();
+                let (verdicts, told) = explained(house, &asked, &["git", "push"]);
+                let expected = if ceiling { "deny" } else { "allow" };
+                assert_eq!(verdicts, [expected; 3], "{named:?} {told}");
+                let first = told.lines().next().unwrap();
+                assert_eq!(first.contains(" under org (system)"), ceiling, "{first}");
+                assert_eq!(told.contains("to allow it: in org (system): "), ceiling, "{told}");
+
+                let read = house.run_with(named, &["cat", "/etc/passwd"]).finish();
+                assert_eq!(read.out().contains("root:"), !ceiling, "{named:?} {}", read.err());
+                let connected = house.run_with(named, &["python3", "-c", connects]).finish();
+                assert_eq!(connected.code() == 0, !ceiling, "{named:?} {}", connected.err());
+                let pushed = house.run_with(named, &["git", "push"]).finish();
+                assert_eq!(
+                    pushed.err().contains("a person pushes"),
+                    ceiling,
+                    "{named:?} {}",
+                    pushed.err()
+                );
+                let long = house.run_with(&[named, &["-t", "30m"]].concat(), &["true"]).finish();
+                assert_eq!(long.code() == 0, !ceiling, "{named:?} {}", long.err());
+                if ceiling {
+                    assert!(long.err().contains("org (system)"), "{}", long.err());
+                }
+            }
+        }
+        let listed = policy(house, &["explain", "-p", "default"]).out();
+        let wall = listed.lines().find(|line| line.contains("\"7m\"")).unwrap_or_default();
+        assert!(wall.contains("org (system)") && wall.contains("org.toml:8"), "{listed}");
+        assert!(!listed.contains("\"1h\""), "what it says nobody wrote: {listed}");
+    });
+}
+
+#[test]
+fn what_is_explained_in_a_project_is_what_a_run_there_does() {
+    for_both("", |house| {
+        let asks = |project: &str| {
+            let (verdicts, told) = explained(house, &["--env", "SHOP_MODE", "--write", "${workspace}/x"], &["true"]);
+            assert!(told.starts_with(project), "{told}");
+            let (seen, _) = shop_mode(house);
+            assert_eq!(verdicts[0] == "allow", seen == "<test>", "{told}");
+            let written = house.run(&["touch", "x"]);
+            assert_eq!(verdicts[1] == "allow", written.code() == 0, "{told}");
+            (verdicts, told)
+        };
+        let (before, _) = asks("policy default (digest");
+        assert_eq!(before, ["deny", "allow", "allow"]);
+        house.write(
+            "work/.fumehood.toml",
+            format!("{SHOP}[filesystem]\nworkspace = \"read\"\n"),
+        );
+        let (untrusted, told) = asks("policy shop (.fumehood.toml, untrusted) under default (digest");
+        assert_eq!(untrusted, ["deny", "deny", "allow"]);
+        let not_given = "not given: environment.pass gives \"SHOP_MODE\"";
+        assert_eq!(told.lines().nth(1), Some(not_given), "{told}");
+        let listed = policy(house, &["explain"]).out();
+        assert!(
+            listed.contains(not_given) && listed.contains(".fumehood.toml:5"),
+            "{listed}"
+        );
+        policy(house, &["trust", "--yes"]).expect(0);
+        let (trusted, told) = asks("policy shop (.fumehood.toml, trusted) (digest");
+        assert_eq!(trusted, ["allow", "deny", "allow"]);
+        assert!(!told.contains("not given"), "{told}");
+        // From anywhere: the workspace says which project.
+        let elsewhere = house
+            .cli()
+            .args(["policy", "explain", "-w"])
+            .arg(house.workspace())
+            .current_dir(&house.home())
+            .finish();
+        assert!(elsewhere.out().starts_with("policy shop "), "{}", elsewhere.err());
+    });
+}
+
+#[test]
+fn what_would_refuse_a_run_is_explained() {
+    for_both("inline_policies = \"narrow\"", |house| {
+        house.write("work/own.toml", SHOP);
+        let (verdicts, told) = explained(house, &["-p", "own.toml", "--env", "SHOP_MODE"], &["true"]);
+        assert_eq!(verdicts, ["deny", "allow"], "{told}");
+        for part in [
+            "policy shop (request) under default (digest",
+            "a run would be refused (POLICY_WIDENS): the policy `shop` gives more than `default`",
+            "not given: environment.pass gives \"SHOP_MODE\"",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        house.run_with(&["-p", "own.toml"], &["true"]).finish().expect(125);
+        policy(house, &["trust", "--yes", "own.toml"]).expect(0);
+        let (verdicts, told) = explained(house, &["-p", "own.toml", "--env", "SHOP_MODE"], &["true"]);
+        assert_eq!(verdicts, ["allow", "allow"], "{told}");
+        assert!(!told.contains("refused"), "{told}");
+        house.run_with(&["-p", "own.toml"], &["true"]).finish().expect(0);
+    });
+    let me = nix::unistd::geteuid().as_raw();
+    let rules = format!(
+        "[[access]]\nuid = {me}\npolicies = [\"locked\"]\ndefault = \"locked\"\ninline = \"none\"\n\
+         [[access]]\nuid = {me}\nlabel = {{ team = \"web\" }}\nceiling = \"git\"\n"
+    );
+    let house = builder().config(&rules).build();
+    let (_, told) = explained(&house, &["-p", "default"], &["true"]);
+    let words = "no policy\na run would be refused (POLICY_NOT_ALLOWED): ";
+    assert!(told.starts_with(words), "{told}");
+    let (_, told) = explained(&house, &["--label", "team=web"], &["true"]);
+    assert!(told.starts_with("policy locked under git (access) (digest"), "{told}");
+    house.end();
+}
