@@ -163,7 +163,7 @@ impl Actor {
                 // It may be one of those over the policy that says so.
                 let above = match self.request.layers.as_slice() {
                     [] | [_] => String::new(),
-                    [_, above @ ..] => format!("; it stands under {}", above.join(" under ")),
+                    [_, above @ ..] => format!("; this policy stands under {}", above.join(" under ")),
                 };
                 return self.deny(denial.rule, denial.explanation + &above).await;
             }

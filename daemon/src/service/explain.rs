@@ -350,3 +350,57 @@ fn line(line: Line, layer: &str) -> v1::PolicyLine {
         layer: layer.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Identity;
+    use crate::policy::{Inline, Sources, TrustStore};
+
+    #[test]
+    fn a_stranger_is_not_shown_the_words_of_a_projects_file() {
+        let place = tempfile::tempdir().unwrap();
+        let workspace = place.path().canonicalize().unwrap().join("work");
+        std::fs::create_dir(&workspace).unwrap();
+        let file = "version = 1\nname = \"shop\"\nextends = [\"default\"]\n[environment]\npass = [\"SECRET_PLAN\"]\n\
+                    [[commands.rules]]\nprogram = \"make\"\ndecision = \"deny\"\nreason = \"secret plan\"\n";
+        std::fs::write(workspace.join(".fumehood.toml"), file).unwrap();
+        let uid = nix::unistd::geteuid().as_raw();
+        let sources = Sources {
+            system: Vec::new(),
+            user: Vec::new(),
+            default: "default".to_owned(),
+            uid,
+        };
+        let trust = TrustStore::beside(&place.path().join("audit.jsonl"));
+        let policies = Policies::load(sources, Vec::new(), Inline::Narrow, trust).unwrap();
+        let told = |uid: u32| {
+            let peer = Peer {
+                identity: Identity::Unix {
+                    uid,
+                    gid: uid,
+                    pid: None,
+                },
+                allowed: true,
+            };
+            let argv = vec!["make".into()];
+            let request = v1::ExplainPolicyRequest {
+                workspace: workspace.to_str().unwrap().to_owned().into(),
+                questions: vec![v1::PolicyQuestion {
+                    about: Some(About::Command(v1::PolicyCommand { argv })),
+                }],
+                ..v1::ExplainPolicyRequest::default()
+            };
+            explain(&policies, &Arc::from([]), &peer, request).unwrap()
+        };
+        let (own, strange) = (told(uid), told(54_399));
+        assert!(format!("{own:?}").contains("SECRET_PLAN") && format!("{own:?}").contains("secret plan"));
+        let words = format!("{strange:?}").to_lowercase();
+        assert!(!words.contains("secret"), "{words}");
+        assert_eq!(strange.layers, ["shop (.fumehood.toml, untrusted)", "default"]);
+        assert_eq!(
+            (strange.answers[0].verdict.as_str(), strange.not_given.len()),
+            ("deny", 1)
+        );
+    }
+}

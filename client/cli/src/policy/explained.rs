@@ -1,6 +1,6 @@
 //! `fumehood policy explain`: what would hold for a run of whoever asks, as the daemon says it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -186,22 +186,26 @@ fn every_line(lines: &[PolicyLine], several: bool) -> String {
 /// What files state, by section and in it by layer; and how much else there is.
 fn stated(lines: &[PolicyLine], layers: &[String]) -> String {
     let mut sections: Vec<(&str, Vec<&PolicyLine>)> = Vec::new();
-    let mut folded: BTreeMap<&str, usize> = BTreeMap::new();
+    // A line of a built-in policy that several layers take in is one.
+    let mut folded: BTreeMap<&str, BTreeSet<[&str; 3]>> = BTreeMap::new();
     for line in lines {
-        if let Some(rest) = line.place.strip_prefix(BUILT_IN) {
-            *folded.entry(rest.split(':').next().unwrap_or(rest)).or_default() += 1;
-            continue;
-        }
-        if line.by_default {
-            *folded.entry("").or_default() += 1;
-            continue;
-        }
         let section = line.key.split_once('.').map_or("", |(section, _)| section);
-        match sections.iter_mut().find(|(known, _)| *known == section) {
-            Some((_, own)) => own.push(line),
-            None => sections.push((section, vec![line])),
+        let at = sections.iter().position(|(known, _)| *known == section);
+        let at = at.unwrap_or_else(|| {
+            sections.push((section, Vec::new()));
+            sections.len() - 1
+        });
+        let same = [line.key.as_str(), &line.value, &line.place];
+        if let Some(rest) = line.place.strip_prefix(BUILT_IN) {
+            let name = rest.split(':').next().unwrap_or(rest);
+            folded.entry(name).or_default().insert(same);
+        } else if line.by_default {
+            folded.entry("").or_default().insert(same);
+        } else if let Some((_, own)) = sections.get_mut(at) {
+            own.push(line);
         }
     }
+    sections.retain(|(_, own)| !own.is_empty());
     let mut text = String::new();
     for (section, own) in &sections {
         text += &match *section {
@@ -226,9 +230,9 @@ fn stated(lines: &[PolicyLine], layers: &[String]) -> String {
         }
     }
     if !folded.is_empty() {
-        let words = folded.iter().rev().map(|(name, count)| match *name {
-            "" => format!("{} that no file states", counted(*count, "line")),
-            name => format!("{} of the built-in policy {name}", counted(*count, "line")),
+        let words = folded.iter().rev().map(|(name, of)| match *name {
+            "" => format!("{} that no file states", counted(of.len(), "line")),
+            name => format!("{} of the built-in policy {name}", counted(of.len(), "line")),
         });
         let words: Vec<_> = words.collect();
         text += &format!("\nand {}: --all shows them\n", words.join(", "));
