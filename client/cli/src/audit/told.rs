@@ -3,12 +3,12 @@
 //! What a record holds was in part written by whoever asked for a run. So a line has nothing in it that moves a terminal's cursor, every
 //! value in its middle is one word, quoted where it holds anything but plain characters, and free text comes last and is cut.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fumehood_client::proto::convert::{errno_name, signal_name};
+use serde_json::Value;
 
 use crate::approve::safe;
 use crate::daemon::Heading;
@@ -156,7 +156,7 @@ fn told(heading: &Heading, record: &Value) -> String {
 fn log_opened(record: &Value) -> String {
     let version = name(&record["version"]);
     let instance = short(record["instance"].as_str().unwrap_or_default());
-    let mut told = format!("daemon {version} opened the log (instance {instance})");
+    let mut told = format!("version {version} opened the log (instance {instance})");
     if let Some(runs @ 1..) = record["interrupted"].as_u64() {
         told += &format!(", closed {runs} interrupted runs");
     }
@@ -337,8 +337,19 @@ fn number(value: &Value) -> String {
         .map_or_else(|| "?".to_owned(), |number| number.to_string())
 }
 
+/// A name; `commands.rules[0]` needs no quotes.
 fn name(value: &Value) -> String {
-    word(&text(value), NAME_CHARS)
+    match value.as_str() {
+        Some(name)
+            if name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_[]".contains(&byte))
+                && !name.is_empty() =>
+        {
+            cut(name, NAME_CHARS)
+        }
+        _ => word(&text(value), NAME_CHARS),
+    }
 }
 
 fn path(value: &Value) -> String {
@@ -380,5 +391,271 @@ pub fn cut(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const RUN: &str = "01a20627-101c-77f4-8db5-b7f87798714a@uid:1001";
+
+    fn told(kind: &str, payload: Value) -> String {
+        let heading = Heading {
+            seq: 7,
+            time: "2026-11-23T02:05:49.510001Z".to_owned(),
+            kind: kind.to_owned(),
+            run_id: payload["run_id"].as_str().map(str::to_owned),
+        };
+        line(&heading, &payload)
+    }
+
+    /// A payload with what most records have.
+    fn with(more: Value) -> Value {
+        let mut payload = json!({
+            "run_id": RUN, "approval_id": "754426ba", "peer": "uid:1001", "policy_name": "team", "session": "",
+            "policy_digest": "1a2b3c4d5e6f7081", "rule": "commands.rules[2]", "cwd": "/w", "reason": "",
+            "argv": ["git", "push", "a b"], "commands": ["git push 'a b'"], "rule_ids": [], "by": "uid:0",
+        });
+        for (key, value) in more.as_object().unwrap() {
+            payload[key] = value.clone();
+        }
+        payload
+    }
+
+    #[test]
+    fn every_kind_has_its_words() {
+        let rule = "commands.rules[2] (policy team 1a2b3c4d5e6f)";
+        for (kind, payload, expected) in [
+            ("intent", with(json!({})), format!("uid:1001  run b7f87798714a allowed by {rule} in /w: git push 'a b'")),
+            (
+                "denied",
+                with(json!({"reason": "not here"})),
+                format!("uid:1001  run b7f87798714a denied by {rule} in /w: git push 'a b'; not here"),
+            ),
+            (
+                "interrupted",
+                json!({"run_id": RUN, "instance": "i", "intent_seq": 3}),
+                "uid:1001  run b7f87798714a interrupted: its daemon was gone before it ended (its intent is record 3)".to_owned(),
+            ),
+            (
+                "approval_requested",
+                with(json!({"expires_at": "2026-11-23T02:06:13.056569Z", "reason": "a person looks", "commands": ["ls"]})),
+                format!(
+                    "uid:1001  question 754426ba of run b7f87798714a asked by {rule}, to be answered by 2026-11-23T02:06:13: ls; a person looks"
+                ),
+            ),
+            (
+                "approval_resolved",
+                with(json!({"answer": "allow-always", "means": "other", "reason": "fine", "rule_ids": ["06df"]})),
+                "uid:0     question 754426ba of run b7f87798714a allowed for always (kept as 06df): fine".to_owned(),
+            ),
+            (
+                "approval_resolved",
+                with(json!({"answer": "deny", "means": "terminal", "by": "uid:1001"})),
+                "uid:1001  question 754426ba of run b7f87798714a denied, by who asked, from a terminal".to_owned(),
+            ),
+            (
+                "approval_applied",
+                with(json!({"answer": "allow-session", "session": "s", "rule_ids": ["06df"]})),
+                "uid:1001  run b7f87798714a needs no new answer: allowed for the session s earlier by uid:0 (kept as 06df)".to_owned(),
+            ),
+            (
+                "approval_expired",
+                with(json!({})),
+                "uid:1001  question 754426ba of run b7f87798714a denied: nobody answered in time".to_owned(),
+            ),
+            (
+                "approval_withdrawn",
+                with(json!({})),
+                "uid:1001  question 754426ba of run b7f87798714a withdrawn: the run ended before it was answered".to_owned(),
+            ),
+            (
+                "approval_rule_removed",
+                json!({"rule_id": "06df", "peer": "uid:1001", "policy_name": "team", "by": "uid:0"}),
+                "uid:0     answer 06df taken back: it let runs of uid:1001 pass under policy team".to_owned(),
+            ),
+            (
+                "peer_denied",
+                json!({"peer": "uid:5", "listener": "unix", "reason": "not allowed", "suppressed": 2}),
+                "uid:5     connection to unix refused (and 2 more before, not recorded one by one): not allowed".to_owned(),
+            ),
+            (
+                "request_refused",
+                json!({"peer": "uid:5", "reason": "no access"}),
+                "uid:5     request refused before any policy decided: no access".to_owned(),
+            ),
+            (
+                "policy_trusted",
+                json!({"peer": "uid:0", "path": "/p.toml", "policy_name": "p", "policy_digest": "1a2b", "widenings": ["x", "y"]}),
+                "uid:0     trusted /p.toml as policy p 1a2b; it gives more in 2 ways: x".to_owned(),
+            ),
+            ("policy_untrusted", json!({"peer": "uid:0", "path": "/p.toml"}), "uid:0     trusts /p.toml no more".to_owned()),
+            (
+                "policies_reloaded",
+                json!({"peer": "signal", "added": ["a", "b"], "removed": [], "changed": ["ci"]}),
+                "signal    reloaded the policies, added: a b, changed: ci".to_owned(),
+            ),
+            (
+                "policies_reloaded",
+                json!({"peer": "uid:0", "added": [], "removed": [], "changed": [], "error": "line 3"}),
+                "uid:0     reloaded the policies in vain, what was there stays: line 3".to_owned(),
+            ),
+            (
+                "log_opened",
+                json!({"instance": RUN.split_once('@').unwrap().0, "version": "0.1.0", "interrupted": 1, "dropped_bytes": 0,
+                    "missing_seq": [3, 4]}),
+                "daemon    version 0.1.0 opened the log (instance b7f87798714a), closed 1 interrupted runs, \
+                 MISSING at the end: record 3 to 4"
+                    .to_owned(),
+            ),
+            (
+                "of_tomorrow",
+                json!({"run_id": "build"}),
+                "daemon    of_tomorrow about run build: no words for this kind here, --json shows it (record 7)".to_owned(),
+            ),
+        ] {
+            assert_eq!(told(kind, payload), format!("2026-11-23T02:05:49Z  {expected}"));
+        }
+    }
+
+    #[test]
+    fn every_end_has_its_words_and_the_decisive_facts() {
+        for (outcome, details, expected) in [
+            ("exited", json!({"code": 4}), "ended: exit code 4, after 10ms"),
+            (
+                "signaled",
+                json!({"signal": 11, "core": true}),
+                "ended by SIGSEGV, core dumped, exit code 9, after 10ms",
+            ),
+            (
+                "timed_out",
+                json!({"after_ms": 1000, "limit": "idle"}),
+                "timed out: 1s (idle), exit code 9, after 10ms",
+            ),
+            (
+                "cancelled",
+                json!({"by": "uid:0", "cause": "kill", "reason": "enough"}),
+                "cancelled by uid:0 (kill), exit code 9, after 10ms: enough",
+            ),
+            (
+                "out_of_memory",
+                json!({"limit_bytes": 1048576}),
+                "ended at its memory limit of 1 MiB, exit code 9, after 10ms",
+            ),
+            (
+                "output_limit",
+                json!({"limit_bytes": 1024, "stream": "stdout"}),
+                "ended at its output limit of 1 KiB (stdout), exit code 9, after 10ms",
+            ),
+            (
+                "disk_limit",
+                json!({"limit": 1024, "used": 2048, "resource": "space"}),
+                "ended at its disk limit of 1 KiB (2 KiB were taken), exit code 9, after 10ms",
+            ),
+            (
+                "disk_limit",
+                json!({"limit": 20, "used": 48, "resource": "files"}),
+                "ended at its limit of 20 files (48 were made), exit code 9, after 10ms",
+            ),
+            (
+                "denied",
+                json!({"rule": "r", "explanation": "no"}),
+                "denied by r, exit code 9, after 10ms: no",
+            ),
+            (
+                "spawn_failed",
+                json!({"stage": "search", "errno": 2, "path": "nope"}),
+                "could not be executed (search: ENOENT), exit code 9, after 10ms: nope",
+            ),
+            (
+                "sandbox_failed",
+                json!({"protection": "network", "stage": "mount", "errno": 1, "path": "/p", "hint": "h"}),
+                "got no sandbox (network, mount /p: EPERM), exit code 9, after 10ms: h",
+            ),
+            ("lost", json!({"why": "gone"}), "lost, exit code 9, after 10ms: gone"),
+            ("melted", json!({}), "ended: melted, exit code 9, after 10ms"),
+        ] {
+            let payload = json!({
+                "run_id": RUN, "outcome": outcome, "details": details, "shell_code": 9, "usage": {"wall_us": 10_000},
+                "denials": [], "denial_count": 0, "enforcement": [{"protection": "ipc", "state": "active"}],
+            });
+            let line = told("end", payload);
+            assert_eq!(
+                line,
+                format!("2026-11-23T02:05:49Z  uid:1001  run b7f87798714a {expected}")
+            );
+        }
+        let line = told(
+            "end",
+            json!({
+                "run_id": "build", "outcome": "exited", "details": {"code": 1}, "denial_count": 3,
+                "denials": [{"protection": "network", "operation": "connect", "subject": "1.2.3.4:443", "rule": "r"}],
+                "enforcement": [{"protection": "network", "state": "off"}, {"protection": "resources", "state": "degraded"}],
+            }),
+        );
+        let expected = "daemon    run build ended: exit code 1, 3 denials (first: connect 1.2.3.4:443, network), \
+                        network off, resources degraded";
+        assert_eq!(line, format!("2026-11-23T02:05:49Z  {expected}"));
+    }
+
+    #[test]
+    fn what_was_asked_can_neither_move_the_cursor_nor_look_like_our_words() {
+        let argv = json!(["x;", "\u{1b}[2J\n", "\u{202e}", {"base64": "/w=="}, {"text": "y", "omitted_bytes": 9},
+            {"omitted_items": 5}]);
+        let line = told("denied", with(json!({"argv": argv, "reason": "a\u{7}b"})));
+        assert!(
+            line.ends_with(r"in /w: 'x;' '\u{1b}[2J\n' '\u{202e}' '\xff' y... [5 more]; a\u{7}b"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_line_is_bounded_whatever_it_tells() {
+        let long = "\u{1f600}'".repeat(4000);
+        let mut kinds: Vec<_> = [
+            "intent",
+            "denied",
+            "end",
+            "approval_requested",
+            "approval_resolved",
+            "x",
+            "policies_reloaded",
+        ]
+        .to_vec();
+        kinds.push(&long);
+        for kind in kinds {
+            let mut payload = with(json!({"outcome": long, "added": vec![&long; 99], "answer": long, "shell_code": 1}));
+            for key in [
+                "rule",
+                "policy_name",
+                "cwd",
+                "reason",
+                "approval_id",
+                "peer",
+                "by",
+                "policy_digest",
+                "expires_at",
+                "run_id",
+            ] {
+                payload[key] = json!(long);
+            }
+            payload["argv"] = json!(vec![&long; 99]);
+            let line = told(kind, payload);
+            assert!(line.chars().count() <= LINE_CHARS + 3 && !line.contains('\n'), "{line}");
+        }
+        // Nothing that should be there: no panic, and still a line.
+        for kind in [
+            "intent",
+            "end",
+            "log_opened",
+            "approval_requested",
+            "policy_trusted",
+            "peer_denied",
+        ] {
+            assert!(told(kind, json!({})).starts_with("2026-11-23T02:05:49Z  daemon"));
+        }
     }
 }
