@@ -241,10 +241,11 @@ fn end(record: &Value) -> String {
             )
         }
         "sandbox_failed" => {
-            let (stage, errno) = (name(detail("stage")), called("errno", errno_name));
-            let (protection, place) = (name(detail("protection")), path(detail("path")));
+            let errno = Some(called("errno", errno_name)).filter(|errno| errno != "0");
+            let parts = ["protection", "stage", "path"].map(|key| Some(path(detail(key))).filter(|part| part != "''"));
+            let parts: Vec<_> = parts.into_iter().chain([errno]).flatten().collect();
             (
-                format!("got no sandbox ({protection}, {stage} {place}: {errno})"),
+                format!("got no sandbox ({})", parts.join(" ")),
                 last(": ", detail("hint")),
             )
         }
@@ -257,7 +258,7 @@ fn end(record: &Value) -> String {
     {
         told += &format!(", exit code {code}");
     }
-    if let Some(wall) = record["usage"]["wall_us"].as_u64() {
+    if let Some(wall @ 1..) = record["usage"]["wall_us"].as_u64() {
         told += &format!(", after {}", show(Duration::from_micros(wall)));
     }
     if let Some(count @ 1..) = record["denial_count"].as_u64() {
@@ -573,7 +574,12 @@ mod tests {
             (
                 "sandbox_failed",
                 json!({"protection": "network", "stage": "mount", "errno": 1, "path": "/p", "hint": "h"}),
-                "got no sandbox (network, mount /p: EPERM), exit code 9, after 10ms: h",
+                "got no sandbox (network mount /p EPERM), exit code 9, after 10ms: h",
+            ),
+            (
+                "sandbox_failed",
+                json!({"protection": "", "stage": "spec.workspace", "errno": 0, "path": "", "hint": "h"}),
+                "got no sandbox (spec.workspace), exit code 9, after 10ms: h",
             ),
             ("lost", json!({"why": "gone"}), "lost, exit code 9, after 10ms: gone"),
             ("melted", json!({}), "ended: melted, exit code 9, after 10ms"),
