@@ -363,6 +363,7 @@ fn test_spec() -> SandboxSpec {
         guard: Guard {
             protected: vec![selftest::PROTECTED.into()],
             read_only: Vec::new(),
+            hidden: Vec::new(),
             git: true,
             programs: Vec::new(),
         },

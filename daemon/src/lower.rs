@@ -112,6 +112,12 @@ fn guard(grants: &Grants, host: &Host) -> Guard {
     Guard {
         protected: grants.filesystem.protect.iter().map(PathBuf::from).collect(),
         read_only: resolved(&grants.filesystem.read_only, host),
+        // In the workspace nothing is hidden.
+        hidden: hidden(grants, host)
+            .map(|(_, path)| path)
+            .chain(host.private.iter().cloned())
+            .filter(|path| !path.starts_with(&host.workspace))
+            .collect(),
         git: grants.filesystem.git == GitAccess::Guarded,
         programs: host.programs.clone(),
     }

@@ -325,7 +325,7 @@ fn how(finished: &Finished) -> String {
         Some(Kind::SpawnFailed(failed)) => {
             format!("could not be executed: {}", render::text(&failed.path))
         }
-        Some(Kind::SandboxFailed(failed)) => format!("got no sandbox: {} {}", failed.stage, failed.hint),
+        Some(Kind::SandboxFailed(failed)) => format!("got no sandbox: {}; {}", failed.stage, failed.hint),
         Some(Kind::TimedOut(_)) => "was ended by a time limit".to_owned(),
         Some(Kind::OutOfMemory(_)) => "ran out of memory".to_owned(),
         Some(Kind::OutputLimit(_)) => "was ended by the limit of output".to_owned(),

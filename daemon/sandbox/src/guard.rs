@@ -76,6 +76,9 @@ pub(crate) struct Refusal {
     pub dropped: bool,
 }
 
+/// The rule for what lies under another mount of the view.
+const COVERED: &str = "the sandbox has something else mounted there";
+
 impl Guard {
     /// A guard of trees as they are now: what their repositories' configuration names is looked up here. `locks` is the file that sandboxes
     /// with the same trees share.
@@ -88,17 +91,36 @@ impl Guard {
             true => spec.programs.as_slice(),
             false => &[],
         };
-        let read_only = |tree: usize| {
-            let root = trees[tree].path.clone();
-            spec.read_only.iter().filter_map(move |path| {
-                let inside = path.strip_prefix(&root).ok()?;
-                Some((inside.to_owned(), format!("filesystem.read-only: {}", path.display())))
-            })
+        // As they are spelled, and where that leads.
+        let spelled = |key: &'static str, paths: &[PathBuf]| -> Vec<(PathBuf, String)> {
+            let both = paths.iter().flat_map(|path| {
+                let real = std::fs::canonicalize(path).ok().filter(|real| real != path);
+                [Some(path.clone()), real]
+                    .into_iter()
+                    .flatten()
+                    .map(move |found| (found, path))
+            });
+            both.map(|(found, path)| (found, format!("{key}: {}", path.display())))
+                .collect()
+        };
+        let mut restricted = spelled("filesystem.read-only", &spec.read_only);
+        restricted.extend(spelled("filesystem.hide", &spec.hidden));
+        let restricted = |tree: usize| {
+            let Tree {
+                path: root, covered, ..
+            } = &trees[tree];
+            let inside = restricted.iter().filter_map(|(path, why)| {
+                let inside = path.strip_prefix(root).ok()?;
+                Some((inside.to_owned(), why.clone()))
+            });
+            // A mount moves with what it lies on, and init sees what is under it.
+            let covered = covered.iter().map(|path| (path.clone(), COVERED.to_owned()));
+            inside.chain(covered).collect::<Vec<_>>()
         };
         let programs = (0..trees.len())
             .map(|tree| {
                 let named = repository::programs(&trees, tree, spec.git, &spec.protected, outside);
-                named.into_iter().chain(read_only(tree)).collect()
+                named.into_iter().chain(restricted(tree)).collect()
             })
             .collect();
         let mut roots = Roots::new(outside);

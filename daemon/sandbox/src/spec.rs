@@ -298,6 +298,9 @@ pub struct Guard {
     /// Absolute paths of the view, which hold for what lies there and below in the same way.
     #[serde(with = "as_os_strings")]
     pub read_only: Vec<PathBuf>,
+    /// The same for what the view masks: whoever changes a file may read it as well.
+    #[serde(with = "as_os_strings")]
+    pub hidden: Vec<PathBuf>,
     /// Whether what makes git run programs outside is protected as well: hooks, configuration other than harmless one, and what leads git to
     /// another repository's; in every repository, also one that the command makes.
     pub git: bool,
@@ -316,7 +319,7 @@ pub struct Program {
 }
 
 impl Guard {
-    /// Whether there is anything to guard.
+    /// Whether there is anything to guard. What is masked in a tree that has nothing else is guarded by its mask.
     pub fn is_empty(&self) -> bool {
         self.protected.is_empty() && self.read_only.is_empty() && !self.git
     }

@@ -179,7 +179,7 @@ impl Actor {
                     .await;
             }
         };
-        if let Some(learn) = self.request.learn {
+        if let Some(learn) = &self.request.learn {
             if let (Network::Host(_), false) = (&grants.network, learn.network) {
                 grants.network = Network::Loopback;
             }

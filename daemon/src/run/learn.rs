@@ -7,8 +7,7 @@ use fumehood_policies::learn::{self, Facts, Measures, Watched};
 use fumehood_policies::{Grants, Home, PathPattern, WorkspaceAccess};
 use fumehood_sandbox::event as sandbox_event;
 
-use super::host::Host;
-use super::model::{Denials, Operation, Subject, Usage};
+use super::model::{Denials, Operation, Request, Subject, Usage};
 use crate::lower;
 
 /// Paths kept of a run at most, whatever init sends.
@@ -118,14 +117,9 @@ fn observed(observation: sandbox_event::Observation) -> Option<learn::Observatio
     })
 }
 
-/// What a proposal has to know of a run, before anything was measured.
-pub(super) fn facts(
-    policy: &policies::Policy,
-    grants: &Grants,
-    argv: &[Vec<u8>],
-    passed: Vec<String>,
-    host: &Host,
-) -> Facts {
+/// What a proposal has to know of a run, before anything was measured. `policy` is the run's without the ceilings over it.
+pub(super) fn facts(policy: &policies::Policy, grants: &Grants, request: &Request, passed: Vec<String>) -> Facts {
+    let Request { argv, host, .. } = request;
     let filesystem = &grants.filesystem;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = |lists: &[&Vec<PathPattern>]| -> Vec<String> {

@@ -52,10 +52,12 @@ pub struct Request {
 }
 
 /// How a run to learn from differs from others: it is recorded, and its changes vanish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Learn {
     /// Whether it gets the network that its policy gives; loopback at most without.
     pub network: bool,
+    /// The policy that decides, without the ceilings over it: those hold over a proposal as well, and are no part of it.
+    pub own: Arc<Policy>,
 }
 
 impl Request {

@@ -197,7 +197,6 @@ impl Door {
             }
         };
         check_labels(&mut wrong, &labels);
-        let learn = learn.map(|v1::LearnOptions { network }| Learn { network });
         // Ours, whatever the caller said: lists and the audit log tell these runs from others.
         labels.remove(LEARNING_LABEL);
         if learn.is_some() {
@@ -225,7 +224,10 @@ impl Door {
                     keep_bytes,
                     labels,
                     umask,
-                    learn,
+                    learn: learn.map(|v1::LearnOptions { network }| Learn {
+                        network,
+                        own: choice.own,
+                    }),
                 },
                 block,
                 keep,

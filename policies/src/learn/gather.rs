@@ -184,9 +184,14 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
         Place::Hidden if only_looked => {}
         Place::Hidden => notes.hidden.push(line(path, asked, facts)),
         Place::Absent => {
-            // Who looks for a project's settings asks in every directory above it.
+            // Who looks for a project's settings or modules asks in every directory above it.
             let above = |path| within(&facts.workspace, parent(path));
-            if !only_looked && !within(&facts.workspace, path) && !above(path) && !above(parent(path)) {
+            let asked_for = path.split("/node_modules/").next().unwrap_or(path);
+            let upwards = within(&facts.workspace, path)
+                || above(path)
+                || above(parent(path))
+                || within(&facts.workspace, asked_for);
+            if !only_looked && !upwards {
                 notes.absent.push(line(path, asked, facts));
             }
         }

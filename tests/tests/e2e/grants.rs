@@ -328,3 +328,69 @@ fn a_preferred_protection_that_is_missing_is_told_in_one_line() {
     assert_eq!(run(&[], &silent).err(), "");
     house.end();
 }
+
+/// What is hidden in a tree that is written: the one who makes changes there sees what the mask covers.
+#[test]
+fn what_is_hidden_in_a_written_place_is_neither_read_nor_changed_nor_brought_elsewhere() {
+    for_both(|house| {
+        let place = house.make_directory("data", 0o755);
+        house.make_directory("data/sub/keys", 0o755);
+        for name in ["data/key", "data/sub/token", "data/sub/keys/id", "data/plain"] {
+            house.write(name, "hunter2\n");
+        }
+        std::os::unix::fs::symlink("sub", place.join("link")).unwrap();
+        let place = place.display();
+        let tries = r#"
+import ctypes, os, sys
+root = sys.argv[1]
+def attempt(what, call):
+    try: print(what, call())
+    except OSError as error: print(what, "refused")
+read = lambda path, flags: os.read(os.open(root + path, flags), 20)
+for name in ["/key", "/sub/token", "/link/token", "/sub/keys/id"]:
+    attempt("read", lambda: read(name, os.O_RDONLY))
+    attempt("open", lambda: read(name, os.O_RDWR))
+    attempt("append", lambda: os.write(os.open(root + name, os.O_WRONLY | os.O_APPEND), b"x"))
+    attempt("create", lambda: read(name, os.O_RDWR | os.O_CREAT))
+    attempt("truncate", lambda: os.truncate(root + name, 0))
+    attempt("link", lambda: (os.link(root + name, root + "/second"), read("/second", os.O_RDONLY)))
+    attempt("rename", lambda: (os.rename(root + name, root + "/second"), read("/second", os.O_RDONLY)))
+    attempt("chmod", lambda: os.chmod(root + name, 0o777))
+    attempt("remove", lambda: os.unlink(root + name))
+    attempt("replace", lambda: os.rename(root + "/plain", root + name))
+attempt("move", lambda: (os.rename(root + "/sub", root + "/moved"), read("/moved/token", os.O_RDWR)))
+swap = lambda: ctypes.CDLL(None, use_errno=True).renameat2(-100, (root + "/sub").encode(), -100, (root + "/plain").encode(), 2)
+print("swap", "refused" if swap() != 0 else read("/plain/token", os.O_RDWR))
+print("ok", read("/plain", os.O_RDWR))
+"#;
+        house.write("work/tries.py", tries);
+        let hides = format!("hide = [\"{place}/key\", \"{place}/link/token\", \"{place}/sub/keys\", \"{place}/new\"]");
+        let policy = policy(
+            house,
+            &format!("{PROGRAMS}]\nworkspace = \"write\"\nwrite = [\"{place}\"]\n{hides}"),
+            "",
+        );
+        let ended = sh(
+            house,
+            &policy,
+            &format!("python3 tries.py {place}; echo made > {place}/new || echo not made"),
+        );
+        ended.expect(0);
+        let told = ended.out();
+        let got: Vec<_> = told.lines().filter(|line| !line.ends_with(" refused")).collect();
+        assert_eq!(got, ["ok b'hunter2\\n'", "not made"], "{told}{}", ended.err());
+        for name in ["key", "sub/token", "sub/keys/id", "plain"] {
+            assert_eq!(
+                fs::read_to_string(house.path(&format!("data/{name}"))).unwrap(),
+                "hunter2\n",
+                "{name}"
+            );
+        }
+        assert!(!house.path("data/new").exists() && !house.path("data/second").exists());
+        // A place that is hidden as a whole gives nothing of what is written in it.
+        let whole = format!("{PROGRAMS}]\nworkspace = \"write\"\nwrite = [\"{place}/sub\"]\nhide = [\"{place}\"]");
+        let whole = super::grants::policy(house, &whole, "");
+        let ended = sh(house, &whole, &format!("python3 tries.py {place} | grep -v refused"));
+        assert_eq!(ended.out(), "", "{}", ended.err());
+    });
+}

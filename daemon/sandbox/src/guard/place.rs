@@ -59,6 +59,19 @@ impl Tree {
         let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else {
             return;
         };
+        let same = |inside: &Path| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let (point, own) = match inside.as_os_str().is_empty() {
+                true => (self.path.clone(), rustix::fs::fstat(&self.root)),
+                false => (self.path.join(inside), rustix::fs::statat(&self.root, inside, flags)),
+            };
+            let seen = rustix::fs::statat(CWD, &point, flags).map(|stat| (stat.st_dev, stat.st_ino));
+            seen.is_ok() && seen == own.map(|stat| (stat.st_dev, stat.st_ino))
+        };
+        // Something lies over what the whole tree is in.
+        if !same(Path::new("")) {
+            self.covered.push(PathBuf::new());
+        }
         for line in mounts.split(|byte| *byte == b'\n') {
             let mut fields = line.split(|byte| *byte == b' ').skip(2);
             let (Some(device), Some(source), Some(point)) = (fields.next(), fields.next(), fields.next()) else {
@@ -79,13 +92,9 @@ impl Tree {
             if self.covered.iter().any(|known| known == inside) {
                 continue;
             }
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let seen = rustix::fs::statat(CWD, &point, flags).map(|stat| (stat.st_dev, stat.st_ino));
-            let own = rustix::fs::statat(&self.root, inside, flags).map(|stat| (stat.st_dev, stat.st_ino));
-            if seen.is_err() || seen != own {
-                self.covered.push(inside.to_owned());
-            } else {
-                self.sources.push(source);
+            match same(inside) {
+                true => self.sources.push(source),
+                false => self.covered.push(inside.to_owned()),
             }
         }
     }

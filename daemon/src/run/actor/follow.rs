@@ -336,10 +336,9 @@ impl Actor {
                 .for_each(|denial| self.journal.append(Event::Denial(denial)));
         }
         let denials = collecting.into_denials();
-        let recorded = self.request.learn.map(|_| {
-            let request = &self.request;
-            let passed = std::mem::take(&mut self.passed);
-            let facts = learn::facts(&request.policy, grants, &request.argv, passed, &request.host);
+        let passed = std::mem::take(&mut self.passed);
+        let recorded = self.request.learn.as_ref().map(|learn| {
+            let facts = learn::facts(&learn.own, grants, &self.request, passed);
             Arc::new(recording.finish(facts, &usage, &denials))
         });
         Outcome {
