@@ -109,8 +109,9 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
         });
     let unnamed = unnamed.count();
     if unnamed > 0 {
+        let things = if unnamed == 1 { "thing was" } else { "things were" };
         notes.always.push(format!(
-            "{unnamed} things were asked for whose names no policy can hold: they have `*`, `?`, `${{` or control characters"
+            "{unnamed} {things} asked for whose names no policy can hold: they have `*`, `?`, `${{` or control characters"
         ));
     }
     if watched.lost > 0 {
