@@ -34,11 +34,12 @@ mod rules;
 mod script;
 mod shell;
 mod unwrap;
+mod variables;
 mod word;
 
 pub use layers::Commands;
 pub use narrow::NotNarrow;
 pub(crate) use narrow::runs_anything;
-pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line};
+pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line, read_with};
 pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
 pub use word::Word;

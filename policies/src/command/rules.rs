@@ -152,12 +152,12 @@ impl CommandRules {
             verdict = verdict.max(decision);
             let via: String = command.via.iter().map(|via| format!("{via}: ")).collect();
             findings.push(Finding {
-                command: via + &command.show(MAX_SHOWN_CHARS),
+                command: via + &command.show_variables() + &command.show(MAX_SHOWN_CHARS),
                 verdict: decision,
                 rule,
                 place: rule.map_or("commands.default".to_owned(), |rule| format!("commands.rules[{rule}]")),
                 reason: rule.map_or_else(
-                    || "no rule is about this command".to_owned(),
+                    || self.why_none(command, reading),
                     |rule| self.rules[rule].reason.clone(),
                 ),
             });
@@ -180,6 +180,26 @@ impl CommandRules {
             verdict = verdict.max(self.default);
         }
         Judgement { verdict, findings }
+    }
+
+    /// Why no rule matches: variables keep those that allow from it.
+    fn why_none(&self, command: &SimpleCommand, reading: &Reading) -> String {
+        let own = command.assignments.iter().map(|one| &one.name);
+        let mut names: Vec<String> = own
+            .filter(|name| !harmless(name))
+            .chain(&reading.variables)
+            .take(8)
+            .map(|name| super::word::printable(name.as_bytes()))
+            .collect();
+        names.sort();
+        names.dedup();
+        match names.is_empty() || !self.rules.iter().any(|rule| rule.decision == Verdict::Allow) {
+            true => "no rule is about this command".to_owned(),
+            false => format!(
+                "no rule is about this command; one that allows does not hold where these are set: {}",
+                names.join(", ")
+            ),
+        }
     }
 
     pub(super) fn decide(&self, command: &SimpleCommand, reading: &Reading) -> (Verdict, Option<usize>) {

@@ -1,8 +1,19 @@
 //! Shells, and git where it starts programs.
 
 use super::options::Options;
-use super::read::{Context, Dialect, Input, Reading, SimpleCommand};
+use super::read::{Assignment, Context, Dialect, Input, Reading, SimpleCommand, harmless, substitutes};
 use super::word::Word;
+
+/// Long options of bash's after which it goes on as before.
+const LONG: &[&str] = &[
+    "norc",
+    "noprofile",
+    "posix",
+    "login",
+    "restricted",
+    "verbose",
+    "noediting",
+];
 
 /// The shell that a program's name names, with or without a version: `bash-5.2`.
 pub(super) fn dialect(name: &str) -> Option<Dialect> {
@@ -28,6 +39,7 @@ impl Reading {
     ) -> bool {
         let args = &command.args;
         let (mut at, mut script, mut stdin) = (0, false, false);
+        let mut startup = dialect == Dialect::Zsh || name.starts_with('-');
         while let Some(word) = args.get(at) {
             let Some(text) = word.text() else {
                 // The script itself, of which the begin is known.
@@ -44,13 +56,23 @@ impl Reading {
                 );
                 return false;
             };
-            let (long, cluster) = (text.strip_prefix("--"), text.strip_prefix(['-', '+']));
+            let (mut long, cluster) = (text.strip_prefix("--"), text.strip_prefix(['-', '+']));
+            // bash takes its long options with one dash too.
+            if let Some(one) = text.strip_prefix('-')
+                && (LONG.contains(&one) || matches!(one, "init-file" | "rcfile" | "help" | "version"))
+            {
+                if dialect != Dialect::Bash {
+                    self.cannot(text, format!("this option of `{name}` is not understood"));
+                    return false;
+                }
+                long = Some(one);
+            }
             match (long, cluster) {
                 (Some(""), _) | (_, Some("")) => {
                     at += 1;
                     break;
                 }
-                (Some("norc" | "noprofile" | "posix" | "login" | "restricted" | "verbose" | "noediting"), _) => {}
+                (Some(long), _) if LONG.contains(&long) => startup |= long == "login",
                 (Some("help" | "version"), _) => return false,
                 (Some(_), _) => {
                     self.cannot(text, format!("this option of `{name}` is not understood"));
@@ -61,7 +83,9 @@ impl Reading {
                         self.cannot(text, format!("this option of `{name}` is not understood"));
                         return false;
                     }
-                    script |= letters.contains('c') && text.starts_with('-');
+                    // `+c` is `-c` to them.
+                    script |= letters.contains('c');
+                    startup |= letters.contains(['i', 'l']);
                     stdin |= letters.contains('s');
                     // Each takes the next word as its value.
                     at += letters.matches(['o', 'O']).count();
@@ -69,6 +93,13 @@ impl Reading {
                 (None, None) => break,
             }
             at += 1;
+        }
+        let startup_set = |one: &Assignment| super::variables::STARTUP.contains(&one.name.as_str());
+        if startup && (self.startup || command.assignments.iter().any(startup_set)) {
+            self.cannot(
+                command.show(160),
+                "a shell that first reads what `ENV`, `HOME` or `ZDOTDIR` names, which the line sets",
+            );
         }
         let rest = args.get(at..).unwrap_or_default();
         let inner = |positional| Context {
@@ -95,8 +126,16 @@ impl Reading {
                 parameters.push(Word::known(name));
             }
             let known = !changes.iter().any(|word| text.contains(word)) && !parameters.iter().any(Word::is_many);
-            self.changed_environment |= command.assignments.iter().any(|one| !super::read::harmless(&one.name))
-                || command.redirects.iter().any(super::read::Redirect::changes_something);
+            for parameter in parameters.iter().filter(|word| word.bytes().is_some_and(substitutes)) {
+                self.cannot(
+                    parameter.show(),
+                    "a parameter that holds a substitution, which arithmetic may run",
+                );
+            }
+            for one in command.assignments.iter().filter(|one| !harmless(&one.name)) {
+                self.sets(&one.name);
+            }
+            self.changed_environment |= command.redirects.iter().any(super::read::Redirect::changes_something);
             self.script(&inner(known.then_some(parameters)), text);
             return true;
         }
@@ -229,7 +268,7 @@ impl Reading {
     }
 
     /// `-c key=value`: most keys of git's are harmless, and a list of the others could not be complete.
-    fn git_setting(&mut self, context: &Context, setting: &Word) {
+    pub(super) fn git_setting(&mut self, context: &Context, setting: &Word) {
         const HARMLESS: &[&str] = &[
             "user.",
             "author.",
@@ -275,8 +314,16 @@ impl Reading {
             "protocol.version",
             "maintenance.auto",
         ];
+        let harmless = |key: &str| HARMLESS.iter().any(|harmless| key.starts_with(harmless));
         let Some(text) = setting.text() else {
-            self.cannot(setting.show(), "a setting of git that is not known may run a program");
+            let known = match setting {
+                Word::Dynamic { prefix, many: false, .. } => std::str::from_utf8(prefix).ok(),
+                _ => None,
+            };
+            let key = known.and_then(|known| known.split_once('=')).map(|(key, _)| key.to_ascii_lowercase());
+            if !key.is_some_and(|key| harmless(&key)) {
+                self.cannot(setting.show(), "a setting of git that is not known may run a program");
+            }
             return;
         };
         let (key, value) = text.split_once('=').unwrap_or((text, "true"));
@@ -286,7 +333,7 @@ impl Reading {
                 Some(script) => self.git_script(context, "git alias", &Word::known(script)),
                 None => self.cannot(text, "an alias gives git's commands other meanings"),
             }
-        } else if !HARMLESS.iter().any(|harmless| key.starts_with(harmless)) {
+        } else if !harmless(&key) {
             self.cannot(text, "this setting may make git run a program");
         }
     }
