@@ -5,6 +5,7 @@
 //! 32 KiB to one script and 128 KiB to all of a line's, 8 levels of compound commands in one script (a grammar without memory
 //! takes time that doubles with each), 16 levels of scripts and wrappers in each other, 512 commands, 4096 words.
 
+use super::shell::is_git_command;
 use super::word::{Word, printable};
 
 /// Longest script, in bytes.
@@ -270,6 +271,9 @@ impl Reading {
         };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path).to_vec();
         if let Ok(name) = std::str::from_utf8(&name) {
+            let name = name
+                .strip_prefix("git-")
+                .map_or(name, |sub| if is_git_command(sub) { "git" } else { name });
             self.commands[index].doors = self.look_at_doors(name, &command);
         }
         let transparent = self.unwrap(context, &name, &command, input);
@@ -306,7 +310,11 @@ pub(super) fn substitutes(bytes: &[u8]) -> bool {
 impl SimpleCommand {
     /// Names of the variables that are set for it and may change what it runs, as a shell would be told them, but without their values, which may be secret.
     pub(super) fn show_variables(&self) -> String {
-        let mut names = self.assignments.iter().map(|one| &one.name).filter(|name| !harmless(name));
+        let mut names = self
+            .assignments
+            .iter()
+            .map(|one| &one.name)
+            .filter(|name| !harmless(name));
         let mut shown: String = names
             .by_ref()
             .take(MAX_NAMES)

@@ -76,7 +76,10 @@ impl Reading {
             } else if let Some(number) = name.strip_prefix("GIT_CONFIG_VALUE_") {
                 let of = format!("GIT_CONFIG_KEY_{number}");
                 if !assignments.iter().any(|other| other.name == of) {
-                    self.cannot(format!("{name}=…"), "the setting of git that this is a value of is not known");
+                    self.cannot(
+                        format!("{name}=…"),
+                        "the setting of git that this is a value of is not known",
+                    );
                 }
             } else if is_code(name, value) {
                 self.cannot(format!("{name}=…"), "this variable makes programs run what is not read");
@@ -94,8 +97,8 @@ impl Reading {
         }
     }
 
-    /// `GIT_CONFIG_KEY_n` with its value.
-    fn git_setting_of(&mut self, context: &Context, key: &Word, value: Option<&Word>) {
+    /// A name of git's settings with its value, as `git -c` takes them.
+    pub(super) fn git_setting_of(&mut self, context: &Context, key: &Word, value: Option<&Word>) {
         let setting = match (key.bytes(), value.map(Word::bytes)) {
             (Some(key), Some(Some(value))) => Word::Known([key, b"=", value].concat()),
             (Some(key), _) => Word::Dynamic {
@@ -116,9 +119,15 @@ fn is_code(name: &str, value: &Word) -> bool {
         // Bounds to memory and what is to be warned about are what it mostly holds.
         "NODE_OPTIONS" => text.is_none_or(|text| {
             !text.split_whitespace().all(|option| {
-                ["--max-", "--no-warnings", "--trace-", "--enable-source-maps", "--unhandled-rejections="]
-                    .iter()
-                    .any(|known| option.starts_with(known))
+                [
+                    "--max-",
+                    "--no-warnings",
+                    "--trace-",
+                    "--enable-source-maps",
+                    "--unhandled-rejections=",
+                ]
+                .iter()
+                .any(|known| option.starts_with(known))
             })
         }),
         "MAKEFLAGS" | "GNUMAKEFLAGS" | "MFLAGS" => text.is_none_or(|text| {
