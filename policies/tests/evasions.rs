@@ -111,6 +111,9 @@ const DENIED: &[&str] = &[
     "git config set alias.p '!rm x'",
     "git -c alias.p='!rm x' p",
     "git merge-index rm -a",
+    "git clone -u 'rm x' a b",
+    "git clone '-urm x' a b",
+    "git send-email --sendmail-cmd='rm x'",
     "git-bisect run rm x",
     "/usr/lib/git-core/git-submodule foreach 'rm x'",
 ];
@@ -216,6 +219,16 @@ const ASKED: &[&str] = &[
     "git clone -c core.fsmonitor=./x y",
     "git clone --config=core.fsmonitor=./x y",
     "git shell -c x",
+    "git clone 'ext::rm x' y",
+    "read BASH_ENV <<< f; export BASH_ENV; bash -c true",
+    "printf -v BASH_ENV f; export BASH_ENV; bash -c true",
+    "printf -vBASH_ENV f; bash -c true",
+    ": ${BASH_ENV:=f}; bash -c true",
+    "for BASH_ENV in f; do bash -c true; done",
+    "export $x",
+    "export PAGER=$x",
+    "set -k; ls BASH_ENV=f",
+    "set -o keyword",
 ];
 
 /// Ordinary lines.
@@ -276,6 +289,9 @@ const ALLOWED: &[&str] = &[
     "f() { echo \"$1\"; }; f x",
     "set -euo pipefail; ls",
     "set -- a b; ls",
+    "export A",
+    "export A=$x",
+    "export -f f",
     "ip addr show",
     "ip netns list",
     "ip link set eth0 netns x",

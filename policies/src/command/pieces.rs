@@ -275,6 +275,7 @@ impl Cut<'_> {
         if rest.starts_with('=') || rest.starts_with(":=") {
             let name = &body[..body.len() - rest.len()];
             self.reading.changed_environment |= !super::read::is_local(name);
+            self.reading.look_at_name(name);
         }
         self.dynamic(quoted, body.contains('@'));
         self.deeper(body);

@@ -255,6 +255,17 @@ impl Reading {
                 );
             }
         }
+        if program.bytes() == Some(b"set")
+            && let Some(at) = args.iter().position(|word| {
+                let text = word.text().unwrap_or_default();
+                text == "keyword" || (text.starts_with('-') && !text.starts_with("--") && text.contains('k'))
+            })
+        {
+            self.cannot(
+                format!("set {}", args[at].show()),
+                "after it arguments may be variables that are set",
+            );
+        }
         self.commands.push(SimpleCommand {
             program,
             args,

@@ -145,6 +145,7 @@ impl Reading {
                     })
                     .collect();
                 self.look_at_values(&values);
+                self.look_at_name(&clause.variable_name);
                 self.changed_environment |= !super::read::is_local(&clause.variable_name);
                 self.list(context, &clause.body.list);
             }
@@ -267,14 +268,29 @@ impl Reading {
         match item {
             Item::IoRedirect(redirect) => self.redirect(context, redirect, redirects, input),
             Item::Word(word) => words.extend(self.expand(context, &word.value)),
-            Item::AssignmentWord(assignment, word) => match &assignment.value {
-                AssignmentValue::Scalar(_) => words.extend(self.expand(context, &word.value)),
-                // `declare a=(…)`
-                AssignmentValue::Array(_) => {
-                    self.assignment(context, assignment, &mut Vec::new());
-                    words.push(Word::anything());
+            Item::AssignmentWord(assignment, word) => {
+                let from = words.len();
+                match &assignment.value {
+                    AssignmentValue::Scalar(_) => words.extend(self.expand(context, &word.value)),
+                    // `declare a=(…)`
+                    AssignmentValue::Array(_) => {
+                        self.assignment(context, assignment, &mut Vec::new());
+                        words.push(Word::anything());
+                    }
                 }
-            },
+                // To these builtins it stays one word, of which the begin is known.
+                let declares = words[..from].first().and_then(Word::text).is_some_and(is_declaration);
+                if let (AssignmentName::VariableName(name), [word]) = (&assignment.name, &mut words[from..])
+                    && declares
+                    && word.bytes().is_none()
+                {
+                    *word = Word::Dynamic {
+                        prefix: format!("{name}=").into_bytes(),
+                        suffix: Vec::new(),
+                        many: false,
+                    };
+                }
+            }
             Item::ProcessSubstitution(_, subshell) => {
                 self.list(&context.inside("<()"), &subshell.list);
                 words.push(Word::Dynamic {
@@ -394,6 +410,10 @@ impl Redirect {
             None => true,
         }
     }
+}
+
+pub(super) fn is_declaration(name: &str) -> bool {
+    matches!(name, "export" | "declare" | "typeset" | "local" | "readonly")
 }
 
 /// `{name}`

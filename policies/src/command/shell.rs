@@ -239,6 +239,19 @@ impl Reading {
                 ),
             "grep" => self.git_option(context, "git grep -O", rest, &["--open-files-in-pager"]),
             "config" => self.git_config(context, rest),
+            "send-email" => self.git_option(
+                context,
+                "git send-email",
+                rest,
+                &[
+                    "--sendmail-cmd",
+                    "--to-cmd",
+                    "--cc-cmd",
+                    "--header-cmd",
+                    "--smtp-server",
+                ],
+            ),
+            "daemon" => self.git_option(context, "git daemon", rest, &["--access-hook"]),
             "for-each-repo" => {
                 let options = rest
                     .iter()
@@ -273,9 +286,19 @@ impl Reading {
             }
             _ => {}
         }
+        let transport = |word: &&Word| word.bytes().is_some_and(|bytes| bytes.starts_with(b"ext::"));
+        if let Some(word) = rest.iter().find(transport) {
+            self.cannot(word.show(), "an address that is a command");
+        }
         if sub == "clone" {
             for (at, word) in rest.iter().enumerate() {
                 let Some(text) = word.text() else { continue };
+                if let Some(script) = match text {
+                    "-u" => rest.get(at + 1).cloned(),
+                    _ => text.strip_prefix("-u").map(Word::known),
+                } {
+                    self.git_script(context, "git --upload-pack", &script);
+                }
                 let setting = match text {
                     "-c" | "--config" => rest.get(at + 1).cloned(),
                     _ => text
@@ -342,7 +365,7 @@ impl Reading {
             let Some(text) = word.text() else { continue };
             if names.contains(&text) {
                 if via == "git --upload-pack" && text == "-u" {
-                    // Of `push` it is `--set-upstream`.
+                    // Of `push` it is `--set-upstream`, of `fetch` `--update-head-ok`; of `clone` it is looked at there.
                     continue;
                 }
                 if let Some(script) = args.get(at + 1) {

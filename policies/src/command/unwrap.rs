@@ -528,7 +528,7 @@ impl Reading {
             "enable" | "hash" if !args.is_empty() => {
                 self.cannot(command.show(160), "this gives names other meanings");
             }
-            "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(context, args),
+            name if super::script::is_declaration(name) => self.declared(context, args),
             name if LAUNCHERS.contains(&name) => {
                 self.cannot(
                     command.show(160),
@@ -869,6 +869,11 @@ impl Reading {
             Some(text) => !text.starts_with('-') && !super::read::is_local(text),
             None => true,
         };
+        if sets {
+            for text in args.iter().filter_map(Word::text) {
+                self.look_at_name(text.strip_prefix("-v").unwrap_or(text));
+            }
+        }
         self.changed_environment |= sets && args.iter().any(named);
     }
 
@@ -1311,6 +1316,9 @@ impl Reading {
             .any(|word| word.bytes().is_none() && assigned(word).is_none());
         let environment = |assignment: &Assignment| !super::read::harmless(&assignment.name);
         self.changed_environment |= dynamic;
+        if dynamic {
+            self.cannot("…", "which variables are set is not known before it runs");
+        }
         for assignment in assignments.iter().filter(|assignment| environment(assignment)) {
             self.sets(&assignment.name);
         }

@@ -97,6 +97,13 @@ impl Reading {
         }
     }
 
+    /// Looks at a variable that is given a value which is not known: read, printed or counted into it.
+    pub(super) fn look_at_name(&mut self, name: &str) {
+        if is_code(name, &Word::anything()) || COMMANDS.contains(&name) || name.starts_with("GIT_CONFIG_") {
+            self.cannot(format!("{name}=…"), "the command that this variable holds is not known");
+        }
+    }
+
     /// A name of git's settings with its value, as `git -c` takes them.
     pub(super) fn git_setting_of(&mut self, context: &Context, key: &Word, value: Option<&Word>) {
         let setting = match (key.bytes(), value.map(Word::bytes)) {
