@@ -1,7 +1,7 @@
 //! The policies a request may name: the built-in ones and the files of the policy directories, as they were when they were last read.
 //!
-//! A file that does not count ([`super::counted`]) has no effect and is listed with the reason. One that counts and has an error is an error of
-//! the whole: a policy that is silently absent is a policy that is silently not applied.
+//! A user's file that does not count ([`super::counted`]) has no effect and is listed with the reason. One that counts and has an error is an error of
+//! the whole, and so is one of the machine's that does not count: a policy that is silently absent is a policy that is silently not applied.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fumehood_policies::{
-    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, resolve,
+    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, read,
+    resolve,
 };
 
-use super::counted::{CountError, Directory, read_path};
-use crate::lower;
+use super::counted::{CountError, Directory, Uncounted, read_path};
 
 /// Longest policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -77,14 +77,6 @@ pub enum StoreError {
     /// A file has errors.
     #[error("{0}")]
     Parse(ParseErrors),
-    /// A file names system calls that it cannot.
-    #[error("policy {origin}: {}", wrong.join("; "))]
-    Calls {
-        /// The file.
-        origin: String,
-        /// What is wrong with each.
-        wrong: Vec<String>,
-    },
     /// A file's policy has another name than the file.
     #[error("policy {}: its name is `{name}`, so its file must be called {name}.toml", path.display())]
     Name {
@@ -109,6 +101,9 @@ pub enum StoreError {
         /// File and line.
         place: String,
     },
+    /// Something in the machine's own directory does not count: it may be a ceiling, and without it there would be none.
+    #[error("{0}; the machine's own policies hold over all others, so all of them must count")]
+    Uncounted(Uncounted),
     /// The default does not exist.
     #[error("default_policy `{name}` does not exist; there are: {known}")]
     NoDefault {
@@ -183,7 +178,7 @@ impl PolicyStore {
             let opened = match Directory::open(directory, sources.uid) {
                 Ok(None) => continue,
                 Ok(Some(opened)) => opened,
-                Err(CountError::Uncounted(why)) => {
+                Err(CountError::Uncounted(why)) if !system => {
                     ignore(directory.clone(), why.to_string());
                     continue;
                 }
@@ -193,7 +188,7 @@ impl PolicyStore {
                 let path = directory.join(&name);
                 let bytes = match opened.read(&name, MAX_POLICY_BYTES) {
                     Ok(bytes) => bytes,
-                    Err(CountError::Uncounted(why)) => {
+                    Err(CountError::Uncounted(why)) if !system => {
                         ignore(path, why.to_string());
                         continue;
                     }
@@ -316,17 +311,7 @@ impl PolicyStore {
     /// # Errors
     /// As [`inline`](Self::inline).
     pub fn check(&self, bytes: &[u8], origin: &str) -> Result<(PolicyFile, Resolved), StoreError> {
-        let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
-        let resolved =
-            resolve(&file, &|reference| from_files(&self.files, reference, None)).map_err(StoreError::Parse)?;
-        let wrong = lower::wrong_calls(&resolved.policy);
-        match wrong.is_empty() {
-            true => Ok((file, resolved)),
-            false => Err(StoreError::Calls {
-                origin: origin.to_owned(),
-                wrong,
-            }),
-        }
+        read(bytes, origin, &|reference| from_files(&self.files, reference, None)).map_err(StoreError::Parse)
     }
 
     /// A policy of this store that a file extends by name.
@@ -361,10 +346,7 @@ impl From<CountError> for StoreError {
     fn from(error: CountError) -> Self {
         match error {
             CountError::Read { path, source } => StoreError::Read { path, source },
-            CountError::Uncounted(why) => StoreError::Read {
-                path: PathBuf::new(),
-                source: io::Error::other(why),
-            },
+            CountError::Uncounted(why) => StoreError::Uncounted(why),
         }
     }
 }
@@ -386,15 +368,7 @@ fn put_together(
     file: &PolicyFile,
     load: &dyn Fn(&Reference) -> Result<PolicyFile, LoadError>,
 ) -> Result<Policy, StoreError> {
-    let policy = resolve(file, load).map_err(StoreError::Parse)?.policy;
-    let wrong = lower::wrong_calls(&policy);
-    match wrong.is_empty() {
-        true => Ok(policy),
-        false => Err(StoreError::Calls {
-            origin: file.origin().to_owned(),
-            wrong,
-        }),
-    }
+    Ok(resolve(file, load).map_err(StoreError::Parse)?.policy)
 }
 
 /// What is extended: a file of the directories by name, or, for files that count for the user `paths`, one relative to the file that says so.
@@ -527,30 +501,6 @@ mod tests {
     }
 
     #[test]
-    fn system_calls_are_named_as_the_kernel_does() {
-        let store = load(&[], "default").unwrap();
-        let error = |calls: &str| {
-            let text = policy("x") + "[syscalls]\n" + calls;
-            store
-                .inline(text.as_bytes(), "request")
-                .err()
-                .map(|error| error.to_string())
-        };
-        assert_eq!(error("allow = [\"ptrace\"]\ndeny = [\"socket\"]"), None);
-        let said = error("deny = [\"ptrce\"]").unwrap();
-        assert!(
-            said.contains("no system call `ptrce`; did you mean `ptrace`?"),
-            "{said}"
-        );
-        assert!(error("allow = [\"mount\"]").unwrap().contains("no policy can allow"));
-        assert!(
-            error("deny = [\"execve\"]")
-                .unwrap()
-                .contains("no command can be started")
-        );
-    }
-
-    #[test]
     fn a_default_that_does_not_exist_is_named_with_those_that_do() {
         let missing = PathBuf::from("/nowhere/at/all");
         assert!(load(std::slice::from_ref(&missing), "default").is_ok());
@@ -609,6 +559,33 @@ mod tests {
             .inline(b"version = 1\nname = \"x\"\nceiling = true\n", "x.toml")
             .unwrap_err();
         assert!(matches!(error, StoreError::Ceiling { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_the_machines_that_does_not_count_is_an_error() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("org.toml");
+        fs::write(&file, policy("org") + "ceiling = true\n").unwrap();
+        let load = || {
+            PolicyStore::load(&Sources {
+                system: vec![directory.path().to_owned()],
+                user: Vec::new(),
+                default: "default".to_owned(),
+                uid: nix::unistd::geteuid().as_raw(),
+            })
+        };
+        assert_eq!(load().unwrap().ceilings().count(), 1);
+        for (path, mode) in [(file.as_path(), 0o664), (directory.path(), 0o777)] {
+            let before = fs::metadata(path).unwrap().permissions();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = load().unwrap_err().to_string();
+            assert!(
+                error.contains("chmod go-w") && error.contains("hold over all others"),
+                "{error}"
+            );
+            fs::set_permissions(path, before).unwrap();
+        }
     }
 
     #[test]
