@@ -337,8 +337,10 @@ fn decide(policy: &Policy, env: &[(&str, &str)], argv: &[&str]) -> Decision {
     })
 }
 
+type Variables = &'static [(&'static str, &'static str)];
+
 /// Variables of a request, its command, what it gets by `STRICT`, what by `RULES`.
-const REQUESTS: &[(&[(&str, &str)], &[&str], Verdict, Verdict)] = {
+const REQUESTS: &[(Variables, &[&str], Verdict, Verdict)] = {
     use Verdict::{Allow, Ask, Deny};
     &[
         (&[], &["ls"], Allow, Allow),
