@@ -53,11 +53,14 @@ impl Problem {
 }
 
 pub(crate) fn parse(bytes: &[u8], origin: &str) -> Result<PolicyFile, ParseErrors> {
-    parse_partly(bytes, origin).map_err(|(errors, _)| errors)
+    parse_partly(bytes, origin).map_err(|partly| partly.0)
 }
 
+/// What is wrong, and what could be read all the same.
+type Partly<T> = Box<(ParseErrors, Option<T>)>;
+
 /// With the errors comes what could be read of the file all the same.
-pub(crate) fn parse_partly(bytes: &[u8], origin: &str) -> Result<PolicyFile, (ParseErrors, Option<PolicyFile>)> {
+pub(crate) fn parse_partly(bytes: &[u8], origin: &str) -> Result<PolicyFile, Partly<PolicyFile>> {
     walk(bytes, origin, |walker, document| walker.file(document))
 }
 
@@ -76,15 +79,11 @@ pub(crate) fn parse_tests(bytes: &[u8], origin: &str) -> Result<Vec<Expectation>
             }
         }
     });
-    read.map_err(|(errors, _)| errors)
+    read.map_err(|partly| partly.0)
 }
 
-fn walk<T>(
-    bytes: &[u8],
-    origin: &str,
-    read: impl FnOnce(&mut Walker<'_>, &DeTable<'_>) -> T,
-) -> Result<T, (ParseErrors, Option<T>)> {
-    let nothing = |errors: ParseErrors| (errors, None);
+fn walk<T>(bytes: &[u8], origin: &str, read: impl FnOnce(&mut Walker<'_>, &DeTable<'_>) -> T) -> Result<T, Partly<T>> {
+    let nothing = |errors: ParseErrors| Box::new((errors, None));
     if bytes.len() > MAX_FILE_BYTES {
         let message = format!("the file has {} bytes, more than {MAX_FILE_BYTES}", bytes.len());
         return Err(nothing(single("", origin, 0, message, None)));
@@ -124,7 +123,7 @@ fn walk<T>(
     let found = read(&mut walker, document.get_ref());
     match walker.errors.finish(origin) {
         None => Ok(found),
-        Some(errors) => Err((errors, Some(found))),
+        Some(errors) => Err(Box::new((errors, Some(found)))),
     }
 }
 

@@ -105,10 +105,12 @@ pub fn read(bytes: &[u8], origin: &str, load: Load<'_>) -> Result<(PolicyFile, R
             let resolved = resolve(&file, load)?;
             Ok((file, resolved))
         }
-        Err((errors, None)) => Err(errors),
-        Err((errors, Some(part))) => match Walk::begin(&part, load).taken_in(&part) {
-            Ok(_) => Err(errors),
-            Err(more) => Err(errors.and(more)),
+        Err(partly) => match *partly {
+            (errors, None) => Err(errors),
+            (errors, Some(part)) => match Walk::begin(&part, load).taken_in(&part) {
+                Ok(_) => Err(errors),
+                Err(more) => Err(errors.and(more)),
+            },
         },
     }
 }
