@@ -8,7 +8,7 @@ use fumehood_proto::v1;
 use fumehood_proto::v1::policy_question::About;
 use tonic::Status;
 
-use super::request::{check_workspace, not_given, policy_reference};
+use super::request::{MAX_NOT_GIVEN, check_workspace, policy_reference};
 use super::status;
 use crate::peer::Peer;
 use crate::policy::{Asking, Explained, Layer, Policies, PolicyStore, Reference, Refusal, StoreError};
@@ -30,8 +30,7 @@ pub(super) fn check(store: &PolicyStore, request: &v1::CheckPolicyRequest) -> v1
             lints: lint(&file, &resolved).iter().map(finding).collect(),
         },
         Err(StoreError::Parse(errors)) => {
-            let origin = errors.origin();
-            let one = |error: &fumehood_policies::ParseError| v1::PolicyFinding {
+            let one = |(origin, error): (&str, &fumehood_policies::ParseError)| v1::PolicyFinding {
                 level: "error".to_owned(),
                 origin: origin.to_owned(),
                 line: error.line,
@@ -41,7 +40,7 @@ pub(super) fn check(store: &PolicyStore, request: &v1::CheckPolicyRequest) -> v1
                 help: error.help.clone().unwrap_or_default(),
             };
             v1::CheckPolicyResponse {
-                errors: errors.errors().iter().map(one).collect(),
+                errors: errors.all().into_iter().map(one).collect(),
                 lints: Vec::new(),
             }
         }
@@ -136,7 +135,7 @@ pub(super) fn explain(
     told.digest = choice.policy.digest.0.to_vec().into();
     told.not_given = match shows.hides(&layers) {
         true if !choice.not_given.is_empty() => vec!["some of what the project's own file states".to_owned()],
-        _ => not_given(&choice.not_given),
+        _ => status::widenings(&choice.not_given, MAX_NOT_GIVEN),
     };
     told.lines = shows.lines();
     told.layers = choice.layers;
@@ -396,7 +395,10 @@ mod tests {
         let (own, strange) = (told(uid), told(54_399));
         assert!(format!("{own:?}").contains("SECRET_PLAN") && format!("{own:?}").contains("secret plan"));
         let words = format!("{strange:?}").to_lowercase();
-        assert!(!words.contains("secret"), "{words}");
+        assert!(
+            !words.contains("secret_plan") && !words.contains("secret plan"),
+            "{words}"
+        );
         assert_eq!(strange.layers, ["shop (.fumehood.toml, untrusted)", "default"]);
         assert_eq!(
             (strange.answers[0].verdict.as_str(), strange.not_given.len()),

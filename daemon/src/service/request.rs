@@ -32,7 +32,7 @@ const MAX_PATH_BYTES: usize = 4095;
 const MAX_LABELS: usize = 16;
 
 /// Entries of `Started.not_given`.
-const MAX_NOT_GIVEN: usize = 16;
+pub(super) const MAX_NOT_GIVEN: usize = 16;
 
 /// What shells start with.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -218,7 +218,7 @@ impl Door {
                     host,
                     policy: choice.policy,
                     layers: choice.layers,
-                    not_given: not_given(&choice.not_given),
+                    not_given: status::widenings(&choice.not_given, MAX_NOT_GIVEN),
                     limits,
                     input,
                     keep_bytes,
@@ -322,16 +322,6 @@ pub(super) fn policy_reference(
         under,
         cut: *cut,
     }))
-}
-
-/// In words, at most [`MAX_NOT_GIVEN`] of them.
-pub(super) fn not_given(widenings: &[fumehood_policies::Widening]) -> Vec<String> {
-    let mut words: Vec<_> = widenings.iter().take(MAX_NOT_GIVEN).map(status::widening).collect();
-    if widenings.len() > MAX_NOT_GIVEN {
-        words.pop();
-        words.push(format!("and {} more", widenings.len() + 1 - MAX_NOT_GIVEN));
-    }
-    words
 }
 
 fn check_id(id: String) -> Result<String, String> {

@@ -232,8 +232,8 @@ fn two_policies_are_compared_in_words() {
     for part in [
         "built-in policy default lets through what ",
         "read and execute /opt/licences",
-        "wall: 30m instead of 1h",
-        "`git push --force`: deny instead of allow",
+        "wall: 1h instead of 30m",
+        "`git push --force`: allow instead of deny",
     ] {
         assert!(ended.out().contains(part), "{part}:\n{}", ended.out());
     }
