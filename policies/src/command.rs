@@ -25,6 +25,7 @@
 
 mod cover;
 mod doors;
+mod input;
 mod layers;
 mod narrow;
 mod options;
@@ -36,6 +37,8 @@ mod shell;
 mod unwrap;
 mod word;
 
+pub use cover::stays_in;
+pub use input::reads_program_from_input;
 pub use layers::Commands;
 pub use narrow::NotNarrow;
 pub(crate) use narrow::runs_anything;
