@@ -92,7 +92,7 @@ impl Service for ApprovalsService {
         let resolved = self.approvals.resolve(&peer, &approval_id, answer, reason).await;
         let given = resolved.map_err(Refused::from)?;
         Ok(Response::new(v1::ResolveApprovalResponse {
-            rule: given.map(|given| rule(&given)),
+            rule: given.map(|given| rule(&self.approvals, &given)),
         }))
     }
 
@@ -103,7 +103,7 @@ impl Service for ApprovalsService {
         let peer = peer(&request)?;
         let rules = self.approvals.rules(&peer).await;
         Ok(Response::new(v1::ListApprovalRulesResponse {
-            rules: rules.iter().map(|given| rule(given)).collect(),
+            rules: rules.iter().map(|given| rule(&self.approvals, given)).collect(),
         }))
     }
 
@@ -187,6 +187,8 @@ fn pending(approvals: &Approvals, peer: &Peer, pending: &Pending) -> v1::Pending
         requested_at: Some(timestamp_from_system(pending.requested_at)),
         not_narrow: pending.not_narrow.clone(),
         not_yours: not_yours.map(|why| why.to_string()).unwrap_or_default(),
+        once_only: asked.once_only().unwrap_or_default(),
+        earlier: pending.earlier.clone(),
     }
 }
 
@@ -221,13 +223,14 @@ pub(super) fn resolved(approval_id: &str, resolution: &Resolution) -> v1::Approv
     }
 }
 
-fn rule(given: &Given) -> v1::ApprovalRule {
+fn rule(approvals: &Approvals, given: &Given) -> v1::ApprovalRule {
     let (session, expires_at) = match &given.lasting {
         Lasting::Session {
             session, expires_at, ..
         } => (session.clone(), Some(timestamp_from_system(*expires_at))),
         Lasting::Always => (String::new(), None),
     };
+    let bound = given.bound.as_ref();
     v1::ApprovalRule {
         rule_id: given.id.clone(),
         answer: answer(given.answer()).into(),
@@ -242,6 +245,11 @@ fn rule(given: &Given) -> v1::ApprovalRule {
         // A file that people may edit holds it as text.
         given_at: given.at.parse().ok(),
         expires_at,
+        cwd: bound
+            .map(|bound| bound.cwd.as_os_str().as_bytes().to_vec().into())
+            .unwrap_or_default(),
+        policy_digest: bound.map(|bound| bound.policy.0.to_vec().into()).unwrap_or_default(),
+        not_applied: approvals.not_applied(given),
     }
 }
 

@@ -84,7 +84,9 @@ impl Commands {
 pub fn stays_in(argv: &[Vec<u8>], directory: &[u8]) -> bool {
     let reading = read(argv);
     let stays = |command: &SimpleCommand| {
-        let Some(path) = command.program.bytes() else { return false };
+        let Some(path) = command.program.bytes() else {
+            return false;
+        };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let args = &command.args;
         let starts = |starts: &[&[u8]]| {
@@ -97,7 +99,9 @@ pub fn stays_in(argv: &[Vec<u8>], directory: &[u8]) -> bool {
         let letter = |letters: &[u8]| {
             args.iter().any(|arg| {
                 arg.bytes().is_none_or(|bytes| {
-                    bytes.starts_with(b"-") && !bytes.starts_with(b"--") && bytes.iter().any(|byte| letters.contains(byte))
+                    bytes.starts_with(b"-")
+                        && !bytes.starts_with(b"--")
+                        && bytes.iter().any(|byte| letters.contains(byte))
                 })
             })
         };
@@ -126,7 +130,13 @@ mod tests {
 
     #[test]
     fn what_leaves_its_directory_is_found() {
-        for stays in ["git push", "cd /w && git push", "cd /w/; git push", "cd . && ls", "env -i git push"] {
+        for stays in [
+            "git push",
+            "cd /w && git push",
+            "cd /w/; git push",
+            "cd . && ls",
+            "env -i git push",
+        ] {
             assert!(stays_in(&line(stays), b"/w"), "{stays}");
         }
         for leaves in [

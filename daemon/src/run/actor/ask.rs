@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use fumehood_policies::command::reads_program_from_input;
 use fumehood_policies::{Arguments, Grants};
 
 use super::{Actor, Outcome, Question, cancelled, failed};
 use crate::approvals::{self, Answer, AskError, Asked, Seat, environment_digest};
+use crate::lower;
 use crate::run::model::{CancelCause, Ending, Event, Phase};
 
 /// The label that names a session.
@@ -23,7 +25,7 @@ impl Actor {
             commands,
             grants,
         } = question;
-        let asked = self.asked(rule.clone(), reason.clone(), commands);
+        let asked = self.asked(rule.clone(), reason.clone(), commands, &grants);
         let approvals = self.surroundings.approvals.clone();
         let applied = match self.wait_for(approvals.apply(&asked)).await {
             Ok(applied) => applied.map_err(|error| audit_failed(&error))?,
@@ -86,7 +88,7 @@ impl Actor {
         }
     }
 
-    fn asked(&self, rule: String, reason: String, commands: Vec<String>) -> Asked {
+    fn asked(&self, rule: String, reason: String, commands: Vec<String>, grants: &Grants) -> Asked {
         let request = &self.request;
         Asked {
             run_id: request.id.clone(),
@@ -99,7 +101,9 @@ impl Actor {
             session: request.labels.get(SESSION).cloned().unwrap_or_default(),
             argv: request.argv.clone(),
             env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
-            env_digest: environment_digest(&request.env),
+            // The whole of it: what the caller's environment says of `PATH` counts as much as what the request says.
+            env_digest: environment_digest(&lower::environment(&request.env, grants, &request.host)),
+            program_from_input: request.input.then(|| reads_program_from_input(&request.argv)).flatten(),
             rule,
             reason,
             commands,
