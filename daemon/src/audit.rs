@@ -47,6 +47,7 @@ mod arguments;
 mod chain;
 mod file;
 mod head;
+mod read;
 mod record;
 mod redact;
 mod text;
@@ -57,6 +58,7 @@ pub use approval::{Approval, ApprovalEvent, ApprovalRuleRemoved};
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
+pub use read::{Heading, Next, Reader};
 pub(crate) use record::now;
 pub use record::{
     Decision, Denial, Detail, End, Enforcement, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef,

@@ -31,7 +31,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// What the daemon does; every value is valid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The file that was read, if there was one.
+    /// The file that is read, whether it is there or not: no command may make it.
     pub file: Option<PathBuf>,
     /// The daemon's effective user id.
     pub uid: u32,
@@ -279,12 +279,13 @@ impl Config {
                 false,
             ),
         };
-        let file = match path {
-            Some(path) => read_file(&path, must_exist, env.uid)?.map(|file| (path, file)),
+        let file = match &path {
+            Some(path) => read_file(path, must_exist, env.uid)?.map(|file| (path.clone(), file)),
             None => None,
         };
         let own_is_machines = file.as_ref().is_some_and(|(path, _)| path == Path::new(SYSTEM_FILE));
         let mut config = Config::resolve(file, flags, &env)?;
+        config.file = path;
         if !own_is_machines && let Some(rules) = machine_rules(Path::new(SYSTEM_FILE))? {
             config.access.insert(0, rules);
         }

@@ -204,7 +204,10 @@ pub fn command(
 fn view(grants: &Grants, host: &Host) -> Vec<ViewEntry> {
     let filesystem = &grants.filesystem;
     let given = Given::of(grants, host);
-    let guarded = !guard(grants, host).is_empty();
+    let guard = guard(grants, host);
+    // A mask moves with what it lies on, and what is written could be moved.
+    let masked = !(guard.hidden.is_empty() || filesystem.write.is_empty());
+    let guarded = masked || !guard.is_empty();
     let mut entries = vec![
         ViewEntry::Proc,
         ViewEntry::Sys,

@@ -91,6 +91,11 @@ impl Peer {
         format!("{id}@{self}")
     }
 
+    /// Whether it is a process of this user on this machine.
+    pub fn is_user(&self, user: u32) -> bool {
+        matches!(self.identity, Identity::Unix { uid, .. } if uid == user)
+    }
+
     /// The process id at the time of connecting, if there is one; information only.
     pub fn pid(&self) -> Option<i32> {
         match self.identity {

@@ -388,7 +388,7 @@ fn left(question: &ApprovalRequested, now: SystemTime) -> String {
 
 /// Text of somebody else's as a terminal may have it: escaped where it is a control character, or one that is not seen or changes the order
 /// of what is.
-fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     let unseen = |c: char| matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
     let mut shown = String::with_capacity(text.len());
     for c in render::text(text.as_bytes()).chars() {

@@ -459,6 +459,33 @@ pub enum AuditCommand {
         /// The log [default: this user's]
         file: Option<PathBuf>,
     },
+    /// Tell what was asked, decided and done, a line a record, in words
+    Show(AuditShowArgs),
+}
+
+/// `audit show`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Times are UTC. Records are told as they stand, not verified: `fumehood audit verify` does that. Of this user's logs, if there \
+        are several, one story is made. Long values are cut; --json has all of them.\n\n\
+        Examples:\n  \
+        fumehood audit show --last 20              the latest of this user's logs\n  \
+        fumehood audit show --run b7f87798714a     one run, with the questions asked about it\n  \
+        fumehood audit show /mnt/audit.jsonl | grep denied\n\n\
+        Exit code: 0; 1 when a line is no record (the rest is told), or --run names no run, or more than one; 125 when a log cannot be read."
+)]
+pub struct AuditShowArgs {
+    /// The log [default: this user's]
+    pub file: Option<PathBuf>,
+    /// Only this run: its id, or the beginning or end of it, at least 6 characters
+    #[arg(long, value_name = "RUN ID")]
+    pub run: Option<String>,
+    /// Only the last N records
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub last: Option<u16>,
+    /// Write the records themselves, JSON, one a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A variable of `-e`.

@@ -1,9 +1,12 @@
-//! All that this program asks of the daemon's library: to be the daemon, or its launcher, and to check its audit log.
+//! All that this program asks of the daemon's library: to be the daemon, or its launcher, and to check and read its audit log.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::failure::Failure;
+
+pub use fumehoodd::audit::{Heading, Next, Reader, VerifyError as AuditReadError};
 pub use fumehoodd::cli::DaemonArgs as Args;
 
 /// Becomes the sandbox launcher, and never returns, when this process was started as one. To be called before anything
@@ -17,14 +20,16 @@ pub fn run(args: Args) -> ExitCode {
     fumehoodd::cli::run(args)
 }
 
+/// The audit log that is named, or each of this user's; none where the environment names no place for it.
+pub fn audit_logs(file: Option<PathBuf>) -> Vec<PathBuf> {
+    file.map_or_else(fumehoodd::audit::default_paths, |path| vec![path])
+}
+
 /// Checks an audit log, or each of this user's when none is named; 0 when all are whole, 1 when one is not.
 pub fn verify_audit(file: Option<PathBuf>) -> ExitCode {
-    let paths = match file {
-        Some(path) => vec![path],
-        None => fumehoodd::audit::default_paths(),
-    };
+    let paths = audit_logs(file);
     if paths.is_empty() {
-        eprintln!("fumehood: the environment names no place for the audit log: name the file, or set HOME");
+        eprintln!("fumehood: {}", Failure::NoAuditLog);
         return ExitCode::FAILURE;
     }
     let mut result = ExitCode::SUCCESS;

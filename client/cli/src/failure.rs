@@ -75,6 +75,10 @@ pub enum Failure {
     Exists(PathBuf),
     #[error("the command did not run, and so nothing can be learnt: {0}")]
     NothingLearnt(String),
+    #[error("the environment names no place for the audit log: name the file, or set HOME")]
+    NoAuditLog,
+    #[error(transparent)]
+    AuditLog(#[from] crate::daemon::AuditReadError),
     #[error("cannot {action}")]
     System { action: &'static str, source: io::Error },
     #[error("cannot write to standard {stream}")]

@@ -5,6 +5,7 @@
 
 mod approve;
 mod args;
+mod audit;
 mod daemon;
 mod doctor;
 mod duration;
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(args),
         Command::Audit(audit) => match audit.command {
             AuditCommand::Verify { file } => daemon::verify_audit(file),
+            AuditCommand::Show(args) => code(audit::show(args)),
         },
         command => talk(command),
     }
@@ -84,6 +86,11 @@ fn talk(command: Command) -> ExitCode {
             Command::Daemon(_) | Command::Audit(_) => Ok(0),
         }
     });
+    code(done)
+}
+
+/// What this program's exit code tells; a failure is told on standard error.
+fn code(done: Result<u8, Failure>) -> ExitCode {
     ExitCode::from(done.unwrap_or_else(|failure| {
         if failure.is_broken_pipe() {
             return 128 + 13;

@@ -113,7 +113,7 @@ fn state(run: &RunInfo) -> String {
 }
 
 /// An argument as one would type it.
-fn shell_word(argument: &[u8]) -> String {
+pub fn shell_word(argument: &[u8]) -> String {
     let text = render::text(argument);
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

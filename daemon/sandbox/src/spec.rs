@@ -298,7 +298,7 @@ pub struct Guard {
     /// Absolute paths of the view, which hold for what lies there and below in the same way.
     #[serde(with = "as_os_strings")]
     pub read_only: Vec<PathBuf>,
-    /// The same for what the view masks: whoever changes a file may read it as well.
+    /// The same for what the view masks in guarded trees: whoever changes a file may read it as well, and a mask moves with what it lies on.
     #[serde(with = "as_os_strings")]
     pub hidden: Vec<PathBuf>,
     /// Whether what makes git run programs outside is protected as well: hooks, configuration other than harmless one, and what leads git to
@@ -319,7 +319,7 @@ pub struct Program {
 }
 
 impl Guard {
-    /// Whether there is anything to guard. What is masked in a tree that has nothing else is guarded by its mask.
+    /// Whether there is anything to guard in every tree that is written.
     pub fn is_empty(&self) -> bool {
         self.protected.is_empty() && self.read_only.is_empty() && !self.git
     }

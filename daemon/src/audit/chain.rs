@@ -79,6 +79,8 @@ pub(super) struct Envelope<'a> {
     pub seq: u64,
     #[serde(borrow)]
     pub kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub time: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub prev: Cow<'a, str>,
     #[serde(borrow)]

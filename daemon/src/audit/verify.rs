@@ -97,14 +97,7 @@ fn verify_once(path: &Path) -> Result<VerifyReport, VerifyError> {
         path: head::path_of(path),
         source,
     })?;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
-        .open(path)
-        .map_err(read)?;
-    if !file.metadata().map_err(read)?.is_file() {
-        return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
+    let file = open_regular(path).map_err(read)?;
     // Only asked, not kept: a daemon that starts now must find the log free.
     let in_use = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
     let _ = file.unlock();
@@ -121,6 +114,19 @@ fn verify_once(path: &Path) -> Result<VerifyReport, VerifyError> {
         })?;
     scan.report.open = scan.open.len() as u64;
     Ok(scan.report)
+}
+
+/// Opens a log for reading; what is no regular file, or a link to one, is none.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
 }
 
 /// An intent without its end.

@@ -95,6 +95,18 @@ pub enum Refusal {
         /// What it may name.
         may: String,
     },
+    /// The peer has to name a policy: the default is none of those that it may use.
+    #[error(
+        "{peer} must name a policy: it may not use the default {name:?}; it may name: {may}. Whoever runs this daemon: `default = ...` in [[access]] says which holds otherwise"
+    )]
+    NoDefault {
+        /// Who.
+        peer: String,
+        /// The default.
+        name: String,
+        /// What it may name.
+        may: String,
+    },
     /// The daemon takes no policies from this peer's requests, or only trusted ones.
     #[error("{0}")]
     NoInline(&'static str),
@@ -113,6 +125,13 @@ pub enum Refusal {
         /// What it gives beyond that.
         widenings: Vec<Widening>,
     },
+}
+
+fn in_words(names: &[&str]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 fn words(widenings: &[Widening]) -> String {
@@ -191,9 +210,9 @@ impl Policies {
             Reference::Name(name) if !name.is_empty() => (self.named(&store, &allowed, asking, name)?, Vec::new()),
             Reference::Inline(brought) => self.brought(&store, &allowed, asking, brought)?,
             Reference::Name(_) | Reference::None => {
-                let base = base(&store, &allowed)?;
+                let base = base(&store, &allowed, asking.peer)?;
                 match self.of_project(&store, asking)? {
-                    Some(project) => self.under_base(project, base),
+                    Some(project) => self.under_base(project, base, &allowed),
                     None => (base, Vec::new()),
                 }
             }
@@ -230,11 +249,7 @@ impl Policies {
             return Err(Refusal::NotYours {
                 peer: asking.peer.to_string(),
                 name: name.to_owned(),
-                may: if list.is_empty() {
-                    "none".to_owned()
-                } else {
-                    list.join(", ")
-                },
+                may: in_words(&list),
             });
         }
         let stored = store.get(name).ok_or_else(|| Refusal::NoSuchPolicy {
@@ -278,9 +293,11 @@ impl Policies {
         }
         let base = match under {
             "" => match self.of_project(store, asking) {
-                Ok(Some(project)) if self.is_trusted(&project) => self.under_base(project, base(store, allowed)?).0,
+                Ok(Some(project)) if self.is_trusted(&project) => {
+                    self.under_base(project, base(store, allowed, asking.peer)?, allowed).0
+                }
                 // A project's file that is wrong, or that nobody vouches for, has no say in what a request brings.
-                _ => base(store, allowed)?,
+                _ => base(store, allowed, asking.peer)?,
             },
             name => self.named(store, allowed, asking, name)?,
         };
@@ -307,11 +324,24 @@ impl Policies {
         if let Identity::Unix { uid, .. } = asking.peer.identity {
             owners.push(uid);
         }
-        read_project(store, workspace, &owners).map_err(Refusal::Project)
+        let strange = !asking.peer.is_user(0) && !asking.peer.is_user(store.uid());
+        read_project(store, workspace, &owners).map_err(|error| {
+            Refusal::Project(match strange {
+                // What is quoted may be what this peer cannot read by itself.
+                true => error.without_text(),
+                false => error,
+            })
+        })
     }
 
-    fn under_base<'s>(&self, project: Outside, base: Layers<'s>) -> (Layers<'s>, Vec<Widening>) {
-        let trusted = self.is_trusted(&project);
+    /// A peer that may bring no policies of its own gets none by way of its project either: that only narrows.
+    fn under_base<'s>(
+        &self,
+        project: Outside,
+        base: Layers<'s>,
+        allowed: &Allowance<'_>,
+    ) -> (Layers<'s>, Vec<Widening>) {
+        let trusted = allowed.inline > Inline::None && self.is_trusted(&project);
         let word = if trusted { "trusted" } else { "untrusted" };
         let name = format!("{} (.fumehood.toml, {word})", project.policy.name);
         let policy = Arc::new(project.policy);
@@ -388,7 +418,7 @@ impl Policies {
                 read_inline(&store, path, &bytes).map_err(Refusal::Inline)?
             }
         };
-        let base = base(&store, &allowed)?;
+        let base = base(&store, &allowed, peer)?;
         let above = ceilings(&store, &allowed);
         let name = outside.policy.name.clone();
         // What a ceiling takes away, trusting does not give.
@@ -412,7 +442,7 @@ impl Policies {
 }
 
 /// What holds for a request that names nothing, where there is no project's file.
-fn base<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>) -> Result<Layers<'s>, Refusal> {
+fn base<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>, peer: &Peer) -> Result<Layers<'s>, Refusal> {
     let get = |name: &str| {
         store.get(name).ok_or_else(|| Refusal::NoSuchPolicy {
             name: name.to_owned(),
@@ -420,7 +450,18 @@ fn base<'s>(store: &'s PolicyStore, allowed: &Allowance<'_>) -> Result<Layers<'s
         })
     };
     let first = get(allowed.defaults.first().copied().unwrap_or(""))?;
-    let mut layers = Layers::new(store, Arc::clone(&first.policy), first.policy.name.clone());
+    let name = first.policy.name.as_str();
+    // A list of policies is all that there is: the daemon's default is none of them unless it says so.
+    if let (Some(list), true) = (&allowed.policies, allowed.defaults.is_empty())
+        && !list.contains(&name)
+    {
+        return Err(Refusal::NoDefault {
+            peer: peer.to_string(),
+            name: name.to_owned(),
+            may: in_words(list),
+        });
+    }
+    let mut layers = Layers::new(store, Arc::clone(&first.policy), name.to_owned());
     for name in allowed.defaults.iter().skip(1) {
         layers.under(&get(name)?.policy, (*name).to_owned());
     }

@@ -71,6 +71,27 @@ pub enum ProjectError {
     /// It is wrong.
     #[error(transparent)]
     Wrong(#[from] StoreError),
+    /// It is wrong, and not for everybody to read.
+    #[error("{place}: it is wrong; `fumehood policy check` says why to whoever may read it")]
+    WrongSomewhere {
+        /// File, line and column.
+        place: String,
+    },
+}
+
+impl ProjectError {
+    /// The same without any text of files.
+    pub fn without_text(self) -> ProjectError {
+        let place = match &self {
+            ProjectError::Wrong(StoreError::Parse(errors)) => match errors.errors() {
+                [first, ..] => format!("{}:{}:{}", errors.origin(), first.line, first.column),
+                [] => errors.origin().to_owned(),
+            },
+            ProjectError::Wrong(_) => PROJECT_FILE.to_owned(),
+            _ => return self,
+        };
+        ProjectError::WrongSomewhere { place }
+    }
 }
 
 /// A directory that was walked to without following a link.

@@ -1,7 +1,7 @@
 //! The policies a request may name: the built-in ones and the files of the policy directories, as they were when they were last read.
 //!
-//! A file that does not count ([`super::counted`]) has no effect and is listed with the reason. One that counts and has an error is an error of
-//! the whole: a policy that is silently absent is a policy that is silently not applied.
+//! A user's file that does not count ([`super::counted`]) has no effect and is listed with the reason. One that counts and has an error is an error of
+//! the whole, and so is one of the machine's that does not count: a policy that is silently absent is a policy that is silently not applied.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use fumehood_policies::{
     LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, resolve,
 };
 
-use super::counted::{CountError, Directory, read_path};
+use super::counted::{CountError, Directory, Uncounted, read_path};
 use crate::lower;
 
 /// Longest policy file, in bytes.
@@ -109,6 +109,9 @@ pub enum StoreError {
         /// File and line.
         place: String,
     },
+    /// Something in the machine's own directory does not count: it may be a ceiling, and without it there would be none.
+    #[error("{0}; the machine's own policies hold over all others, so all of them must count")]
+    Uncounted(Uncounted),
     /// The default does not exist.
     #[error("default_policy `{name}` does not exist; there are: {known}")]
     NoDefault {
@@ -183,7 +186,7 @@ impl PolicyStore {
             let opened = match Directory::open(directory, sources.uid) {
                 Ok(None) => continue,
                 Ok(Some(opened)) => opened,
-                Err(CountError::Uncounted(why)) => {
+                Err(CountError::Uncounted(why)) if !system => {
                     ignore(directory.clone(), why.to_string());
                     continue;
                 }
@@ -193,7 +196,7 @@ impl PolicyStore {
                 let path = directory.join(&name);
                 let bytes = match opened.read(&name, MAX_POLICY_BYTES) {
                     Ok(bytes) => bytes,
-                    Err(CountError::Uncounted(why)) => {
+                    Err(CountError::Uncounted(why)) if !system => {
                         ignore(path, why.to_string());
                         continue;
                     }
@@ -361,10 +364,7 @@ impl From<CountError> for StoreError {
     fn from(error: CountError) -> Self {
         match error {
             CountError::Read { path, source } => StoreError::Read { path, source },
-            CountError::Uncounted(why) => StoreError::Read {
-                path: PathBuf::new(),
-                source: io::Error::other(why),
-            },
+            CountError::Uncounted(why) => StoreError::Uncounted(why),
         }
     }
 }
@@ -609,6 +609,33 @@ mod tests {
             .inline(b"version = 1\nname = \"x\"\nceiling = true\n", "x.toml")
             .unwrap_err();
         assert!(matches!(error, StoreError::Ceiling { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_the_machines_that_does_not_count_is_an_error() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("org.toml");
+        fs::write(&file, policy("org") + "ceiling = true\n").unwrap();
+        let load = || {
+            PolicyStore::load(&Sources {
+                system: vec![directory.path().to_owned()],
+                user: Vec::new(),
+                default: "default".to_owned(),
+                uid: nix::unistd::geteuid().as_raw(),
+            })
+        };
+        assert_eq!(load().unwrap().ceilings().count(), 1);
+        for (path, mode) in [(file.as_path(), 0o664), (directory.path(), 0o777)] {
+            let before = fs::metadata(path).unwrap().permissions();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = load().unwrap_err().to_string();
+            assert!(
+                error.contains("chmod go-w") && error.contains("hold over all others"),
+                "{error}"
+            );
+            fs::set_permissions(path, before).unwrap();
+        }
     }
 
     #[test]

@@ -300,6 +300,87 @@ fn a_trusted_project_is_not_trusted_elsewhere() {
 }
 
 #[test]
+fn a_list_of_policies_is_all_that_a_peer_may_use() {
+    let place = Place::new();
+    place.write("user/tight.toml", "[filesystem]\nworkspace = \"read\"\n");
+    for listed in [vec!["tight".to_owned()], Vec::new()] {
+        let rule = Rule {
+            policies: Some(listed),
+            ..Rule::default()
+        };
+        let policies = place.load(Inline::Narrow, vec![rule.clone()]).unwrap();
+        let narrow = brings(b"version = 1\nname = \"i\"\n");
+        for reference in [Reference::None, Reference::Name(""), narrow] {
+            let refused = place.choose(&policies, reference).unwrap_err();
+            assert!(matches!(refused, Refusal::NoDefault { .. }), "{reference:?} {refused}");
+        }
+        let with_default = Rule {
+            default: Some("tight".to_owned()),
+            ..rule
+        };
+        let policies = place.load(Inline::Narrow, vec![with_default]).unwrap();
+        assert_eq!(place.choose(&policies, Reference::None).unwrap().layers, ["tight"]);
+    }
+}
+
+#[test]
+fn who_may_bring_no_policies_gets_none_by_a_trusted_project() {
+    let place = Place::new();
+    place.write("work/.fumehood.toml", MORE);
+    for (inline, trusted) in [(Inline::None, false), (Inline::Trusted, true)] {
+        let rule = Rule {
+            default: Some("locked".to_owned()),
+            inline: Some(inline),
+            ..Rule::default()
+        };
+        let policies = place.load(Inline::Narrow, vec![rule]).unwrap();
+        place.trust(&policies, "work/.fumehood.toml");
+        let choice = place.choose(&policies, Reference::None).unwrap();
+        let host = mode(&choice) == fumehood_policies::NetworkMode::Host;
+        assert_eq!(host, trusted, "{inline:?} {:?}", choice.layers);
+    }
+}
+
+#[test]
+fn text_of_a_wrong_project_is_for_the_daemons_user() {
+    let place = Place::new();
+    place.write("work/.fumehood.toml", "secret = \"hunter2\"\n");
+    let policies = place.load(Inline::Narrow, vec![]).unwrap();
+    let told = |peer: &Peer| {
+        let labels = BTreeMap::new();
+        let workspace = place.path("work").canonicalize().unwrap();
+        let asking = Asking {
+            peer,
+            labels: &labels,
+            workspace: Some((&workspace, peer_uid(peer))),
+        };
+        policies.choose(asking, Reference::None).unwrap_err().to_string()
+    };
+    assert!(told(&peer()).contains("hunter2"));
+    let stranger = Peer {
+        identity: Identity::Unix {
+            uid: 54_399,
+            gid: 54_399,
+            pid: None,
+        },
+        allowed: true,
+    };
+    let told = told(&stranger);
+    assert!(!told.contains("hunter2") && !told.contains("secret"), "{told}");
+    assert!(
+        told.contains(".fumehood.toml:") && told.contains("fumehood policy check"),
+        "{told}"
+    );
+}
+
+fn peer_uid(peer: &Peer) -> u32 {
+    match peer.identity {
+        Identity::Unix { uid, .. } => uid,
+        Identity::Certificate { .. } => unreachable!("no certificates here"),
+    }
+}
+
+#[test]
 fn access_rules_choose_default_names_and_ceiling() {
     let place = Place::new();
     place.write("user/ci.toml", "[network]\nmode = \"none\"\n");

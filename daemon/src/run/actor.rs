@@ -186,7 +186,7 @@ impl Actor {
             let named = |name: &[u8]| String::from_utf8(name.to_vec()).ok();
             self.passed = caller_env
                 .iter()
-                .filter(|(name, value)| grants.env.get(name) == Some(value))
+                .filter(|(name, value)| learn.own.environment.passes(name) && grants.env.get(name) == Some(value))
                 .filter_map(|(name, _)| named(name))
                 .collect();
         }

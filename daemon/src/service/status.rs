@@ -186,7 +186,7 @@ pub(super) fn refused_policy(refusal: &Refusal) -> Status {
     let plain = |reason| status(Code::PermissionDenied, reason, message.clone(), ErrorDetails::new());
     match refusal {
         Refusal::NoAccess(..) => plain("NO_ACCESS"),
-        Refusal::NotYours { .. } => plain("POLICY_NOT_ALLOWED"),
+        Refusal::NotYours { .. } | Refusal::NoDefault { .. } => plain("POLICY_NOT_ALLOWED"),
         Refusal::NoInline(_) => plain("INLINE_POLICY_REFUSED"),
         Refusal::Widens {
             name,

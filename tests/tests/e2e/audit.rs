@@ -3,7 +3,7 @@
 use std::fs;
 
 use fumehood_client::proto::v1::{EnvironmentVariable, StartRequest};
-use fumehood_tests::{House, Told, send};
+use fumehood_tests::{DEADLINE, House, Told, eventually, send};
 use serde_json::Value;
 
 use super::{for_both, house};
@@ -160,4 +160,123 @@ async fn a_run_that_a_crash_interrupted_is_closed_as_interrupted_at_the_next_sta
     let ended = verify(&house);
     ended.expect(0);
     assert!(ended.out().contains("1 interrupted"), "{}", ended.out());
+}
+
+#[test]
+fn the_log_is_told_in_words() {
+    let house = house();
+    let policy = |name: &str, text: &str| {
+        let head = format!("version = 1\nname = \"{name}\"\nextends = [\"default\"]\n");
+        let path = house.write(&format!("{name}.toml"), head + text);
+        path.display().to_string()
+    };
+    let asks = policy(
+        "asks",
+        "[approvals]\nself = \"always\"\n[[commands.rules]]\nprogram = [\"touch\"]\ndecision = \"ask\"\nreason = \"a person looks\"\n",
+    );
+    let denies = policy(
+        "denies",
+        "[[commands.rules]]\nprogram = [\"git\"]\ndecision = \"deny\"\nreason = \"no git here\"\n",
+    );
+    let show = |arguments: &[&str]| {
+        let cli = house.cli().args(["audit", "show"]).args([house.audit()]);
+        cli.args(arguments).finish()
+    };
+    house.sh("echo hello; exit 4").expect(4);
+    house
+        .run_with(&["--policy", &denies], &["git", "push\u{1b}[2J"])
+        .finish()
+        .expect(125);
+    let run = house.run_with(&["--policy", &asks], &["touch", "made"]).start();
+    let question = eventually(DEADLINE, "a question", || {
+        let pending = house.cli().args(["approve", "--list", "--json"]).finish().json();
+        Some(pending.first()?["approval_id"].as_str()?.to_owned())
+    });
+    let answer = ["approve", &question, "--session", "--reason", "it is harmless"];
+    house.cli().args(answer).finish().expect(0);
+    run.finish().expect(0);
+    house
+        .run_with(&["--policy", &asks], &["touch", "made"])
+        .finish()
+        .expect(0);
+
+    let told = show(&[]);
+    told.expect(0);
+    assert!(told.err().is_empty(), "{}", told.err());
+    let out = told.out();
+    let lines: Vec<_> = out.lines().collect();
+    let uid = house.uid();
+    let expected = [
+        "opened the log".to_owned(),
+        format!("uid:{uid}"),
+        "ended: exit code 4, after ".to_owned(),
+        "denied by commands.rules[0] (policy denies ".to_owned(),
+        format!("question {question} of run "),
+        format!("question {question} of run "),
+        "allowed by commands.rules[0] (policy asks ".to_owned(),
+        "ended: exit code 0".to_owned(),
+        format!("needs no new answer: allowed for the session earlier by uid:{uid} (kept as "),
+        "allowed by commands.rules[0] (policy asks ".to_owned(),
+        "ended: exit code 0".to_owned(),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{out}");
+    for (line, part) in lines.iter().zip(&expected) {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(lines[1].contains("'echo hello; exit 4'"), "{}", lines[1]);
+    assert!(
+        lines[3].contains(r"git 'push\u{1b}[2J'; ") && lines[3].ends_with("no git here"),
+        "{}",
+        lines[3]
+    );
+    assert!(
+        lines[4].contains("'touch made'; ") && lines[4].contains("a person looks"),
+        "{}",
+        lines[4]
+    );
+    assert!(
+        lines[5].contains("allowed for the session, by who asked"),
+        "{}",
+        lines[5]
+    );
+    assert!(lines[5].ends_with(": it is harmless"), "{}", lines[5]);
+
+    // One run with its question, by what its lines show of it; the last records; the records themselves.
+    let asked = lines[4].split(" of run ").nth(1).unwrap().split(' ').next().unwrap();
+    assert_eq!(show(&["--run", asked]).out().lines().collect::<Vec<_>>(), lines[4..8]);
+    assert_eq!(show(&["--last", "2"]).out().lines().collect::<Vec<_>>(), lines[9..]);
+    let text = fs::read_to_string(house.audit()).unwrap();
+    assert_eq!(show(&["--json"]).out(), text);
+    let none = show(&["--run", "nosuchrun"]);
+    none.expect(1);
+    assert!(
+        none.out().is_empty() && none.err().contains("no run has an id"),
+        "{}",
+        none.err()
+    );
+
+    // What is no record is told and passed over, and a half line is no fault.
+    let torn = text.replacen('\n', "\nnonsense\u{1b}\n", 1) + "{\"seq\":";
+    let copy = house.write("copy.jsonl", torn);
+    let told = house.cli().args(["audit", "show"]).args([copy]).finish();
+    told.expect(1);
+    assert_eq!(told.out(), out);
+    let err = told.err();
+    assert!(
+        err.contains("line 2: not a record") && err.contains("line 13: the line has no end"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_telling_without_a_word() {
+    let house = house();
+    let record = r#"{"seq":1,"time":"2026-01-02T03:04:05.000006Z","kind":"end","prev":"","run_id":"r","hash":""}"#;
+    let log = house.write("long.jsonl", format!("{record}\n").repeat(20_000));
+    let script = format!("{} audit show {} | head -n 1", house.program().display(), log.display());
+    let told = fumehood_tests::Cli::new("/bin/sh".as_ref(), Some(house.uid()))
+        .args(["-c", &script])
+        .finish();
+    told.expect(0);
+    assert_eq!((told.out().lines().count(), told.err()), (1, String::new()));
 }

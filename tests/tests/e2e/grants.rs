@@ -365,31 +365,24 @@ print("ok", read("/plain", os.O_RDWR))
 "#;
         house.write("work/tries.py", tries);
         let hides = format!("hide = [\"{place}/key\", \"{place}/link/token\", \"{place}/sub/keys\", \"{place}/new\"]");
-        let policy = policy(
-            house,
-            &format!("{PROGRAMS}]\nworkspace = \"write\"\nwrite = [\"{place}\"]\n{hides}"),
-            "",
-        );
-        let ended = sh(
-            house,
-            &policy,
-            &format!("python3 tries.py {place}; echo made > {place}/new || echo not made"),
-        );
-        ended.expect(0);
-        let told = ended.out();
-        let got: Vec<_> = told.lines().filter(|line| !line.ends_with(" refused")).collect();
-        assert_eq!(got, ["ok b'hunter2\\n'", "not made"], "{told}{}", ended.err());
-        for name in ["key", "sub/token", "sub/keys/id", "plain"] {
-            assert_eq!(
-                fs::read_to_string(house.path(&format!("data/{name}"))).unwrap(),
-                "hunter2\n",
-                "{name}"
-            );
+        for unguarded in ["", "\ngit = \"open\"\nprotect = []"] {
+            let written = format!("{PROGRAMS}]\nworkspace = \"write\"\nwrite = [\"{place}\"]\n{hides}{unguarded}");
+            let policy = policy(house, &written, "");
+            let script = format!("python3 tries.py {place}; echo made > {place}/new || echo not made");
+            let ended = sh(house, &policy, &script);
+            ended.expect(0);
+            let told = ended.out();
+            let got: Vec<_> = told.lines().filter(|line| !line.ends_with(" refused")).collect();
+            assert_eq!(got, ["ok b'hunter2\\n'", "not made"], "{told}{}", ended.err());
+            for name in ["key", "sub/token", "sub/keys/id", "plain"] {
+                let kept = fs::read_to_string(house.path(&format!("data/{name}"))).unwrap();
+                assert_eq!(kept, "hunter2\n", "{name}");
+            }
+            assert!(!house.path("data/new").exists() && !house.path("data/second").exists());
         }
-        assert!(!house.path("data/new").exists() && !house.path("data/second").exists());
         // A place that is hidden as a whole gives nothing of what is written in it.
         let whole = format!("{PROGRAMS}]\nworkspace = \"write\"\nwrite = [\"{place}/sub\"]\nhide = [\"{place}\"]");
-        let whole = super::grants::policy(house, &whole, "");
+        let whole = policy(house, &whole, "");
         let ended = sh(house, &whole, &format!("python3 tries.py {place} | grep -v refused"));
         assert_eq!(ended.out(), "", "{}", ended.err());
     });
