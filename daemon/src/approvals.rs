@@ -226,6 +226,14 @@ impl Approvals {
     /// # Errors
     /// See [`AskError`].
     pub async fn ask(&self, asked: Asked) -> Result<Ticket, AskError> {
+        self.ask_and(asked, |_| {}).await
+    }
+
+    /// Asks; `before` is called when the question is durable and nobody has heard of it, so that whoever hears of it finds its run waiting.
+    ///
+    /// # Errors
+    /// See [`AskError`]; `before` was not called then.
+    pub async fn ask_and(&self, asked: Asked, before: impl FnOnce(&Arc<Pending>) + Send) -> Result<Ticket, AskError> {
         let earlier = self.shared.answers.passing_over(&asked).await;
         let mut ticket = self.reserve(asked, earlier)?;
         let pending = Arc::clone(&ticket.pending);
@@ -240,6 +248,7 @@ impl Approvals {
             .record(&pending.id, &pending.asked, requested)
             .await
             .map_err(AskError::Audit)?;
+        before(&pending);
         {
             let mut open = self.shared.lock();
             if let Some(waiting) = open.waiting.get_mut(&pending.id) {

@@ -39,7 +39,14 @@ impl Actor {
             });
             return Ok(grants);
         }
-        let mut ticket = match self.wait_for(approvals.ask(asked)).await {
+        let snapshot = self.snapshot.clone();
+        let waits = |pending: &Arc<approvals::Pending>| {
+            snapshot.send_modify(|snapshot| {
+                snapshot.phase = Phase::AwaitingApproval;
+                snapshot.awaiting = Some(Arc::clone(pending));
+            });
+        };
+        let mut ticket = match self.wait_for(approvals.ask_and(asked, waits)).await {
             Ok(Ok(ticket)) => ticket,
             Ok(Err(error @ AskError::Full { .. })) => {
                 let explanation = format!("{error}; {reason}");
@@ -47,19 +54,15 @@ impl Actor {
             }
             Ok(Err(AskError::Draining)) => return Err(Outcome::ended(cancelled(CancelCause::Drain))),
             Ok(Err(error @ AskError::Audit(_))) => return Err(audit_failed(&error)),
-            Err(kill) => return Err(Outcome::ended(kill.ending())),
+            Err(kill) => {
+                self.waits_no_more();
+                return Err(Outcome::ended(kill.ending()));
+            }
         };
         let pending = Arc::clone(ticket.pending());
-        self.snapshot.send_modify(|snapshot| {
-            snapshot.phase = Phase::AwaitingApproval;
-            snapshot.awaiting = Some(Arc::clone(&pending));
-        });
         self.journal.append(Event::ApprovalRequested(Arc::clone(&pending)));
         let answered = self.wait_for(ticket.answered()).await;
-        self.snapshot.send_modify(|snapshot| {
-            snapshot.phase = Phase::Queued;
-            snapshot.awaiting = None;
-        });
+        self.waits_no_more();
         let resolution = match answered {
             Ok(approvals::Outcome::Answered(resolution)) => resolution,
             Ok(approvals::Outcome::Expired) => approvals::Resolution::nobody(approvals::Means::Expired),
@@ -86,6 +89,13 @@ impl Actor {
                 Ok(grants)
             }
         }
+    }
+
+    fn waits_no_more(&self) {
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.phase = Phase::Queued;
+            snapshot.awaiting = None;
+        });
     }
 
     fn asked(&self, rule: String, reason: String, commands: Vec<String>, grants: &Grants) -> Asked {
