@@ -40,7 +40,7 @@ mod judge;
 mod kept;
 mod model;
 
-pub use given::{Bound, Given, Lasting, MAX_RULES, SESSION_LIFE};
+pub use given::{Bound, Given, Lasting, MAX_RULES, POLICY_CHANGED, SESSION_LIFE};
 pub use judge::{Judges, NotYours, Seat};
 pub use model::{Answer, Asked, Change, Means, Pending, Resolution, UNBOUND_VARIABLES, environment_digest};
 

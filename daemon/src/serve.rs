@@ -145,6 +145,10 @@ pub async fn serve(
         max_keep_bytes: config.max_keep_bytes,
         audit: audit.clone(),
     };
+    let answers = ApprovalsService {
+        approvals,
+        policies: policies.clone(),
+    };
     let policies = PoliciesService {
         policies,
         audit: audit.clone(),
@@ -176,7 +180,7 @@ pub async fn serve(
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(PoliciesServer::new(policies))
-        .add_service(ApprovalsServer::new(ApprovalsService { approvals }))
+        .add_service(ApprovalsServer::new(answers))
         .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
         .add_service(NodeServer::new(node))
         .add_service(health_service)

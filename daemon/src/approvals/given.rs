@@ -85,6 +85,9 @@ impl Bound {
     }
 }
 
+/// Why an answer under a policy of the same name does not apply.
+pub const POLICY_CHANGED: &str = "the policy has changed since";
+
 /// Why an answer without [`Bound`] lets nothing pass.
 const UNBOUND: &str = "an older version kept it without what it is bound to";
 
@@ -131,7 +134,7 @@ impl Given {
         };
         let now = Bound::of(asked);
         [
-            (bound.policy != now.policy, "the policy has changed since"),
+            (bound.policy != now.policy, POLICY_CHANGED),
             (bound.environment != now.environment, "under another environment"),
             (bound.cwd != now.cwd, "in another directory"),
         ]

@@ -1,9 +1,11 @@
 //! Service `Approvals`, and how questions and answers go out.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use fumehood_policies::Digest;
 use fumehood_proto::convert::timestamp_from_system;
 use fumehood_proto::v1;
 use fumehood_proto::v1::approvals_server::Approvals as Service;
@@ -15,8 +17,9 @@ use tonic::{Request, Response, Status};
 
 use super::runs::peer;
 use super::status::{self, Refused};
-use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, Pending, Resolution};
+use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, POLICY_CHANGED, Pending, Resolution};
 use crate::peer::Peer;
+use crate::policy::Policies;
 
 /// Changes that wait for HTTP/2 flow control, per watcher; the table holds the rest.
 const CHANGES: usize = 4;
@@ -29,6 +32,8 @@ const MAX_REASON_BYTES: usize = 1024;
 pub struct ApprovalsService {
     /// The questions.
     pub approvals: Approvals,
+    /// The policies, to say which answers were given under one that has changed.
+    pub policies: Policies,
 }
 
 type Changes = Pin<Box<dyn Stream<Item = Result<v1::WatchApprovalsResponse, Status>> + Send>>;
@@ -101,10 +106,18 @@ impl Service for ApprovalsService {
         request: Request<v1::ListApprovalRulesRequest>,
     ) -> Result<Response<v1::ListApprovalRulesResponse>, Status> {
         let peer = peer(&request)?;
-        let rules = self.approvals.rules(&peer).await;
-        Ok(Response::new(v1::ListApprovalRulesResponse {
-            rules: rules.iter().map(|given| rule(&self.approvals, given)).collect(),
-        }))
+        let given = self.approvals.rules(&peer).await;
+        let mut rules: Vec<_> = given.iter().map(|given| rule(&self.approvals, given)).collect();
+        let mut now: HashMap<String, Option<Digest>> = HashMap::new();
+        for rule in rules.iter_mut().filter(|rule| rule.not_applied.is_empty()) {
+            let digest = now
+                .entry(rule.policy_name.clone())
+                .or_insert_with(|| self.policies.digest_by_name(&rule.policy_name));
+            if digest.is_some_and(|digest| rule.policy_digest != digest.0[..]) {
+                rule.not_applied = POLICY_CHANGED.to_owned();
+            }
+        }
+        Ok(Response::new(v1::ListApprovalRulesResponse { rules }))
     }
 
     async fn remove_rule(

@@ -285,7 +285,10 @@ fn another_user_is_answered_by_root_and_the_answer_holds_as_far_as_it_says() {
 
 /// A house where root answers a stranger, with a policy that asks, and a workspace of the stranger's.
 fn house_of_a_stranger() -> (House, std::path::PathBuf) {
-    let house = builder().config(&format!("allowed_uids = [0, {STRANGER}]")).build();
+    let house = builder()
+        .policies()
+        .config(&format!("allowed_uids = [0, {STRANGER}]"))
+        .build();
     let workspace = house.make_directory("theirs", 0o755);
     std::os::unix::fs::chown(&workspace, Some(STRANGER), Some(STRANGER)).unwrap();
     std::fs::set_permissions(house.path("run"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -414,6 +417,60 @@ fn an_answer_under_a_policy_that_was_brought_is_none_for_another_of_its_name() {
             .json()
             .is_empty()
     );
+}
+
+#[test]
+fn an_answer_ends_with_the_policy_that_it_was_given_under_and_the_list_says_so() {
+    if !as_root_only("root answers another user") {
+        return;
+    }
+    let (house, workspace) = house_of_a_stranger();
+    let text = "version = 1\nname = \"ci\"\nextends = [\"default\"]\n[commands]\ndefault = \"allow\"\n\
+                [[commands.rules]]\nprogram = \"touch\"\ndecision = \"ask\"\nreason = \"a person looks\"\n";
+    let install = |text: &str| {
+        house.write("policies/ci.toml", text);
+        house.cli().args(["policy", "reload"]).finish().expect(0);
+    };
+    let touch = |policy: &str| strangers(&house, &workspace, policy, &[], &["touch", "made"]);
+    let allow_always = |policy: &str| {
+        let run = touch(policy).start();
+        let asked = id(&question(|| house.cli(), "touch"));
+        house.cli().args(["approve", &asked, "--always"]).finish().expect(0);
+        run.finish().expect(0);
+    };
+    let not_applied = || {
+        let rules = house.cli().args(["approve", "--rules", "--json"]).finish().json();
+        let all: Vec<_> = rules.iter().map(|rule| rule["not_applied"].clone()).collect();
+        all
+    };
+    let changed = "the policy has changed since";
+
+    // One of the same name that the request brings: what is answered there is no answer for the daemon's own.
+    install(text);
+    let narrow = house.write("narrow.toml", format!("{text}[limits]\nwall = \"1m\"\n"));
+    let narrow = narrow.display().to_string();
+    allow_always(&narrow);
+    asks_again(&house, touch("ci"));
+    allow_always("ci");
+    assert_eq!(not_applied(), [changed, ""]);
+    // The other way round as well.
+    touch("ci").finish().expect(0);
+    touch(&narrow).finish().expect(0);
+
+    // The policy is changed, then a ceiling comes: the list says so before any run asks.
+    install(&text.replace("a person looks", "a person looks hard"));
+    assert_eq!(not_applied(), [changed, changed]);
+    asks_again(&house, touch("ci"));
+    install(text);
+    touch("ci").finish().expect(0);
+    assert_eq!(not_applied(), [changed, ""]);
+    house.write(
+        "system/roof.toml",
+        "version = 1\nname = \"roof\"\nceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"1m\"\n",
+    );
+    house.cli().args(["policy", "reload"]).finish().expect(0);
+    assert_eq!(not_applied(), [changed, changed]);
+    asks_again(&house, touch("ci"));
 }
 
 #[test]
