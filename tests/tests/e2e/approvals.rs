@@ -466,7 +466,7 @@ fn an_answer_ends_with_the_policy_that_it_was_given_under_and_the_list_says_so()
     assert_eq!(not_applied(), [changed, ""]);
     house.write(
         "system/roof.toml",
-        "version = 1\nname = \"roof\"\nceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"1m\"\n",
+        "version = 1\nname = \"roof\"\nceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"2m\"\n",
     );
     house.cli().args(["policy", "reload"]).finish().expect(0);
     assert_eq!(not_applied(), [changed, changed]);
