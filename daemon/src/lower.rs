@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use fumehood_policies as policies;
 use fumehood_policies::{GitAccess, Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
-use fumehood_sandbox::seccomp::Call;
 use fumehood_sandbox::spec::{
     Access, CommandSpec, Exceptions, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
 };
@@ -131,51 +130,6 @@ fn writable(guarded: bool, execute: bool) -> Access {
         (false, true) => Access::Write,
         (false, false) => Access::WriteNoExecute,
     }
-}
-
-/// What is wrong with the system calls that a policy names; each once.
-pub fn wrong_calls(policy: &policies::Policy) -> Vec<String> {
-    let policies::Syscalls {
-        profile: _,
-        allow,
-        deny,
-    } = &policy.syscalls;
-    let unknown = |key: &str, name: &String| {
-        let near = Call::ALL
-            .iter()
-            .map(|call| call.name())
-            .min_by_key(|known| difference(known, name));
-        let help = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-        format!("syscalls.{key}: there is no system call `{name}`{help}")
-    };
-    let allowed = allow.iter().filter_map(|name| match Call::named(name) {
-        None => Some(unknown("allow", name)),
-        Some(call) if !call.is_allowed_by_default() => Some(format!(
-            "syscalls.allow: `{name}` is a call that no policy can allow; remove it"
-        )),
-        Some(_) => None,
-    });
-    let denied = deny.iter().filter_map(|name| match Call::named(name) {
-        None => Some(unknown("deny", name)),
-        Some(call) if call.is_needed() => Some(format!(
-            "syscalls.deny: without `{name}` no command can be started; remove it"
-        )),
-        Some(_) => None,
-    });
-    allowed.chain(denied).collect()
-}
-
-/// How much two names differ: what is left of both without their common start and end.
-fn difference(one: &str, other: &str) -> usize {
-    let start = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    let (one, other) = (&one[start..], &other[start..]);
-    let end = one
-        .bytes()
-        .rev()
-        .zip(other.bytes().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
-    one.len().max(other.len()) - end
 }
 
 /// The command in it. `own_env` are the request's own variables, which win over everything.

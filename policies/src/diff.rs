@@ -122,6 +122,12 @@ impl Diff {
         });
     }
 
+    /// Notes a difference of one value, told as what the one that gives more says, and what the other says instead.
+    fn between<T>(&mut self, wider: bool, group: Group, old: T, new: T, text: impl FnOnce(T, T) -> String) {
+        let (more, less) = if wider { (new, old) } else { (old, new) };
+        self.note(wider, group, text(more, less));
+    }
+
     fn also(&mut self, group: Group, text: impl Into<String>) {
         self.other.push(Change {
             group,
@@ -139,8 +145,10 @@ impl Diff {
             );
         }
         if a.shm_bytes != b.shm_bytes {
-            let text = amounts("filesystem.shm", Some(a.shm_bytes), Some(b.shm_bytes));
-            self.note(b.shm_bytes > a.shm_bytes, Group::Limits, text);
+            let (old, new) = (a.shm_bytes, b.shm_bytes);
+            self.between(new > old, Group::Limits, old, new, |more, less| {
+                amounts("filesystem.shm", Some(less), Some(more))
+            });
         }
     }
 
@@ -202,7 +210,7 @@ impl Diff {
         for ((key, old), (_, new)) in a.amounts().into_iter().zip(b.amounts()) {
             if old != new {
                 let wider = new.is_none_or(|new| old.is_some_and(|old| new > old));
-                self.note(wider, Group::Limits, amounts(key, old, new));
+                self.between(wider, Group::Limits, old, new, |more, less| amounts(key, less, more));
             }
         }
         for (which, old, new) in [
@@ -210,8 +218,9 @@ impl Diff {
             ("hard", a.open_files_hard, b.open_files_hard),
         ] {
             if old != new {
-                let text = format!("open-files ({which}): {new} instead of {old}");
-                self.note(new > old, Group::Limits, text);
+                self.between(new > old, Group::Limits, old, new, |more, less| {
+                    format!("open-files ({which}): {more} instead of {less}")
+                });
             }
         }
     }
@@ -224,7 +233,9 @@ impl Diff {
         let mut compare = |diff: &mut Diff, what: String, old: Verdict, new: Verdict| {
             if old != new {
                 found = true;
-                diff.note(new < old, Group::Commands, format!("{what}: {new} instead of {old}"));
+                diff.between(new < old, Group::Commands, old, new, |more, less| {
+                    format!("{what}: {more} instead of {less}")
+                });
             }
         };
         let strictest = |policy: &Policy, of: fn(&CommandRules) -> Verdict| {
@@ -284,8 +295,9 @@ impl Diff {
         }
         if a.approvals.own != b.approvals.own {
             let (old, new) = (a.approvals.own, b.approvals.own);
-            let text = format!("who asks may answer: {} instead of {}", new.name(), old.name());
-            self.note(new > old, Group::Protections, text);
+            self.between(new > old, Group::Protections, old, new, |more, less| {
+                format!("who asks may answer: {} instead of {}", more.name(), less.name())
+            });
         }
         if a.approvals.wait != b.approvals.wait {
             let ms = |policy: &Policy| u64::try_from(policy.approvals.wait.as_millis()).ok();

@@ -35,6 +35,7 @@ pub struct ParseErrors {
     origin: String,
     errors: Vec<ParseError>,
     omitted: usize,
+    extended: Vec<ParseErrors>,
 }
 
 impl std::error::Error for ParseErrors {}
@@ -48,6 +49,32 @@ impl ParseErrors {
     /// The errors, sorted by line and column. Never empty, at most 100.
     pub fn errors(&self) -> &[ParseError] {
         &self.errors
+    }
+
+    /// The errors with the names of their files: this one's first, then those of files that it extends.
+    pub fn all(&self) -> Vec<(&str, &ParseError)> {
+        let own = self.errors.iter().map(|error| (self.origin(), error));
+        own.chain(self.extended.iter().flat_map(ParseErrors::all)).collect()
+    }
+
+    /// The errors of this file and of one that it extends.
+    pub(crate) fn and_of(mut self, extended: ParseErrors) -> ParseErrors {
+        self.extended.push(extended);
+        self
+    }
+
+    /// The errors of both; of one file, sorted by position.
+    pub(crate) fn and(mut self, more: ParseErrors) -> ParseErrors {
+        if self.origin != more.origin {
+            return self.and_of(more);
+        }
+        self.omitted += more.omitted;
+        self.errors.extend(more.errors);
+        self.errors.sort_by_key(|error| (error.line, error.column));
+        self.omitted += self.errors.len().saturating_sub(MAX_ERRORS);
+        self.errors.truncate(MAX_ERRORS);
+        self.extended.extend(more.extended);
+        self
     }
 
     /// How many more there were beyond the 100 that are kept.
@@ -67,7 +94,7 @@ impl fmt::Display for ParseErrors {
         if self.omitted > 0 {
             write!(f, "\n\n{}: and {} more errors", printable(&self.origin), self.omitted)?;
         }
-        Ok(())
+        self.extended.iter().try_for_each(|errors| write!(f, "\n\n{errors}"))
     }
 }
 
@@ -144,6 +171,7 @@ impl<'s> Collector<'s> {
             origin: origin.to_owned(),
             errors,
             omitted: self.omitted,
+            extended: Vec::new(),
         })
     }
 }
@@ -159,6 +187,7 @@ pub(crate) fn single(source: &str, origin: &str, offset: usize, message: String,
         origin: origin.to_owned(),
         errors: vec![error],
         omitted: 0,
+        extended: Vec::new(),
     }
 }
 

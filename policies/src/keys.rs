@@ -95,8 +95,10 @@ pub enum Kind {
     NeverNames,
     /// Names and values of variables.
     Variables,
-    /// Names of system calls.
-    SystemCalls,
+    /// Names of system calls that are allowed.
+    AllowedCalls,
+    /// Names of system calls that are denied.
+    DeniedCalls,
     /// Rules about commands, an array of tables.
     Rules,
     /// Sets of rules about commands, an array of tables.
@@ -120,7 +122,8 @@ impl Kind {
                 | Kind::PassNames
                 | Kind::NeverNames
                 | Kind::Variables
-                | Kind::SystemCalls
+                | Kind::AllowedCalls
+                | Kind::DeniedCalls
                 | Kind::Rules
                 | Kind::Ceilings
         )
@@ -201,8 +204,8 @@ pub const KEYS: &[Key] = &[
     key("network", "tcp-connect", Kind::Ports, GRANT, LEAST, "TCP ports that may be connected to, in mode \"host-without-isolation\"; absent: every one."),
     key("network", "tcp-bind", Kind::Ports, GRANT, LEAST, "TCP ports that may be listened on, in mode \"host-without-isolation\"; absent: every one."),
     key("syscalls", "profile", Kind::Word(SyscallProfile::WORDS), GRANT, LEAST, "Which system calls are allowed; absent: \"default\"."),
-    key("syscalls", "allow", Kind::SystemCalls, GRANT, LEAST, "System calls allowed beside those of the profile; profile \"default\" must have them."),
-    key("syscalls", "deny", Kind::SystemCalls, RESTRICTION, OF_DEFAULT, "System calls refused, whatever the profile says."),
+    key("syscalls", "allow", Kind::AllowedCalls, GRANT, LEAST, "System calls allowed beside those of the profile; profile \"default\" must have them."),
+    key("syscalls", "deny", Kind::DeniedCalls, RESTRICTION, OF_DEFAULT, "System calls refused, whatever the profile says."),
     limit("wall", Kind::DurationOrUnlimited, "Elapsed time."),
     limit("idle", Kind::DurationOrUnlimited, "Time without output."),
     limit("cpu-time", Kind::DurationOrUnlimited, "CPU time of all processes together."),

@@ -27,6 +27,7 @@
 
 mod allows;
 mod builtin;
+mod calls;
 pub mod command;
 mod decide;
 mod diff;
@@ -52,6 +53,7 @@ mod words;
 
 pub use allows::{Access, Facts};
 pub use builtin::{builtin, builtin_file, builtin_names};
+pub use calls::{CallKind, call_kind, calls};
 pub use decide::{Decision, Denial, Grants, Question, Request, RequestedLimits};
 pub use diff::{Change, Diff, Group};
 pub use digest::Digest;
@@ -63,6 +65,6 @@ pub use keys::{Absent, KEYS, Key, Kind, Nature, key_named};
 pub use lint::{Level, Lint, lint};
 pub use model::*;
 pub use pattern::matches_name;
-pub use resolve::{Load, LoadError, MAX_DEPTH, MAX_FILES, Resolved, resolve};
+pub use resolve::{Load, LoadError, MAX_DEPTH, MAX_FILES, Resolved, read, resolve};
 pub use statement::{Entry, Place, Statement, Statements, Value};
 pub use widens::{More, Widening};

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use self::walker::Walker;
+use crate::calls::CallKind;
 use crate::error::{Collector, ParseErrors, single};
 use crate::file::{Expectation, PolicyFile};
 use crate::keys::{KEYS, Kind, names, sections};
@@ -52,12 +53,17 @@ impl Problem {
 }
 
 pub(crate) fn parse(bytes: &[u8], origin: &str) -> Result<PolicyFile, ParseErrors> {
+    parse_partly(bytes, origin).map_err(|(errors, _)| errors)
+}
+
+/// With the errors comes what could be read of the file all the same.
+pub(crate) fn parse_partly(bytes: &[u8], origin: &str) -> Result<PolicyFile, (ParseErrors, Option<PolicyFile>)> {
     walk(bytes, origin, |walker, document| walker.file(document))
 }
 
 /// A file with nothing but expectations.
 pub(crate) fn parse_tests(bytes: &[u8], origin: &str) -> Result<Vec<Expectation>, ParseErrors> {
-    walk(bytes, origin, |walker, document| {
+    let read = walk(bytes, origin, |walker, document| {
         if !walker.version(document) {
             return Vec::new();
         }
@@ -69,17 +75,19 @@ pub(crate) fn parse_tests(bytes: &[u8], origin: &str) -> Result<Vec<Expectation>
                 Vec::new()
             }
         }
-    })
+    });
+    read.map_err(|(errors, _)| errors)
 }
 
 fn walk<T>(
     bytes: &[u8],
     origin: &str,
     read: impl FnOnce(&mut Walker<'_>, &DeTable<'_>) -> T,
-) -> Result<T, ParseErrors> {
+) -> Result<T, (ParseErrors, Option<T>)> {
+    let nothing = |errors: ParseErrors| (errors, None);
     if bytes.len() > MAX_FILE_BYTES {
         let message = format!("the file has {} bytes, more than {MAX_FILE_BYTES}", bytes.len());
-        return Err(single("", origin, 0, message, None));
+        return Err(nothing(single("", origin, 0, message, None)));
     }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -87,13 +95,14 @@ fn walk<T>(
             // Up to the wrong byte the lossy text is the file's own, so the offset holds.
             let lossy = String::from_utf8_lossy(bytes);
             let help = "save the file as UTF-8".to_owned();
-            return Err(single(
+            let message = "not UTF-8".to_owned();
+            return Err(nothing(single(
                 &lossy,
                 origin,
                 error.valid_up_to(),
-                "not UTF-8".to_owned(),
+                message,
                 Some(help),
-            ));
+            )));
         }
     };
     let source = Arc::new(Source {
@@ -106,7 +115,7 @@ fn walk<T>(
             message => message,
         };
         let offset = error.span().map_or(0, |span| span.start);
-        single(text, origin, offset, message.to_owned(), None)
+        nothing(single(text, origin, offset, message.to_owned(), None))
     })?;
     let mut walker = Walker {
         errors: Collector::new(text),
@@ -115,7 +124,7 @@ fn walk<T>(
     let found = read(&mut walker, document.get_ref());
     match walker.errors.finish(origin) {
         None => Ok(found),
-        Some(errors) => Err(errors),
+        Some(errors) => Err((errors, Some(found))),
     }
 }
 
@@ -280,7 +289,8 @@ fn entry(kind: Kind, value: &DeValue<'_>) -> Result<Value, Problem> {
         Kind::Protected => Value::Text(path::protected(text)?),
         Kind::PassNames => Value::Text(text::pass_pattern(text)?),
         Kind::NeverNames => Value::Text(text::never_pattern(text)?),
-        Kind::SystemCalls => Value::Text(text::system_call(text)?),
+        Kind::AllowedCalls => Value::Text(text::system_call(text, CallKind::Never)?),
+        Kind::DeniedCalls => Value::Text(text::system_call(text, CallKind::Needed)?),
         Kind::References => Value::Text(text::reference(text)?),
         _ => return Err(Problem::new("not an entry of a list", "write a single value")),
     })

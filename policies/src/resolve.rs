@@ -11,7 +11,7 @@ use crate::error::{Collector, ParseErrors, quoted};
 use crate::file::{PolicyFile, Reference};
 use crate::keys::{Absent, Kind, Nature};
 use crate::model::{NetworkMode, Policy, Protection};
-use crate::parse::{MAX_FILE_BYTES, PORTS};
+use crate::parse::{MAX_FILE_BYTES, PORTS, parse_partly};
 use crate::statement::{Entry, Statement, Statements, Value};
 
 /// How deep files may extend one another, the first one counted.
@@ -58,12 +58,7 @@ pub type Load<'a> = &'a dyn Fn(&Reference) -> Result<PolicyFile, LoadError>;
 /// What is wrong with the file, or with one that it extends: cycles, too many files, what cannot be read, and what only shows when
 /// everything is put together.
 pub fn resolve(file: &PolicyFile, load: Load<'_>) -> Result<Resolved, ParseErrors> {
-    let mut walk = Walk {
-        load,
-        chain: vec![file.origin().to_owned()],
-        files: 1,
-    };
-    let mut statements = walk.taken_in(file)?;
+    let mut statements = Walk::begin(file, load).taken_in(file)?;
     fill(&mut statements);
     check(file, &statements)?;
     let policy = Policy::of_statements(&statements);
@@ -98,11 +93,46 @@ struct Walk<'a> {
     files: usize,
 }
 
-impl Walk<'_> {
+/// Reads a file and puts it together with what it extends, as [`PolicyFile::parse`] and [`resolve`] do, but tells of everything at once: what is
+/// wrong with the file and with what it extends.
+///
+/// # Errors
+///
+/// All of that.
+pub fn read(bytes: &[u8], origin: &str, load: Load<'_>) -> Result<(PolicyFile, Resolved), ParseErrors> {
+    match parse_partly(bytes, origin) {
+        Ok(file) => {
+            let resolved = resolve(&file, load)?;
+            Ok((file, resolved))
+        }
+        Err((errors, None)) => Err(errors),
+        Err((errors, Some(part))) => match Walk::begin(&part, load).taken_in(&part) {
+            Ok(_) => Err(errors),
+            Err(more) => Err(errors.and(more)),
+        },
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn begin(file: &PolicyFile, load: Load<'a>) -> Walk<'a> {
+        Walk {
+            load,
+            chain: vec![file.origin().to_owned()],
+            files: 1,
+        }
+    }
+
     /// What a file states and takes in.
     fn taken_in(&mut self, file: &PolicyFile) -> Result<Statements, ParseErrors> {
         let mut inherited: Vec<Statements> = Vec::new();
         let mut errors = Collector::new(file.text());
+        let mut extended: Option<ParseErrors> = None;
+        let mut also = |wrong: ParseErrors| {
+            extended = Some(match extended.take() {
+                Some(known) => known.and(wrong),
+                None => wrong,
+            });
+        };
         for (index, reference) in file.extends().enumerate() {
             let mut wrong = |message: String, help: Option<String>| {
                 let path = format!("extends[{index}]");
@@ -114,7 +144,10 @@ impl Walk<'_> {
             };
             let parent = match loaded {
                 Ok(parent) => parent,
-                Err(LoadError::Wrong(errors)) => return Err(errors),
+                Err(LoadError::Wrong(errors)) => {
+                    also(errors);
+                    continue;
+                }
                 Err(LoadError::Missing { message, help }) => {
                     wrong(message, help);
                     continue;
@@ -142,7 +175,7 @@ impl Walk<'_> {
             self.files += 1;
             if self.files > MAX_FILES {
                 wrong(
-                    format!("more than {MAX_FILES} files are taken in"),
+                    format!("more than {MAX_FILES} files are taken in, one that several extend counted for each"),
                     Some("extend fewer policies".to_owned()),
                 );
                 break;
@@ -150,11 +183,15 @@ impl Walk<'_> {
             self.chain.push(parent.origin().to_owned());
             let statements = self.taken_in(&parent);
             self.chain.pop();
-            inherited.push(statements?);
+            match statements {
+                Ok(statements) => inherited.push(statements),
+                Err(errors) => also(errors),
+            }
         }
-        match errors.finish(file.origin()) {
-            None => Ok(joined(file.statements().clone(), inherited)),
-            Some(errors) => Err(errors),
+        match (errors.finish(file.origin()), extended) {
+            (None, None) => Ok(joined(file.statements().clone(), inherited)),
+            (Some(errors), Some(extended)) => Err(errors.and_of(extended)),
+            (Some(errors), None) | (None, Some(errors)) => Err(errors),
         }
     }
 }

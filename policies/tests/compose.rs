@@ -637,3 +637,44 @@ proptest! {
         check_narrowing(&built_in, &policy);
     }
 }
+
+/// What is wrong with a file, with what it extends and with where that is: all at once.
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let text = "version = 1\nname = \"x\"\nextends = [\"./base.toml\", \"rsut\"]\n[filesystem]\nrd = []\n\
+                [syscalls]\ndeny = [\"open_at\", \"execve\"]\nallow = [\"bpf\"]\n[limits]\nprocesses = \"unlimted\"\n";
+    let base = "version = 1\nname = \"base\"\n[limits]\nwal = 3\n";
+    let load = |reference: &Reference| match reference.text.as_str() {
+        "./base.toml" => Ok(PolicyFile::parse(base.as_bytes(), "base.toml")?),
+        _ => Err(LoadError::Missing {
+            message: "there is none".to_owned(),
+            help: None,
+        }),
+    };
+    let errors = fumehood_policies::read(text.as_bytes(), "x.toml", &load).unwrap_err();
+    let told: Vec<_> = errors
+        .all()
+        .into_iter()
+        .map(|(origin, error)| format!("{origin}:{}:{} {}", error.line, error.column, error.path))
+        .collect();
+    let expected = [
+        "x.toml:3:27 extends[1]",
+        "x.toml:5:1 filesystem.rd",
+        "x.toml:7:9 syscalls.deny[0]",
+        "x.toml:7:20 syscalls.deny[1]",
+        "x.toml:8:10 syscalls.allow[0]",
+        "x.toml:10:13 limits.processes",
+        "base.toml:4:1 limits.wal",
+    ];
+    assert_eq!(told, expected, "{errors}");
+    let shown = errors.to_string();
+    for words in [
+        "did you mean `openat`",
+        "did you mean \"unlimited\"",
+        "no command can be started",
+        "no policy can allow",
+        "did you mean `wall`",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+}

@@ -1,8 +1,18 @@
 //! `schema/policy.schema.json`: made from the table of keys, and checked in. Run with `FUMEHOOD_WRITE_SCHEMA=1` to write it anew.
 
 use fumehood_policies::command::Verdict;
-use fumehood_policies::{Absent, KEYS, Kind, Nature, PolicyFile, builtin, builtin_names};
+use fumehood_policies::{Absent, CallKind, KEYS, Kind, Nature, PolicyFile, builtin, builtin_names, calls};
 use serde_json::{Map, Value, json};
+
+/// The names of system calls of the other kinds.
+fn calls_but(wrong: CallKind) -> Vec<&'static str> {
+    let mut names: Vec<_> = calls()
+        .filter(|(_, kind)| *kind != wrong)
+        .map(|(name, _)| name)
+        .collect();
+    names.sort_unstable();
+    names
+}
 
 fn of(kind: Kind) -> Value {
     let strings = |item: Value| json!({ "type": "array", "items": item, "uniqueItems": true, "maxItems": 1024 });
@@ -37,7 +47,8 @@ fn of(kind: Kind) -> Value {
         Kind::Ports => strings(count(65535)),
         Kind::PassNames => strings(json!({ "type": "string", "pattern": "^[^*=\\s$][^*=\\s]*\\*?$" })),
         Kind::NeverNames => strings(json!({ "type": "string", "pattern": "^\\*?[^*=\\s$]*\\*?$" })),
-        Kind::SystemCalls => strings(json!({ "type": "string", "pattern": "^[a-z0-9_]{1,64}$" })),
+        Kind::AllowedCalls => strings(json!({ "enum": calls_but(CallKind::Never) })),
+        Kind::DeniedCalls => strings(json!({ "enum": calls_but(CallKind::Needed) })),
         Kind::Variables => json!({
             "type": "object",
             "patternProperties": { "^[A-Za-z_][A-Za-z0-9_]*$": { "type": "string" } },

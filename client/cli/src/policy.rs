@@ -348,13 +348,6 @@ impl Place {
 /// Puts a file together with what it extends.
 fn put_together(file: fumehood_policies::PolicyFile, load: fumehood_policies::Load<'_>) -> Result<Source, Wrong> {
     let resolved = resolve(&file, load).map_err(Wrong::Parse)?;
-    let calls = fumehoodd::lower::wrong_calls(&resolved.policy);
-    if !calls.is_empty() {
-        return Err(Wrong::Calls {
-            origin: file.origin().to_owned(),
-            wrong: calls,
-        });
-    }
     Ok(Source { file, resolved })
 }
 

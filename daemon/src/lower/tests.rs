@@ -455,3 +455,19 @@ fn calls_are_excepted_by_name() {
         (vec!["ptrace".to_owned()], vec!["socket".to_owned()])
     );
 }
+
+#[test]
+fn policies_know_the_sandboxes_system_calls() {
+    use fumehood_sandbox::seccomp::Call;
+    use policies::CallKind;
+    let mut known: Vec<_> = policies::calls().collect();
+    known.sort_by_key(|(name, _)| *name);
+    let kind = |call: &Call| match (call.is_needed(), call.is_allowed_by_default()) {
+        (true, _) => CallKind::Needed,
+        (false, false) => CallKind::Never,
+        (false, true) => CallKind::Choice,
+    };
+    let mut real: Vec<_> = Call::ALL.iter().map(|call| (call.name(), kind(call))).collect();
+    real.sort_by_key(|(name, _)| *name);
+    assert_eq!(known, real);
+}

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fumehood_policies::{
-    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, resolve,
+    LoadError, ParseErrors, Policy, PolicyFile, Reference, Resolved, builtin, builtin_file, builtin_names, read,
+    resolve,
 };
 
 use super::counted::{CountError, Directory, Uncounted, read_path};
-use crate::lower;
 
 /// Longest policy file, in bytes.
 pub const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -77,14 +77,6 @@ pub enum StoreError {
     /// A file has errors.
     #[error("{0}")]
     Parse(ParseErrors),
-    /// A file names system calls that it cannot.
-    #[error("policy {origin}: {}", wrong.join("; "))]
-    Calls {
-        /// The file.
-        origin: String,
-        /// What is wrong with each.
-        wrong: Vec<String>,
-    },
     /// A file's policy has another name than the file.
     #[error("policy {}: its name is `{name}`, so its file must be called {name}.toml", path.display())]
     Name {
@@ -319,17 +311,7 @@ impl PolicyStore {
     /// # Errors
     /// As [`inline`](Self::inline).
     pub fn check(&self, bytes: &[u8], origin: &str) -> Result<(PolicyFile, Resolved), StoreError> {
-        let file = PolicyFile::parse(bytes, origin).map_err(StoreError::Parse)?;
-        let resolved =
-            resolve(&file, &|reference| from_files(&self.files, reference, None)).map_err(StoreError::Parse)?;
-        let wrong = lower::wrong_calls(&resolved.policy);
-        match wrong.is_empty() {
-            true => Ok((file, resolved)),
-            false => Err(StoreError::Calls {
-                origin: origin.to_owned(),
-                wrong,
-            }),
-        }
+        read(bytes, origin, &|reference| from_files(&self.files, reference, None)).map_err(StoreError::Parse)
     }
 
     /// A policy of this store that a file extends by name.
@@ -386,15 +368,7 @@ fn put_together(
     file: &PolicyFile,
     load: &dyn Fn(&Reference) -> Result<PolicyFile, LoadError>,
 ) -> Result<Policy, StoreError> {
-    let policy = resolve(file, load).map_err(StoreError::Parse)?.policy;
-    let wrong = lower::wrong_calls(&policy);
-    match wrong.is_empty() {
-        true => Ok(policy),
-        false => Err(StoreError::Calls {
-            origin: file.origin().to_owned(),
-            wrong,
-        }),
-    }
+    Ok(resolve(file, load).map_err(StoreError::Parse)?.policy)
 }
 
 /// What is extended: a file of the directories by name, or, for files that count for the user `paths`, one relative to the file that says so.
@@ -523,30 +497,6 @@ mod tests {
         assert!(
             error.contains("there is no policy `cj`") && error.contains("base, ci, more"),
             "{error}"
-        );
-    }
-
-    #[test]
-    fn system_calls_are_named_as_the_kernel_does() {
-        let store = load(&[], "default").unwrap();
-        let error = |calls: &str| {
-            let text = policy("x") + "[syscalls]\n" + calls;
-            store
-                .inline(text.as_bytes(), "request")
-                .err()
-                .map(|error| error.to_string())
-        };
-        assert_eq!(error("allow = [\"ptrace\"]\ndeny = [\"socket\"]"), None);
-        let said = error("deny = [\"ptrce\"]").unwrap();
-        assert!(
-            said.contains("no system call `ptrce`; did you mean `ptrace`?"),
-            "{said}"
-        );
-        assert!(error("allow = [\"mount\"]").unwrap().contains("no policy can allow"));
-        assert!(
-            error("deny = [\"execve\"]")
-                .unwrap()
-                .contains("no command can be started")
         );
     }
 

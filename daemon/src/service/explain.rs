@@ -22,8 +22,7 @@ pub(super) fn check(store: &PolicyStore, request: &v1::CheckPolicyRequest) -> v1
             lints: lint(&file, &resolved).iter().map(finding).collect(),
         },
         Err(StoreError::Parse(errors)) => {
-            let origin = errors.origin();
-            let one = |error: &fumehood_policies::ParseError| v1::PolicyFinding {
+            let one = |(origin, error): (&str, &fumehood_policies::ParseError)| v1::PolicyFinding {
                 level: "error".to_owned(),
                 origin: origin.to_owned(),
                 line: error.line,
@@ -33,7 +32,7 @@ pub(super) fn check(store: &PolicyStore, request: &v1::CheckPolicyRequest) -> v1
                 help: error.help.clone().unwrap_or_default(),
             };
             v1::CheckPolicyResponse {
-                errors: errors.errors().iter().map(one).collect(),
+                errors: errors.all().into_iter().map(one).collect(),
                 lints: Vec::new(),
             }
         }

@@ -3,6 +3,7 @@
 use toml::de::DeValue;
 
 use super::Problem;
+use crate::calls::{CallKind, call_kind, calls};
 use crate::error::quoted;
 
 const MAX_DESCRIPTION_CHARS: usize = 1024;
@@ -71,16 +72,27 @@ fn possible(words: &[&str]) -> String {
     format!("write {}", names.join(" or "))
 }
 
-/// The name of a system call, as the kernel writes it. Whether there is one so named is not known here.
-pub(super) fn system_call(name: &str) -> Result<String, Problem> {
-    let valid = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    if (1..=64).contains(&name.len()) && name.bytes().all(valid) {
-        return Ok(name.to_owned());
+/// The name of a system call, as the kernel writes it, of another kind than `wrong`.
+pub(super) fn system_call(name: &str, wrong: CallKind) -> Result<String, Problem> {
+    let shown = quoted(name);
+    match call_kind(name) {
+        Some(CallKind::Never) if wrong == CallKind::Never => Err(Problem::new(
+            format!("`{shown}` is a call that no policy can allow"),
+            "remove it",
+        )),
+        Some(CallKind::Needed) if wrong == CallKind::Needed => Err(Problem::new(
+            format!("without `{shown}` no command can be started"),
+            "remove it",
+        )),
+        Some(_) => Ok(name.to_owned()),
+        None => Err(Problem::new(
+            format!("there is no system call `{shown}`"),
+            match nearest(name, calls().map(|(known, _)| known)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "write it as the kernel does: \"ptrace\"".to_owned(),
+            },
+        )),
     }
-    Err(Problem::new(
-        format!("`{}` is not the name of a system call", quoted(name)),
-        "write it as the kernel does: \"ptrace\"",
-    ))
 }
 
 /// An entry of `extends`: a name, or a path relative to the file.

@@ -71,7 +71,11 @@ impl Measure {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         if digits == 0 {
-            return Err(self.no_number(text));
+            let mut problem = self.no_number(text);
+            if zero == Zero::RefusedForUnlimited {
+                problem.help = meant_unlimited(text).or(problem.help);
+            }
+            return Err(problem);
         }
         let Some((_, factor)) = self.units.iter().find(|(name, _)| *name == unit) else {
             return Err(self.no_unit(number, unit));
@@ -141,6 +145,11 @@ impl Measure {
         let names: Vec<_> = self.units.iter().map(|(name, _)| *name).collect();
         format!("the units are {}", names.join(", "))
     }
+}
+
+fn meant_unlimited(text: &str) -> Option<String> {
+    let near = super::text::nearest(text, std::iter::once(UNLIMITED));
+    near.map(|near| format!("did you mean \"{near}\"?"))
 }
 
 fn is_unlimited(value: &DeValue<'_>) -> bool {
@@ -273,12 +282,17 @@ pub(super) fn cpus(value: &DeValue<'_>) -> Result<Option<u32>, Problem> {
     Ok(Some(millis as u32))
 }
 
-/// Says of a number out of range that there is a word for no bound, where it is zero.
+/// Says that there is a word for no bound, of zero and of a word that is nearly that.
 fn or_unlimited(read: Result<u64, Problem>, value: &DeValue<'_>) -> Result<u64, Problem> {
     read.map_err(|mut problem| {
         if matches!(value, DeValue::Integer(integer) if parsed(integer) == Some(0)) {
             problem.message = "zero is not unlimited".to_owned();
             problem.help = Some(format!("write \"{UNLIMITED}\" for no bound, or a number such as 2048"));
+        }
+        if let DeValue::String(text) = value
+            && let Some(help) = meant_unlimited(text)
+        {
+            problem.help = Some(help);
         }
         problem
     })

@@ -38,14 +38,6 @@ pub enum Wrong {
     /// It has errors.
     #[error("{0}")]
     Parse(ParseErrors),
-    /// It names system calls that it cannot.
-    #[error("{origin}: {}", wrong.join("; "))]
-    Calls {
-        /// The file.
-        origin: String,
-        /// What is wrong with each.
-        wrong: Vec<String>,
-    },
 }
 
 /// Whether a value names a file, and not a policy.
@@ -91,8 +83,11 @@ impl Source {
     /// The policy of a file.
     pub fn file(path: &Path) -> Result<Source, Wrong> {
         let bytes = read(path)?;
-        let file = PolicyFile::parse(&bytes, &path.display().to_string()).map_err(Wrong::Parse)?;
-        put_together(file, &|reference| of_directory(reference))
+        let read = fumehood_policies::read(&bytes, &path.display().to_string(), &|reference| {
+            of_directory(reference)
+        });
+        let (file, resolved) = read.map_err(Wrong::Parse)?;
+        Ok(Source { file, resolved })
     }
 }
 

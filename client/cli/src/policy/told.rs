@@ -201,14 +201,13 @@ fn line_json(line: &fumehood_policies::Line) -> Value {
 pub fn wrong_json(file: &str, wrong: &Wrong) -> Value {
     let errors: Vec<Value> = match wrong {
         Wrong::Parse(errors) => {
-            let origin = errors.origin();
-            let one = |error: &fumehood_policies::ParseError| {
+            let one = |(origin, error): (&str, &fumehood_policies::ParseError)| {
                 json!({
                     "file": origin, "line": error.line, "column": error.column, "key": error.path,
                     "message": error.message, "help": error.help,
                 })
             };
-            errors.errors().iter().map(one).collect()
+            errors.all().into_iter().map(one).collect()
         }
         other => vec![json!({ "file": file, "message": other.to_string() })],
     };
