@@ -155,7 +155,9 @@ pub async fn serve(
         audit_required: config.audit.required,
         uid: config.uid,
     };
-    let reader = tokio::spawn(read_again(policies.clone()));
+    // Before anybody is told that the daemon is ready: a SIGHUP that finds no handler ends it.
+    let hangups = signal(SignalKind::hangup()).map_err(|error| ServeError::Serve(error.to_string()))?;
+    let reader = tokio::spawn(read_again(policies.clone(), hangups));
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -327,10 +329,7 @@ fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies
 }
 
 /// Reads the policies again at each SIGHUP.
-async fn read_again(policies: PoliciesService) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        return;
-    };
+async fn read_again(policies: PoliciesService, mut hangups: Signal) {
     while hangups.recv().await.is_some() {
         // What came of it is in both logs.
         let _ = policies.read_again("signal").await;
