@@ -5,7 +5,7 @@
 
 use crate::command::Verdict;
 use crate::file::{Expected, Subject};
-use crate::model::{Home, Network, NetworkMode, PathPattern, Policy, SyscallProfile, Tool, WorkspaceAccess};
+use crate::model::{GitAccess, Home, Network, NetworkMode, PathPattern, Policy, SyscallProfile, Tool, WorkspaceAccess};
 use crate::pattern::{is_at_or_below, names_of};
 
 /// Where paths that begin with a variable lie.
@@ -66,6 +66,12 @@ pub enum Access<'a> {
 
 /// The trees that a sandbox makes for itself.
 pub(crate) const OWN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+/// Those of them that can be written.
+pub(crate) const OWN_WRITTEN: [&str; 3] = ["/proc", "/dev", "/run"];
+/// Files that are written for every sandbox, whatever its policy shows or hides.
+pub(crate) const OWN_FILES: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/hostname", "/etc/nsswitch.conf"];
+/// Those that are written where the network is the sandbox's own; on the machine's network its own are shown.
+pub(crate) const OWN_NETWORK_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 pub(crate) const TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
 impl Policy {
@@ -73,11 +79,11 @@ impl Policy {
     pub fn answers(&self, subject: &Subject, facts: Facts<'_>) -> Expected {
         let path = |pattern: &PathPattern| facts.place(pattern);
         let allowed = match subject {
-            Subject::Read(pattern) => self.allows(Access::Read(&path(pattern)), facts),
-            Subject::Write(pattern) => self.allows(Access::Write(&path(pattern)), facts),
-            Subject::Execute(pattern) => self.allows(Access::Execute(&path(pattern)), facts),
-            Subject::Host(host, port) => self.allows(Access::Connect(host, *port), facts),
-            Subject::Environment(name) => self.allows(Access::Environment(name), facts),
+            Subject::Read(pattern) => self.shows(Access::Read(&path(pattern)), facts),
+            Subject::Write(pattern) => self.shows(Access::Write(&path(pattern)), facts),
+            Subject::Execute(pattern) => self.shows(Access::Execute(&path(pattern)), facts),
+            Subject::Host(host, port) => self.shows(Access::Connect(host, *port), facts),
+            Subject::Environment(name) => self.shows(Access::Environment(name), facts),
             Subject::Command(line) => {
                 return match self.commands.judge_line(line).verdict {
                     Verdict::Deny => Expected::Deny,
@@ -90,6 +96,28 @@ impl Policy {
             true => Expected::Allow,
             false => Expected::Deny,
         }
+    }
+
+    /// What a run under this policy finds: as [`Self::allows`], but for what is granted below a private `/tmp`. That is shown in the place of
+    /// what is private, with what the grants give and no more.
+    pub fn shows(&self, access: Access<'_>, facts: Facts<'_>) -> bool {
+        match access {
+            Access::Read(path) | Access::Write(path) | Access::Keep(path) | Access::Execute(path)
+                if self.grants_in_tmp(path, facts) =>
+            {
+                let mut own = self.clone();
+                own.filesystem.tmp = false;
+                own.allows(access, facts)
+            }
+            access => self.allows(access, facts),
+        }
+    }
+
+    /// Whether a list grants something of a private `/tmp`.
+    pub(crate) fn grants_in_tmp(&self, path: &str, facts: Facts<'_>) -> bool {
+        let fs = &self.filesystem;
+        let lists = [&fs.read, &fs.execute, &fs.write, &fs.copy_on_write];
+        fs.tmp && TMP.iter().any(|tree| is_in(path, tree)) && lists.iter().any(|list| covered(list, path, facts))
     }
 
     /// Whether the policy gives this and nothing in it takes it away.
@@ -130,6 +158,9 @@ impl Policy {
         if is_in(path, facts.workspace) {
             return true;
         }
+        if self.has_file(path) {
+            return true;
+        }
         if covered(&fs.hide, path, facts) {
             return false;
         }
@@ -165,13 +196,21 @@ impl Policy {
         if covered(&fs.hide, path, facts) {
             return false;
         }
-        self.has_own(path, &OWN, facts) || covered(&fs.write, path, facts) || covered(&fs.copy_on_write, path, facts)
+        self.has_own(path, &OWN_WRITTEN, facts)
+            || covered(&fs.write, path, facts)
+            || covered(&fs.copy_on_write, path, facts)
     }
 
     /// Whether what is written there, if anything may be, is written for good.
     pub(crate) fn keeps(&self, path: &str, facts: Facts<'_>) -> bool {
         let workspace = self.filesystem.workspace == WorkspaceAccess::Write && is_in(path, facts.workspace);
         workspace || covered(&self.filesystem.write, path, facts)
+    }
+
+    /// Whether the file is one that is written for the sandbox.
+    pub(crate) fn has_file(&self, path: &str) -> bool {
+        let own_network = !matches!(self.network, Network::Host(_));
+        OWN_FILES.contains(&path) || own_network && OWN_NETWORK_FILES.contains(&path)
     }
 
     /// Whether the place is the sandbox's own: made for it, private, or the copy of the home.
@@ -183,6 +222,7 @@ impl Policy {
 
     /// Whether the path has a protected name in a tree that is written for good.
     fn protects(&self, path: &str, facts: Facts<'_>) -> bool {
+        let hooks = self.filesystem.git == GitAccess::Guarded && is_hook(path);
         self.written_roots().any(|root| {
             let names: Vec<&str> = names_in(&root, facts);
             let mut rest = names_of(path);
@@ -190,12 +230,19 @@ impl Policy {
                 .iter()
                 .all(|wanted| rest.next().is_some_and(|name| crate::matches_name(wanted, name)));
             let rest: Vec<&str> = rest.collect();
-            below
-                && self
-                    .filesystem
-                    .protect
-                    .iter()
-                    .any(|name| is_at_or_below(rest.iter().copied(), name))
+            let mut names = self.filesystem.protect.iter();
+            below && (hooks || names.any(|name| is_at_or_below(rest.iter().copied(), name)))
+        })
+    }
+
+    /// The names of a path below the tree written for good that holds it. `None`: none does.
+    pub(crate) fn in_written<'p>(&self, path: &'p str, facts: Facts<'_>) -> Option<Vec<&'p str>> {
+        self.written_roots().find_map(|root| {
+            let mut rest = names_of(path);
+            let below = names_in(&root, facts)
+                .iter()
+                .all(|wanted| rest.next().is_some_and(|name| crate::matches_name(wanted, name)));
+            below.then(|| rest.collect())
         })
     }
 
@@ -205,6 +252,13 @@ impl Policy {
         let workspace = workspace.then(|| PathPattern::Workspace(String::new()));
         self.filesystem.write.iter().cloned().chain(workspace)
     }
+}
+
+/// Whether a path lies in the directory of hooks of a repository that is called `.git`: the one thing of git's that is refused whatever is
+/// written there.
+pub(crate) fn is_hook(path: &str) -> bool {
+    let mut names = names_of(path).skip_while(|name| *name != ".git");
+    names.next().is_some() && names.any(|name| name == "hooks")
 }
 
 /// Whether a host is this machine by its name or address. On a network of its own that is the sandbox itself.

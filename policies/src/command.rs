@@ -23,6 +23,7 @@
 //! - Under a ceiling a policy carries the rules of both ([`Commands`]): each set is judged by itself, and the strictest holds.
 //! - Without the section `[commands]` everything is allowed and nothing is read.
 
+mod callbacks;
 mod cover;
 mod doors;
 mod input;
@@ -35,6 +36,7 @@ mod rules;
 mod script;
 mod shell;
 mod unwrap;
+mod variables;
 mod word;
 
 pub use cover::stays_in;
@@ -42,6 +44,6 @@ pub use input::reads_program_from_input;
 pub use layers::Commands;
 pub use narrow::NotNarrow;
 pub(crate) use narrow::runs_anything;
-pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line};
+pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line, read_with};
 pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
 pub use word::Word;

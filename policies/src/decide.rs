@@ -115,6 +115,7 @@ impl Policy {
     /// A request may only tighten: a bound looser than the policy's is denied, never cut down in silence. Where several
     /// are looser the denial names the first as its rule and explains all. A bound of zero is what it says, a bound of
     /// nothing; it does not mean unlimited. Bounds are looked at first, then the command: see [`command`](crate::command).
+    /// The request's own variables count as if they were written before the command; the caller's, which the policy chooses from, do not.
     pub fn decide(&self, request: &Request<'_>) -> Decision {
         let Request {
             tool,
@@ -130,7 +131,7 @@ impl Policy {
             Ok(limits) => limits,
             Err(denial) => return Decision::Denied(denial),
         };
-        let judgement = self.commands.judge(argv);
+        let judgement = self.commands.judge_with(argv, env);
         let why = judgement
             .decisive()
             .map(|finding| (finding.place.clone(), self.why(finding)));

@@ -9,7 +9,7 @@ use crate::environment::name_matches;
 use crate::error::quoted;
 use crate::file::{Expected, Subject};
 use crate::keys::{Absent, KEYS, Kind, Nature};
-use crate::model::{Home, NetworkMode, PathPattern, Tool, WorkspaceAccess};
+use crate::model::{GitAccess, Home, NetworkMode, PathPattern, Tool, WorkspaceAccess};
 use crate::pattern::{is_at_or_below, names_of};
 use crate::resolve::Resolved;
 use crate::statement::{Entry, Place, Value};
@@ -137,7 +137,7 @@ impl Resolved {
 
     /// What is decided about an access.
     pub fn explain_access(&self, access: Access<'_>, facts: Facts<'_>) -> Answer {
-        let allowed = self.policy.allows(access, facts);
+        let allowed = self.policy.shows(access, facts);
         let mut answer = Answer {
             question: asked(access, facts),
             verdict: if allowed { Expected::Allow } else { Expected::Deny },
@@ -206,15 +206,18 @@ impl Resolved {
             if fs.home == Home::CopyOnWrite && is_in(path, facts.home) {
                 answer.gives([self.single("filesystem.home")]);
             }
-            if fs.tmp && allows::TMP.iter().any(|tree| is_in(path, tree)) {
+            let in_tmp = fs.tmp && allows::TMP.iter().any(|tree| is_in(path, tree));
+            if in_tmp && !self.policy.grants_in_tmp(path, facts) {
                 answer.gives([self.single("filesystem.tmp")]);
             }
             // Only /run may hold programs.
             let own = match access {
                 Access::Execute(_) => &allows::OWN[3..],
+                Access::Write(_) => &allows::OWN_WRITTEN[..],
                 _ => &allows::OWN[..],
             };
-            if own.iter().any(|tree| is_in(path, tree)) {
+            let file = matches!(access, Access::Read(_)) && self.policy.has_file(path);
+            if file || own.iter().any(|tree| is_in(path, tree)) {
                 answer.reasons.push(Reason {
                     verdict: Expected::Allow,
                     text: "every sandbox makes its own".to_owned(),
@@ -222,7 +225,8 @@ impl Resolved {
                 });
             }
         }
-        if !in_workspace {
+        let written_for_it = matches!(access, Access::Read(_)) && self.policy.has_file(path);
+        if !in_workspace && !written_for_it {
             answer.takes(self.entry("filesystem.hide", covering));
         }
         if writes {
@@ -231,6 +235,11 @@ impl Resolved {
                 Value::Text(name) => self.protects(name, path, facts),
                 _ => false,
             }));
+            self.explain_guard(path, facts, answer);
+            let private = fs.home == Home::Empty && is_in(path, facts.home) && !in_workspace;
+            if private && answer.verdict == Expected::Deny {
+                answer.note("the home is empty: what is written there vanishes with the sandbox".to_owned());
+            }
         }
         let spelled = quoted(&facts.spelled(path));
         let given = answer.reasons.iter().any(|reason| reason.verdict == Expected::Allow);
@@ -249,6 +258,38 @@ impl Resolved {
             });
         }
         answer.help_about_restrictions();
+    }
+
+    /// What git's guard says of writing a path, as far as a path tells.
+    fn explain_guard(&self, path: &str, facts: Facts<'_>, answer: &mut Answer) {
+        let fs = &self.policy.filesystem;
+        let Some(rest) = self.policy.in_written(path, facts) else {
+            return;
+        };
+        let git = fs.git == GitAccess::Guarded;
+        if git && allows::is_hook(path) {
+            answer.takes([self.single("filesystem.git")]);
+        } else if git && rest.contains(&".git") {
+            answer.note(
+                "among git's own files the guard decides by what is written: what would run programs is refused"
+                    .to_owned(),
+            );
+        }
+        let nested = (1..rest.len()).find_map(|at| {
+            let names = rest.get(at..)?;
+            let name = fs
+                .protect
+                .iter()
+                .find(|name| is_at_or_below(names.iter().copied(), name))?;
+            Some((rest.get(..at)?.join("/"), name))
+        });
+        if let (Some((directory, name)), Expected::Allow) = (nested, answer.verdict) {
+            answer.note(format!(
+                "refused where {} is a repository: there \"{}\" is protected as well",
+                quoted(&directory),
+                quoted(name)
+            ));
+        }
     }
 
     /// Whether a protected name is that of a path in a tree that is written for good.
@@ -428,6 +469,15 @@ impl Answer {
             text: "takes it away".to_owned(),
             line: Some(line),
         }));
+    }
+
+    /// Says more about the verdict, whatever it is.
+    fn note(&mut self, text: String) {
+        self.reasons.push(Reason {
+            verdict: self.verdict,
+            text,
+            line: None,
+        });
     }
 
     fn or_help(&mut self, help: String) {

@@ -12,6 +12,12 @@ use crate::statement::{Entry, Place, Value};
 /// At most so many findings of one file are kept.
 const MAX_LINTS: usize = 200;
 
+/// Limits below which hardly anything runs: a shell with its libraries takes 2 to 4 MiB, and one more process for each command; the loader
+/// opens a library at a time beside the three streams.
+const LEAST_MEMORY: u64 = 4 << 20;
+const LEAST_PROCESSES: u64 = 4;
+const LEAST_OPEN_FILES: u64 = 16;
+
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -556,6 +562,26 @@ impl<'a> Search<'a> {
                 );
             }
         }
+        for (key, least, message) in [
+            ("limits.memory", LEAST_MEMORY, "no shell starts with so little memory"),
+            (
+                "limits.processes",
+                LEAST_PROCESSES,
+                "a shell and what it starts are more processes",
+            ),
+        ] {
+            if let Some((_, entry)) = self.own(key).first()
+                && matches!(entry.value, Value::Amount(Some(amount)) if amount < least)
+            {
+                self.note(Level::Warning, key, &entry.place, message, "state more");
+            }
+        }
+        if let Some((_, entry)) = self.own("limits.open-files").first()
+            && matches!(entry.value, Value::SoftHard(soft, _) if soft < LEAST_OPEN_FILES)
+        {
+            let message = "a program and its libraries are more open files";
+            self.note(Level::Warning, "limits.open-files", &entry.place, message, "state more");
+        }
         let limits = &self.policy.limits;
         if let (Some(idle), Some(wall)) = (limits.idle, limits.wall)
             && idle >= wall
@@ -621,10 +647,15 @@ impl<'a> Search<'a> {
             }
         }
         for (_, entry) in self.own("environment.set") {
-            let Value::Variable(name, _) = &entry.value else {
+            let Value::Variable(name, value) = &entry.value else {
                 continue;
             };
             let at = format!("environment.set.{name}");
+            if value.contains("${") {
+                let message = "`${` is passed on as it stands: values are not expanded";
+                let help = "write the value itself, or let the request set it";
+                self.note(Level::Warning, at.clone(), &entry.place, message, help);
+            }
             if environment.removes(name.as_bytes()) {
                 self.note(
                     Level::Warning,
@@ -693,6 +724,21 @@ impl<'a> Search<'a> {
                     entry,
                     message,
                     "allow exact arguments only (`exact = true`), or ask",
+                ));
+            }
+        }
+        for (index, rule) in rules.rules.iter().enumerate() {
+            let spaced = rule
+                .program
+                .iter()
+                .find(|program| program.0.contains(char::is_whitespace));
+            if let (Some(program), Some(entry)) = (spaced, own(index)) {
+                notes.push((
+                    Level::Warning,
+                    index,
+                    entry,
+                    format!("no program is called `{}`: it matches no command", quoted(&program.0)),
+                    "write the program alone, and what follows it under `args`",
                 ));
             }
         }

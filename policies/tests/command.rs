@@ -588,6 +588,8 @@ fn always_is_refused_where_a_rule_would_allow_anything() {
         "git -C x status",
         "git bisect run x",
         "git log --ext-diff",
+        "git-push origin",
+        "git p",
         "git diff --output=x",
         "git clone x",
         "vim x",

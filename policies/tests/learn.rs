@@ -286,6 +286,48 @@ fn bounds_and_restrictions_of_the_policy_above_are_kept() {
 }
 
 #[test]
+fn what_is_called_like_a_secret_and_what_is_only_listed_is_not_proposed() {
+    let look = |purpose, path: &str, directory| Observation {
+        directory,
+        ..asked(purpose, path, true, "tool")
+    };
+    let mut watched = cargo();
+    let home = facts().home;
+    for (purpose, name, directory) in [
+        (Purpose::Read, ".my_credentials", false),
+        (Purpose::Read, "keys/server.pem", false),
+        (Purpose::Read, "keys/id_ed25519", false),
+        (Purpose::Read, "app/.env", false),
+        (Purpose::List, "notes", true),
+        (Purpose::Read, "notes/todo.txt", false),
+    ] {
+        watched
+            .observations
+            .push(look(purpose, &format!("{home}/{name}"), directory));
+    }
+    let (policy, notes, text) = policy(&facts(), &watched, &[]);
+    let read = &policy.filesystem.read;
+    assert!(read.contains(&self::home("notes/todo.txt")), "{text}");
+    for name in [
+        ".my_credentials",
+        "keys",
+        "keys/server.pem",
+        "keys/id_ed25519",
+        "app",
+        "app/.env",
+        "notes",
+    ] {
+        assert!(!read.contains(&self::home(name)), "{name}: {text}");
+    }
+    for name in [".my_credentials", "server.pem", "id_ed25519", ".env"] {
+        let told = notes
+            .iter()
+            .any(|note| note.contains(name) && note.contains("called like a secret"));
+        assert!(told, "{name}: {notes:?}");
+    }
+}
+
+#[test]
 fn a_proposal_says_of_commands_what_the_policy_above_says() {
     let above = "version = 1\nname = \"team\"\n[protections]\nrequired = []\n[commands]\ndefault = \"allow\"\n\
                  [[commands.rules]]\nprogram = \"git\"\nargs = [\"push\"]\ndecision = \"deny\"\nreason = \"no\"\n\

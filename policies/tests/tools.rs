@@ -428,7 +428,7 @@ fn a_difference_is_told_in_words_and_in_both_directions() {
             "[limits]\nmemory = \"unlimited\"\n",
             "[limits]\nmemory = \"1GiB\"\n",
             &[],
-            &["limits: memory: 1GiB instead of unlimited"],
+            &["limits: memory: unlimited instead of 1GiB"],
         ),
         (
             "[environment]\npass = [\"CARGO_*\"]\nnever = []\nremove = [\"*_TOKEN\"]\n",
@@ -485,8 +485,8 @@ fn a_difference_is_told_in_words_and_in_both_directions() {
         assert_eq!(without_protections(texts(&found.narrower)), *narrower, "{a}---\n{b}");
         let back = diff(b, a);
         assert_eq!(
-            (back.wider.len(), back.narrower.len()),
-            (found.narrower.len(), found.wider.len()),
+            (texts(&back.wider), texts(&back.narrower)),
+            (texts(&found.narrower), texts(&found.wider)),
             "{a}---\n{b}"
         );
         assert!(found.complete);
@@ -642,5 +642,52 @@ proptest! {
         // What is cut to both lets nothing through that the first does not.
         let met = a.narrowed_by(&b);
         prop_assert!(Diff::of(&a, &met, FACTS).wider.iter().all(|change| change.group != fumehood_policies::Group::Files), "{:#?}", Diff::of(&a, &met, FACTS).wider);
+    }
+}
+
+/// What explanations say of places that the sandbox makes itself, of git's files and of nested repositories.
+#[test]
+fn places_of_the_sandboxes_own_and_git_are_told() {
+    let text = "version = 1\nname = \"x\"\n[filesystem]\nworkspace = \"write\"\ntmp = true\nread = [\"/tmp/shown\"]\n";
+    let policy = PolicyFile::parse(text.as_bytes(), "x.toml").unwrap();
+    let resolved = fumehood_policies::resolve(&policy, &|_| unreachable!("it extends nothing")).unwrap();
+    let facts = Facts {
+        home: "/home/ada",
+        workspace: "/srv/shop",
+    };
+    let told = |access| {
+        let answer = resolved.explain_access(access, facts);
+        let texts: Vec<_> = answer.reasons.iter().map(|reason| reason.text.as_str()).collect();
+        format!("{}: {}", answer.verdict.name(), texts.join("; "))
+    };
+    for (access, verdict, says) in [
+        (Access::Write("/tmp/x"), "allow", "gives it"),
+        (Access::Read("/tmp/shown/x"), "allow", "gives it"),
+        (Access::Write("/tmp/shown/x"), "deny", "no line gives it"),
+        (Access::Read("/etc/passwd"), "allow", "every sandbox makes its own"),
+        (Access::Read("/etc/resolv.conf"), "allow", "every sandbox makes its own"),
+        (Access::Write("/etc/passwd"), "deny", "no line gives it"),
+        (Access::Write("/sys/x"), "deny", "no line gives it"),
+        (Access::Write("/home/ada/x"), "deny", "vanishes with the sandbox"),
+        (
+            Access::Write("/srv/shop/.git/hooks/pre-commit"),
+            "deny",
+            "takes it away",
+        ),
+        (Access::Write("/srv/shop/sub/.git/hooks/x"), "deny", "takes it away"),
+        (
+            Access::Write("/srv/shop/.git/config"),
+            "allow",
+            "decides by what is written",
+        ),
+        (
+            Access::Write("/srv/shop/sub/.vscode/x"),
+            "allow",
+            "refused where sub is a repository",
+        ),
+        (Access::Write("/srv/shop/src/x"), "allow", "gives it"),
+    ] {
+        let said = told(access);
+        assert!(said.starts_with(verdict) && said.contains(says), "{access:?}: {said}");
     }
 }

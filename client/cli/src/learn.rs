@@ -38,6 +38,15 @@ pub async fn run(args: LearnArgs) -> Result<u8, Failure> {
     {
         return Err(Failure::Exists(path.clone()));
     }
+    if let Some(path) = &args.output {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        directory.metadata().map_err(|source| Failure::File {
+            action: "write into",
+            path: directory.to_owned(),
+            source,
+        })?;
+    }
     let request = request(&args)?;
     let Connected { client, .. } = start::connect(&args.connect).await?;
     let mut runs = Runs {

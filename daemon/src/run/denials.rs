@@ -10,6 +10,9 @@ use super::host::Host;
 use super::model::{Denial, Denials, Evidence, Operation, Subject};
 use crate::lower;
 
+/// The remedy for a call that the profile `default` has.
+pub(super) const OF_PROFILE: &str = "syscalls.profile = \"default\"";
+
 /// Denials kept of a run, at most; further ones are counted.
 const MAX_DENIALS: usize = 32;
 
@@ -137,7 +140,8 @@ fn of_init(sandbox_event::Denial { subject, rule }: sandbox_event::Denial) -> De
         }
         sandbox_event::Subject::SystemCall { name, default_allows } => {
             let remedy = match default_allows {
-                true => "syscalls.profile = \"default\"".to_owned(),
+                true => OF_PROFILE.to_owned(),
+                false if rule.starts_with("syscalls.deny") => format!("syscalls.deny without {name}"),
                 false => String::new(),
             };
             let (protection, operation) = (Protection::SystemCalls, Operation::Call);
@@ -231,6 +235,11 @@ mod tests {
         };
         assert_eq!(remedy(call(true)), "syscalls.profile = \"default\"");
         assert_eq!(remedy(call(false)), "");
+        let denied = sandbox_event::Denial {
+            rule: "syscalls.deny names it".to_owned(),
+            ..call(false)
+        };
+        assert_eq!(remedy(denied), "syscalls.deny without ptrace");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use fumehood_policies::learn::{self, Facts, Measures, Watched};
 use fumehood_policies::{Grants, Home, PathPattern, WorkspaceAccess};
 use fumehood_sandbox::event as sandbox_event;
 
+use super::denials::OF_PROFILE;
 use super::model::{Denials, Operation, Request, Subject, Usage};
 use crate::lower;
 
@@ -66,7 +67,7 @@ impl Recording {
         self.watched.lost += self.beyond + self.unreadable;
         for denial in &denials.list {
             match (&denial.subject, denial.operation) {
-                (Subject::SystemCall(_), _) if !denial.remedy.is_empty() => self.watched.missed_calls = true,
+                (Subject::SystemCall(_), _) if denial.remedy == OF_PROFILE => self.watched.missed_calls = true,
                 (Subject::Address(_), _) => self.watched.missed_network = true,
                 (Subject::Path(path), Operation::Write) => {
                     let path = String::from_utf8_lossy(path).into_owned();

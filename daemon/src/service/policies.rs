@@ -179,7 +179,7 @@ impl Policies for PoliciesService {
     ) -> Result<Response<v1::ExaminePolicyResponse>, Status> {
         let peer = self.keeper(&request)?;
         let examined = self.examined(&peer, path(&request.get_ref().path)?).await?;
-        let widenings = examined.widenings.iter().take(MAX_WIDENINGS).map(status::widening);
+        let widenings = status::widenings(&examined.widenings, MAX_WIDENINGS);
         Ok(Response::new(v1::ExaminePolicyResponse {
             path: request.get_ref().path.clone(),
             name: examined.outside.policy.name.clone(),
@@ -187,7 +187,7 @@ impl Policies for PoliciesService {
             file_digest: examined.outside.file_digest.to_vec().into(),
             trusted: examined.trusted,
             changed: examined.changed,
-            widenings: widenings.collect(),
+            widenings,
             base: examined.base,
             ceilings: examined.ceilings,
         }))

@@ -218,7 +218,7 @@ impl Door {
                     host,
                     policy: choice.policy,
                     layers: choice.layers,
-                    not_given: not_given(&choice.not_given),
+                    not_given: status::widenings(&choice.not_given, MAX_NOT_GIVEN),
                     limits,
                     input,
                     keep_bytes,
@@ -313,16 +313,6 @@ impl Door {
         };
         (keep as usize, block)
     }
-}
-
-/// In words, at most [`MAX_NOT_GIVEN`] of them.
-fn not_given(widenings: &[fumehood_policies::Widening]) -> Vec<String> {
-    let mut words: Vec<_> = widenings.iter().take(MAX_NOT_GIVEN).map(status::widening).collect();
-    if widenings.len() > MAX_NOT_GIVEN {
-        words.pop();
-        words.push(format!("and {} more", widenings.len() + 1 - MAX_NOT_GIVEN));
-    }
-    words
 }
 
 fn check_id(id: String) -> Result<String, String> {

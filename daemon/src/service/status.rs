@@ -175,9 +175,39 @@ pub(super) fn of_message(refused: Status) -> Status {
     status(Code::InvalidArgument, reason, message, details)
 }
 
+/// So many things of one kind are told one by one.
+const MAX_OF_A_KIND: usize = 6;
+
 /// Something that a policy gives beyond another, in words that fit a list.
 pub(super) fn widening(widening: &fumehood_policies::Widening) -> String {
     cut(widening.to_string(), MAX_WIDENING_BYTES)
+}
+
+/// What a policy gives beyond another, in at most `most` lines that fit a list: of many of one kind, the first and how many more.
+pub(super) fn widenings(widenings: &[fumehood_policies::Widening], most: usize) -> Vec<String> {
+    use fumehood_policies::More;
+    let alike = |a: &fumehood_policies::Widening, b: &fumehood_policies::Widening| {
+        a.key == b.key && a.more == b.more && matches!(a.more, More::Given | More::Unrestricted)
+    };
+    let mut lines = Vec::new();
+    for kind in widenings.chunk_by(alike) {
+        let shown = if kind.len() > MAX_OF_A_KIND {
+            MAX_OF_A_KIND - 1
+        } else {
+            kind.len()
+        };
+        lines.extend(kind[..shown].iter().map(widening));
+        if let (Some(first), more @ 1..) = (kind.first(), kind.len() - shown) {
+            let does = if first.more == More::Given { "gives" } else { "lacks" };
+            lines.push(format!("{} {does} {more} more", first.key));
+        }
+    }
+    if lines.len() > most {
+        let more = lines.len() + 1 - most;
+        lines.truncate(most.saturating_sub(1));
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 /// Why no policy of this peer's choice decides.
@@ -276,5 +306,36 @@ impl From<Status> for Refused {
 impl From<Refused> for Status {
     fn from(Refused(status): Refused) -> Self {
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fumehood_policies::{More, Widening};
+
+    use super::widenings;
+
+    #[test]
+    fn many_of_a_kind_are_counted() {
+        let one = |key, value: usize, more: More| Widening {
+            key,
+            value: format!("\"{value}\""),
+            more,
+        };
+        let mut list: Vec<_> = (0..9).map(|n| one("filesystem.hide", n, More::Unrestricted)).collect();
+        list.push(one("filesystem.read", 1, More::Given));
+        let lines = widenings(&list, 16);
+        assert_eq!(lines.len(), 7, "{lines:?}");
+        assert_eq!(
+            lines[4..],
+            [
+                "filesystem.hide lacks \"4\"",
+                "filesystem.hide lacks 4 more",
+                "filesystem.read gives \"1\""
+            ]
+        );
+        assert_eq!(widenings(&list, 3)[2], "and 5 more");
+        assert_eq!(widenings(&list[..6], 16).len(), 6);
+        assert!(widenings(&[], 3).is_empty());
     }
 }

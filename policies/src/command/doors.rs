@@ -132,6 +132,7 @@ const DOORS: &[Doors] = &[
     ),
     doors(&["tcpdump"], "BcCFGijmMrTVwWy", ("z", &[]), ("", &[])),
     doors(&["npm", "pnpm", "yarn"], "", ("", &["--script-shell"]), ("", &[])),
+    doors(&["make", "gmake"], "CfIjloWO", ("E", &["--eval"]), ("", &[])),
     doors(&["wget"], "", ("", &["--use-askpass"]), ("", &[])),
     doors(
         &["git"],

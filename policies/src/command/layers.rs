@@ -1,6 +1,6 @@
 //! The rules of a policy with those of what stands above it.
 
-use super::read::{Reading, read, read_line};
+use super::read::{Reading, read, read_line, read_with};
 use super::rules::{CommandRules, Judgement, MAX_FINDINGS, Verdict};
 
 /// The section `[commands]`: a policy's own rules, and those of the ceilings that it was narrowed by.
@@ -31,6 +31,14 @@ impl Commands {
         match self.is_open() {
             true => open(),
             false => self.judge_reading(&read(argv)),
+        }
+    }
+
+    /// Judges an argument vector with the variables that it is started with, as if they were written before it.
+    pub fn judge_with(&self, argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Judgement {
+        match self.is_open() {
+            true => open(),
+            false => self.judge_reading(&read_with(argv, env)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::read::{harmless, read};
 use super::rules::{ArgPattern, CommandRules, Pattern, Rule, Verdict, first_operand};
-use super::shell::{GIT, dialect};
+use super::shell::{GIT, dialect, is_git_command};
 
 /// Why a command line has no narrow rule. Each says what is wrong with it, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,6 +241,12 @@ impl CommandRules {
         let name = program.rsplit('/').next().unwrap_or(&program).to_owned();
         if runs_anything(&name) {
             return Err(NotNarrow::RunsAnything(name));
+        }
+        if name.strip_prefix("git-").is_some_and(is_git_command) {
+            return Err(NotNarrow::OpenArguments(format!(
+                "`{name}` is a part of git; as `git {}` it may have a rule",
+                &name[4..]
+            )));
         }
         if name.starts_with("ld-linux") || name.starts_with("ld-musl") {
             return Err(NotNarrow::RunsAnything(name));

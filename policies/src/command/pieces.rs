@@ -12,7 +12,8 @@ const MAX_NESTED: usize = 24;
 impl Reading {
     /// The words that a word becomes.
     pub(super) fn expand(&mut self, context: &Context, text: &str) -> Vec<Word> {
-        if is_plain(text) && !(context.dialect == Dialect::Zsh && text.starts_with('=')) {
+        // Alone it is the name of a test, and no pattern.
+        if text == "[" || is_plain(text) && !(context.dialect == Dialect::Zsh && text.starts_with('=')) {
             return vec![Word::known(text)];
         }
         if matches!(text, "\"$@\"" | "\"${@}\"") {
@@ -207,6 +208,7 @@ impl Cut<'_> {
                 let arithmetic = body.starts_with('(') && close(body, 1, b')', 0) == Ok(body.len().wrapping_sub(1));
                 self.dynamic(quoted, false);
                 if arithmetic {
+                    self.reading.look_at_index(body);
                     self.deeper(&body[1..body.len() - 1]);
                 } else {
                     self.substitution(body)?;
@@ -217,6 +219,7 @@ impl Cut<'_> {
                 let body = &self.text[self.at + 1..end];
                 self.at = end + 1;
                 self.dynamic(quoted, false);
+                self.reading.look_at_index(body);
                 self.deeper(body);
             }
             Some('{') => {
@@ -272,6 +275,7 @@ impl Cut<'_> {
         if rest.starts_with('=') || rest.starts_with(":=") {
             let name = &body[..body.len() - rest.len()];
             self.reading.changed_environment |= !super::read::is_local(name);
+            self.reading.look_at_name(name);
         }
         self.dynamic(quoted, body.contains('@'));
         self.deeper(body);

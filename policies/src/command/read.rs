@@ -5,6 +5,7 @@
 //! 32 KiB to one script and 128 KiB to all of a line's, 8 levels of compound commands in one script (a grammar without memory
 //! takes time that doubles with each), 16 levels of scripts and wrappers in each other, 512 commands, 4096 words.
 
+use super::shell::is_git_command;
 use super::word::{Word, printable};
 
 /// Longest script, in bytes.
@@ -16,6 +17,8 @@ const MAX_DEPTH: usize = 16;
 const MAX_COMMANDS: usize = 512;
 const MAX_WORDS: usize = 4096;
 const MAX_UNREADABLE: usize = 64;
+/// So many variables are named.
+const MAX_NAMES: usize = 8;
 /// Of what cannot be read so many characters are shown.
 const MAX_SHOWN_CHARS: usize = 160;
 
@@ -28,6 +31,14 @@ pub struct Reading {
     pub unreadable: Vec<Unreadable>,
     /// A variable was set that later commands may see and that may change what they are.
     pub(super) changed_environment: bool,
+    /// Names of such variables, at most eight, for those who ask why.
+    pub(super) variables: Vec<String>,
+    /// Variables of which the value was read already.
+    pub(super) looked_at: Vec<Assignment>,
+    /// Functions that were defined: their arguments may be what arithmetic in them runs.
+    pub(super) functions: Vec<String>,
+    /// Where a shell looks for what it reads at its start may have been changed.
+    pub(super) startup: bool,
     /// Everything that it takes to read more.
     budget: Budget,
 }
@@ -133,9 +144,21 @@ impl Context {
 
 /// Reads an argument vector as `execvp` would start it.
 pub fn read(argv: &[Vec<u8>]) -> Reading {
+    read_with(argv, &[])
+}
+
+/// Reads an argument vector that is started with variables, as if they were written before it: `NAME=value program`.
+pub fn read_with(argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Reading {
     let mut reading = Reading::default();
     let words = argv.iter().map(|word| Word::Known(word.clone())).collect();
-    reading.command(&Context::top(), words, Vec::new(), Vec::new(), Input::Unknown);
+    let assignments = env
+        .iter()
+        .map(|(name, value)| Assignment {
+            name: String::from_utf8_lossy(name).into_owned(),
+            value: Word::Known(value.clone()),
+        })
+        .collect();
+    reading.command(&Context::top(), words, assignments, Vec::new(), Input::Unknown);
     reading
 }
 
@@ -195,9 +218,12 @@ impl Reading {
         input: Input,
     ) {
         self.look_at_values(&assignments);
+        self.look_at_variables(context, &assignments);
         if words.is_empty() {
             // `PATH=/x` alone stays for what comes after it; so do exported variables.
-            self.changed_environment |= assignments.iter().any(|assignment| !is_local(&assignment.name));
+            for assignment in assignments.iter().filter(|assignment| !is_local(&assignment.name)) {
+                self.sets(&assignment.name);
+            }
             if !redirects.iter().any(Redirect::changes_something) {
                 return;
             }
@@ -219,6 +245,27 @@ impl Reading {
         let args = words.split_off(1);
         let program = words.remove(0);
         let index = self.commands.len();
+        if let Some(name) = program.text()
+            && (name == "set" || self.functions.iter().any(|function| function == name))
+        {
+            for word in args.iter().filter(|word| word.bytes().is_some_and(substitutes)) {
+                self.cannot(
+                    word.show(),
+                    format!("`{name}` takes a substitution that arithmetic may run later"),
+                );
+            }
+        }
+        if program.bytes() == Some(b"set")
+            && let Some(at) = args.iter().position(|word| {
+                let text = word.text().unwrap_or_default();
+                text == "keyword" || (text.starts_with('-') && !text.starts_with("--") && text.contains('k'))
+            })
+        {
+            self.cannot(
+                format!("set {}", args[at].show()),
+                "after it arguments may be variables that are set",
+            );
+        }
         self.commands.push(SimpleCommand {
             program,
             args,
@@ -235,20 +282,30 @@ impl Reading {
         };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path).to_vec();
         if let Ok(name) = std::str::from_utf8(&name) {
+            let name = name
+                .strip_prefix("git-")
+                .map_or(name, |sub| if is_git_command(sub) { "git" } else { name });
             self.commands[index].doors = self.look_at_doors(name, &command);
         }
         let transparent = self.unwrap(context, &name, &command, input);
         self.commands[index].transparent = transparent;
     }
 
-    /// A value with a substitution in it is run by arithmetic and by `${x@P}`, wherever those stand.
+    /// Notes a variable that later commands may see.
+    pub(super) fn sets(&mut self, name: &str) {
+        self.changed_environment = true;
+        self.startup |= super::variables::STARTUP.contains(&name);
+        if self.variables.len() < MAX_NAMES && !self.variables.iter().any(|known| known == name) {
+            self.variables.push(name.to_owned());
+        }
+    }
+
+    /// A value with a substitution in it is run by arithmetic and by `${x@P}`, wherever those stand. It is not shown: it may be a secret.
     pub(super) fn look_at_values(&mut self, assignments: &[Assignment]) {
         for Assignment { name, value } in assignments {
-            if let Some(bytes) = value.bytes()
-                && (bytes.contains(&b'`') || bytes.windows(2).any(|two| two == b"$("))
-            {
+            if value.bytes().is_some_and(substitutes) {
                 self.cannot(
-                    format!("{name}={}", value.show()),
+                    format!("{name}=…"),
                     "a value that holds a substitution, which a shell may run later",
                 );
             }
@@ -256,7 +313,30 @@ impl Reading {
     }
 }
 
+/// Whether a text holds what a shell would run, were it read once more.
+pub(super) fn substitutes(bytes: &[u8]) -> bool {
+    bytes.contains(&b'`') || bytes.windows(2).any(|two| two == b"$(")
+}
+
 impl SimpleCommand {
+    /// Names of the variables that are set for it and may change what it runs, as a shell would be told them, but without their values, which may be secret.
+    pub(super) fn show_variables(&self) -> String {
+        let mut names = self
+            .assignments
+            .iter()
+            .map(|one| &one.name)
+            .filter(|name| !harmless(name));
+        let mut shown: String = names
+            .by_ref()
+            .take(MAX_NAMES)
+            .map(|name| format!("{}=… ", printable(name.as_bytes())))
+            .collect();
+        if names.next().is_some() {
+            shown.push_str("… ");
+        }
+        shown
+    }
+
     /// As a shell would be told it, without assignments and redirections; at most `chars` characters.
     pub fn show(&self, chars: usize) -> String {
         let mut shown = self.program.show();

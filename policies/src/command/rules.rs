@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::options::Options;
 use super::read::{Reading, SimpleCommand, harmless, read, read_line};
-use super::shell::GIT;
+use super::shell::{GIT, GIT_SAME, is_git_command};
 use super::word::Word;
 use crate::words::words;
 
@@ -152,14 +152,33 @@ impl CommandRules {
             verdict = verdict.max(decision);
             let via: String = command.via.iter().map(|via| format!("{via}: ")).collect();
             findings.push(Finding {
-                command: via + &command.show(MAX_SHOWN_CHARS),
+                command: via + &command.show_variables() + &command.show(MAX_SHOWN_CHARS),
                 verdict: decision,
                 rule,
                 place: rule.map_or("commands.default".to_owned(), |rule| format!("commands.rules[{rule}]")),
                 reason: rule.map_or_else(
-                    || "no rule is about this command".to_owned(),
+                    || self.why_none(command, reading),
                     |rule| self.rules[rule].reason.clone(),
                 ),
+            });
+        }
+        for command in &reading.commands {
+            let Some(sub) = unknown_to_git(command).filter(|_| self.tells_git_apart()) else {
+                continue;
+            };
+            // A rule that names it knows what it is.
+            if let (_, Some(rule)) = self.decide(command, reading)
+                && !self.rules[rule].args.is_empty()
+            {
+                continue;
+            }
+            verdict = verdict.max(self.unreadable);
+            findings.push(Finding {
+                command: command.show(MAX_SHOWN_CHARS),
+                verdict: self.unreadable,
+                rule: None,
+                place: "commands.unreadable".to_owned(),
+                reason: format!("cannot be read: `{sub}` is no command of git's own: an alias, or a program"),
             });
         }
         for part in &reading.unreadable {
@@ -180,6 +199,33 @@ impl CommandRules {
             verdict = verdict.max(self.default);
         }
         Judgement { verdict, findings }
+    }
+
+    /// Whether a rule forbids or asks about some of what git does.
+    fn tells_git_apart(&self) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.decision != Verdict::Allow && !rule.args.is_empty() && rule.is_about_git())
+    }
+
+    /// Why no rule matches: variables keep those that allow from it.
+    fn why_none(&self, command: &SimpleCommand, reading: &Reading) -> String {
+        let own = command.assignments.iter().map(|one| &one.name);
+        let mut names: Vec<String> = own
+            .filter(|name| !harmless(name))
+            .chain(&reading.variables)
+            .take(8)
+            .map(|name| super::word::printable(name.as_bytes()))
+            .collect();
+        names.sort();
+        names.dedup();
+        match names.is_empty() || !self.rules.iter().any(|rule| rule.decision == Verdict::Allow) {
+            true => "no rule is about this command".to_owned(),
+            false => format!(
+                "no rule is about this command; one that allows does not hold where these are set: {}",
+                names.join(", ")
+            ),
+        }
     }
 
     pub(super) fn decide(&self, command: &SimpleCommand, reading: &Reading) -> (Verdict, Option<usize>) {
@@ -330,7 +376,17 @@ impl Rule {
                     .any(|word| self.has.iter().any(|pattern| has_surely(pattern, word))))
     }
 
+    fn is_about_git(&self) -> bool {
+        let name = |pattern: &Pattern| glob(base(pattern.0.as_bytes()), b"git");
+        self.program.iter().any(name)
+    }
+
     fn maybe(&self, command: &SimpleCommand) -> bool {
+        self.maybe_as(command)
+            || (self.is_about_git() && other_spellings(command).iter().any(|other| self.maybe_as(other)))
+    }
+
+    fn maybe_as(&self, command: &SimpleCommand) -> bool {
         let named = self.program.iter().any(|pattern| match &command.program {
             Word::Known(path) if pattern.0.contains('/') => pattern.matches(path),
             Word::Known(path) => pattern.matches(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)),
@@ -446,6 +502,61 @@ fn has_maybe(pattern: &Pattern, word: &Word) -> bool {
         && !bytes.starts_with(b"--")
         && bytes.contains(&own[1]);
     abbreviated || cluster
+}
+
+/// The last part of a path, as a program is named.
+fn base(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// git's commands are programs too, `git-push`, and some are another one under its name or below it: `git send-pack`.
+fn other_spellings(command: &SimpleCommand) -> Vec<SimpleCommand> {
+    let Some(name) = command
+        .program
+        .bytes()
+        .map(base)
+        .filter(|name| name.starts_with(b"git"))
+    else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut git = None;
+    if let Some(sub) = name
+        .strip_prefix(b"git-")
+        .filter(|sub| std::str::from_utf8(sub).is_ok_and(is_git_command))
+    {
+        let args = std::iter::once(Word::known(sub))
+            .chain(command.args.iter().cloned())
+            .collect();
+        let spelled = SimpleCommand {
+            program: Word::known("git"),
+            args,
+            ..command.clone()
+        };
+        found.push(spelled.clone());
+        git = Some(spelled);
+    } else if name == b"git" {
+        git = Some(command.clone());
+    }
+    let Some(git) = git else { return found };
+    let Ok(parsed) = GIT.parse(&git.args) else { return found };
+    let sub = git.args.get(parsed.operand).and_then(Word::text);
+    if let Some((_, same)) = GIT_SAME.iter().find(|(other, _)| Some(*other) == sub) {
+        let mut args = git.args.clone();
+        args[parsed.operand] = Word::known(*same);
+        found.push(SimpleCommand { args, ..git });
+    }
+    found
+}
+
+/// What git is told to do, where that is no command of its own.
+fn unknown_to_git(command: &SimpleCommand) -> Option<&str> {
+    if command.program.bytes().map(base) != Some(b"git") {
+        return None;
+    }
+    let parsed = GIT.parse(&command.args).ok()?;
+    let sub = command.args.get(parsed.operand)?.text()?;
+    (!is_git_command(sub)).then_some(sub)
 }
 
 /// Finds the first operand for those who only want that.

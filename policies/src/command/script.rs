@@ -101,6 +101,7 @@ impl Reading {
             }
             Command::Function(function) => {
                 self.redirect_list(context, function.body.1.as_ref());
+                self.functions.push(function.fname.value.clone());
                 // Its parameters are those of whoever calls it.
                 let inner = Context {
                     positional: None,
@@ -144,6 +145,7 @@ impl Reading {
                     })
                     .collect();
                 self.look_at_values(&values);
+                self.look_at_name(&clause.variable_name);
                 self.changed_environment |= !super::read::is_local(&clause.variable_name);
                 self.list(context, &clause.body.list);
             }
@@ -180,7 +182,20 @@ impl Reading {
         if context.dialect == Dialect::Posix {
             self.cannot(text, "`((` is not arithmetic in every sh");
         }
+        self.index(context, text);
+    }
+
+    /// An arithmetic text, or an index.
+    fn index(&mut self, context: &Context, text: &str) {
+        self.look_at_index(text);
         self.substitutions(context, text);
+    }
+
+    /// Quoted, a substitution in arithmetic or in an index is run all the same, for such a text is read twice.
+    pub(super) fn look_at_index(&mut self, text: &str) {
+        if ["\\$", "\\`", "$'"].iter().any(|quoted| text.contains(quoted)) {
+            self.cannot(text, "a quoted substitution in arithmetic, which may be run");
+        }
     }
 
     fn test(&mut self, context: &Context, expr: &ExtendedTestExpr) {
@@ -190,7 +205,7 @@ impl Reading {
                 self.test(context, b);
             }
             ExtendedTestExpr::Not(inner) | ExtendedTestExpr::Parenthesized(inner) => self.test(context, inner),
-            ExtendedTestExpr::UnaryTest(_, word) => self.substitutions(context, &word.value),
+            ExtendedTestExpr::UnaryTest(_, word) => self.index(context, &word.value),
             ExtendedTestExpr::BinaryTest(_, a, b) => {
                 for word in [a, b] {
                     // An operand of `-eq` is arithmetic, of `=~` and `==` a pattern: only what they substitute matters.
@@ -205,6 +220,10 @@ impl Reading {
         let mut redirects = Vec::new();
         let mut words = Vec::new();
         let mut input = Input::Unknown;
+        let items = simple.prefix.iter().flat_map(|prefix| &prefix.0);
+        let redirected = items
+            .chain(simple.suffix.iter().flat_map(|suffix| &suffix.0))
+            .any(|item| matches!(item, Item::IoRedirect(_)));
         for item in simple.prefix.iter().flat_map(|prefix| &prefix.0) {
             match item {
                 Item::AssignmentWord(assignment, _) => self.assignment(context, assignment, &mut assignments),
@@ -216,6 +235,23 @@ impl Reading {
         }
         for item in simple.suffix.iter().flat_map(|suffix| &suffix.0) {
             self.item(context, item, &mut words, &mut redirects, &mut input);
+        }
+        // `{fd}>file` is no word to bash: the parser takes it for one, and for the program where it stands first.
+        let raw = simple.word_or_name.iter().map(|word| word.value.as_str());
+        let behind = simple
+            .suffix
+            .iter()
+            .flat_map(|suffix| &suffix.0)
+            .filter_map(|item| match item {
+                Item::Word(word) => Some(word.value.as_str()),
+                _ => None,
+            });
+        if redirected && raw.chain(behind).any(names_descriptor) {
+            self.cannot(
+                simple.to_string(),
+                "a redirection to a descriptor that a variable names",
+            );
+            words.retain(|word| !word.text().is_some_and(names_descriptor));
         }
         // A line of redirections alone opens files and runs nothing.
         self.command(context, words, assignments, redirects, input);
@@ -232,14 +268,29 @@ impl Reading {
         match item {
             Item::IoRedirect(redirect) => self.redirect(context, redirect, redirects, input),
             Item::Word(word) => words.extend(self.expand(context, &word.value)),
-            Item::AssignmentWord(assignment, word) => match &assignment.value {
-                AssignmentValue::Scalar(_) => words.extend(self.expand(context, &word.value)),
-                // `declare a=(…)`
-                AssignmentValue::Array(_) => {
-                    self.assignment(context, assignment, &mut Vec::new());
-                    words.push(Word::anything());
+            Item::AssignmentWord(assignment, word) => {
+                let from = words.len();
+                match &assignment.value {
+                    AssignmentValue::Scalar(_) => words.extend(self.expand(context, &word.value)),
+                    // `declare a=(…)`
+                    AssignmentValue::Array(_) => {
+                        self.assignment(context, assignment, &mut Vec::new());
+                        words.push(Word::anything());
+                    }
                 }
-            },
+                // To these builtins it stays one word, of which the begin is known.
+                let declares = words[..from].first().and_then(Word::text).is_some_and(is_declaration);
+                if let (AssignmentName::VariableName(name), [word]) = (&assignment.name, &mut words[from..])
+                    && declares
+                    && word.bytes().is_none()
+                {
+                    *word = Word::Dynamic {
+                        prefix: format!("{name}=").into_bytes(),
+                        suffix: Vec::new(),
+                        many: false,
+                    };
+                }
+            }
             Item::ProcessSubstitution(_, subshell) => {
                 self.list(&context.inside("<()"), &subshell.list);
                 words.push(Word::Dynamic {
@@ -255,7 +306,7 @@ impl Reading {
         let name = match &assignment.name {
             AssignmentName::VariableName(name) => name,
             AssignmentName::ArrayElementName(name, index) => {
-                self.substitutions(context, index);
+                self.index(context, index);
                 name
             }
         };
@@ -359,6 +410,17 @@ impl Redirect {
             None => true,
         }
     }
+}
+
+pub(super) fn is_declaration(name: &str) -> bool {
+    matches!(name, "export" | "declare" | "typeset" | "local" | "readonly")
+}
+
+/// `{name}`
+fn names_descriptor(word: &str) -> bool {
+    word.strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
 /// Carriage returns, escapes, overrides of the direction of writing and what has no width.

@@ -1,8 +1,19 @@
 //! Shells, and git where it starts programs.
 
 use super::options::Options;
-use super::read::{Context, Dialect, Input, Reading, SimpleCommand};
+use super::read::{Assignment, Context, Dialect, Input, Reading, SimpleCommand, harmless, substitutes};
 use super::word::Word;
+
+/// Long options of bash's after which it goes on as before.
+const LONG: &[&str] = &[
+    "norc",
+    "noprofile",
+    "posix",
+    "login",
+    "restricted",
+    "verbose",
+    "noediting",
+];
 
 /// The shell that a program's name names, with or without a version: `bash-5.2`.
 pub(super) fn dialect(name: &str) -> Option<Dialect> {
@@ -28,6 +39,7 @@ impl Reading {
     ) -> bool {
         let args = &command.args;
         let (mut at, mut script, mut stdin) = (0, false, false);
+        let mut startup = dialect == Dialect::Zsh || name.starts_with('-');
         while let Some(word) = args.get(at) {
             let Some(text) = word.text() else {
                 // The script itself, of which the begin is known.
@@ -44,13 +56,23 @@ impl Reading {
                 );
                 return false;
             };
-            let (long, cluster) = (text.strip_prefix("--"), text.strip_prefix(['-', '+']));
+            let (mut long, cluster) = (text.strip_prefix("--"), text.strip_prefix(['-', '+']));
+            // bash takes its long options with one dash too.
+            if let Some(one) = text.strip_prefix('-')
+                && (LONG.contains(&one) || matches!(one, "init-file" | "rcfile" | "help" | "version"))
+            {
+                if dialect != Dialect::Bash {
+                    self.cannot(text, format!("this option of `{name}` is not understood"));
+                    return false;
+                }
+                long = Some(one);
+            }
             match (long, cluster) {
                 (Some(""), _) | (_, Some("")) => {
                     at += 1;
                     break;
                 }
-                (Some("norc" | "noprofile" | "posix" | "login" | "restricted" | "verbose" | "noediting"), _) => {}
+                (Some(long), _) if LONG.contains(&long) => startup |= long == "login",
                 (Some("help" | "version"), _) => return false,
                 (Some(_), _) => {
                     self.cannot(text, format!("this option of `{name}` is not understood"));
@@ -61,7 +83,9 @@ impl Reading {
                         self.cannot(text, format!("this option of `{name}` is not understood"));
                         return false;
                     }
-                    script |= letters.contains('c') && text.starts_with('-');
+                    // `+c` is `-c` to them.
+                    script |= letters.contains('c');
+                    startup |= letters.contains(['i', 'l']);
                     stdin |= letters.contains('s');
                     // Each takes the next word as its value.
                     at += letters.matches(['o', 'O']).count();
@@ -69,6 +93,13 @@ impl Reading {
                 (None, None) => break,
             }
             at += 1;
+        }
+        let startup_set = |one: &Assignment| super::variables::STARTUP.contains(&one.name.as_str());
+        if startup && (self.startup || command.assignments.iter().any(startup_set)) {
+            self.cannot(
+                command.show(160),
+                "a shell that first reads what `ENV`, `HOME` or `ZDOTDIR` names, which the line sets",
+            );
         }
         let rest = args.get(at..).unwrap_or_default();
         let inner = |positional| Context {
@@ -95,13 +126,21 @@ impl Reading {
                 parameters.push(Word::known(name));
             }
             let known = !changes.iter().any(|word| text.contains(word)) && !parameters.iter().any(Word::is_many);
-            self.changed_environment |= command.assignments.iter().any(|one| !super::read::harmless(&one.name))
-                || command.redirects.iter().any(super::read::Redirect::changes_something);
+            for parameter in parameters.iter().filter(|word| word.bytes().is_some_and(substitutes)) {
+                self.cannot(
+                    parameter.show(),
+                    "a parameter that holds a substitution, which arithmetic may run",
+                );
+            }
+            for one in command.assignments.iter().filter(|one| !harmless(&one.name)) {
+                self.sets(&one.name);
+            }
+            self.changed_environment |= command.redirects.iter().any(super::read::Redirect::changes_something);
             self.script(&inner(known.then_some(parameters)), text);
             return true;
         }
         if !stdin && let Some(file) = rest.first() {
-            self.sourced(std::slice::from_ref(file));
+            self.sourced(std::slice::from_ref(file), false);
             return false;
         }
         match input {
@@ -113,6 +152,14 @@ impl Reading {
                 self.cannot(command.show(160), super::input::SHELL_READS_INPUT);
                 false
             }
+        }
+    }
+
+    /// `git-push` is `git push`, as are the other names under which git keeps its commands.
+    pub(super) fn git_command(&mut self, context: &Context, name: &str, args: &[Word]) {
+        if let Some(sub) = name.strip_prefix("git-").filter(|sub| is_git_command(sub)) {
+            let words: Vec<Word> = std::iter::once(Word::known(sub)).chain(args.iter().cloned()).collect();
+            self.git(context, &words);
         }
     }
 
@@ -183,14 +230,132 @@ impl Reading {
                     "--setup",
                 ],
             ),
-            "clone" | "fetch" | "push" | "pull" | "ls-remote" => self.git_option(
-                context,
-                "git --upload-pack",
-                rest,
-                &["-u", "--upload-pack", "--receive-pack", "--exec"],
-            ),
+            "clone" | "fetch" | "push" | "pull" | "ls-remote" | "send-pack" | "fetch-pack" | "archive" => self
+                .git_option(
+                    context,
+                    "git --upload-pack",
+                    rest,
+                    &["-u", "--upload-pack", "--receive-pack", "--exec"],
+                ),
             "grep" => self.git_option(context, "git grep -O", rest, &["--open-files-in-pager"]),
+            "config" => self.git_config(context, rest),
+            "send-email" => self.git_option(
+                context,
+                "git send-email",
+                rest,
+                &[
+                    "--sendmail-cmd",
+                    "--to-cmd",
+                    "--cc-cmd",
+                    "--header-cmd",
+                    "--smtp-server",
+                ],
+            ),
+            "daemon" => self.git_option(context, "git daemon", rest, &["--access-hook"]),
+            "for-each-repo" => {
+                let options = rest
+                    .iter()
+                    .take_while(|word| word.bytes().is_some_and(|bytes| bytes.starts_with(b"-")));
+                // `--config x` is one option and two words.
+                let mut at = options.count();
+                if rest[..at].last().and_then(Word::bytes) == Some(b"--config") {
+                    at += 1;
+                }
+                let words: Vec<Word> = std::iter::once(Word::known("git"))
+                    .chain(
+                        rest.iter()
+                            .skip(at)
+                            .skip_while(|word| word.bytes() == Some(b"--"))
+                            .cloned(),
+                    )
+                    .collect();
+                run(self, "git for-each-repo", &words);
+            }
+            "merge-index" => {
+                let options = rest
+                    .iter()
+                    .take_while(|word| matches!(word.bytes(), Some(b"-o" | b"-q")));
+                let at = options.count();
+                run(self, "git merge-index", &rest[at..]);
+            }
+            "shell" | "remote-ext" | "remote-fd" | "web--browse" | "instaweb" | "cvsserver" => {
+                self.cannot(
+                    format!("git {sub}"),
+                    "git starts programs with it in ways that are not read",
+                );
+            }
             _ => {}
+        }
+        let transport = |word: &&Word| word.bytes().is_some_and(|bytes| bytes.starts_with(b"ext::"));
+        if let Some(word) = rest.iter().find(transport) {
+            self.cannot(word.show(), "an address that is a command");
+        }
+        if sub == "clone" {
+            for (at, word) in rest.iter().enumerate() {
+                let Some(text) = word.text() else { continue };
+                if let Some(script) = match text {
+                    "-u" => rest.get(at + 1).cloned(),
+                    _ => text.strip_prefix("-u").map(Word::known),
+                } {
+                    self.git_script(context, "git --upload-pack", &script);
+                }
+                let setting = match text {
+                    "-c" | "--config" => rest.get(at + 1).cloned(),
+                    _ => text
+                        .strip_prefix("--config=")
+                        .or_else(|| text.strip_prefix("-c"))
+                        .map(Word::known),
+                };
+                if let Some(setting) = setting {
+                    self.git_setting(context, &setting);
+                }
+            }
+        }
+    }
+
+    /// `git config NAME VALUE`, `git config set NAME VALUE`: what later commands do.
+    fn git_config(&mut self, context: &Context, args: &[Word]) {
+        const VALUED: &[&str] = &[
+            "-f",
+            "--file",
+            "--blob",
+            "--type",
+            "-t",
+            "--default",
+            "--comment",
+            "--value",
+            "--url",
+        ];
+        const READS: &[&str] = &[
+            "--get",
+            "--list",
+            "-l",
+            "--unset",
+            "--remove-section",
+            "--rename-section",
+        ];
+        let mut operands: Vec<&Word> = Vec::new();
+        let mut at = 0;
+        while let Some(word) = args.get(at) {
+            at += 1;
+            match word.text() {
+                Some(text) if READS.iter().any(|reads| text.starts_with(reads)) => return,
+                Some(text) if VALUED.contains(&text) => at += 1,
+                Some(text) if text.starts_with('-') && operands.len() < 2 => {}
+                _ => operands.push(word),
+            }
+        }
+        match operands.first().and_then(|word| word.text()) {
+            Some("get" | "list" | "unset" | "remove-section" | "rename-section" | "edit") => return,
+            Some("set") => {
+                operands.remove(0);
+            }
+            _ => {}
+        }
+        if let [key, value, ..] = operands[..] {
+            self.git_setting_of(context, key, Some(value));
+        } else if operands.iter().any(|word| word.is_many()) {
+            self.cannot("git config", "a setting of git that is not known may run a program");
         }
     }
 
@@ -200,7 +365,7 @@ impl Reading {
             let Some(text) = word.text() else { continue };
             if names.contains(&text) {
                 if via == "git --upload-pack" && text == "-u" {
-                    // Of `push` it is `--set-upstream`.
+                    // Of `push` it is `--set-upstream`, of `fetch` `--update-head-ok`; of `clone` it is looked at there.
                     continue;
                 }
                 if let Some(script) = args.get(at + 1) {
@@ -229,7 +394,7 @@ impl Reading {
     }
 
     /// `-c key=value`: most keys of git's are harmless, and a list of the others could not be complete.
-    fn git_setting(&mut self, context: &Context, setting: &Word) {
+    pub(super) fn git_setting(&mut self, context: &Context, setting: &Word) {
         const HARMLESS: &[&str] = &[
             "user.",
             "author.",
@@ -275,8 +440,20 @@ impl Reading {
             "protocol.version",
             "maintenance.auto",
         ];
+        let harmless = |key: &str| HARMLESS.iter().any(|harmless| key.starts_with(harmless));
         let Some(text) = setting.text() else {
-            self.cannot(setting.show(), "a setting of git that is not known may run a program");
+            let known = match setting {
+                Word::Dynamic {
+                    prefix, many: false, ..
+                } => std::str::from_utf8(prefix).ok(),
+                _ => None,
+            };
+            let key = known
+                .and_then(|known| known.split_once('='))
+                .map(|(key, _)| key.to_ascii_lowercase());
+            if !key.is_some_and(|key| harmless(&key)) {
+                self.cannot(setting.show(), "a setting of git that is not known may run a program");
+            }
             return;
         };
         let (key, value) = text.split_once('=').unwrap_or((text, "true"));
@@ -286,11 +463,45 @@ impl Reading {
                 Some(script) => self.git_script(context, "git alias", &Word::known(script)),
                 None => self.cannot(text, "an alias gives git's commands other meanings"),
             }
-        } else if !HARMLESS.iter().any(|harmless| key.starts_with(harmless)) {
-            self.cannot(text, "this setting may make git run a program");
+        } else if !harmless(&key) {
+            // Not its value, which may be a secret.
+            self.cannot(format!("{key}=…"), "this setting may make git run a program");
         }
     }
 }
+
+/// Whether git itself has a command of this name; any other is an alias, or a program `git-NAME`.
+pub(super) fn is_git_command(name: &str) -> bool {
+    GIT_COMMANDS.split_ascii_whitespace().any(|known| known == name)
+}
+
+/// What asks about the right one asks about the left one.
+pub(super) const GIT_SAME: &[(&str, &str)] = &[
+    ("send-pack", "push"),
+    ("http-push", "push"),
+    ("fetch-pack", "fetch"),
+    ("http-fetch", "fetch"),
+    ("init-db", "init"),
+    ("stage", "add"),
+    ("submodule--helper", "submodule"),
+    ("fsck-objects", "fsck"),
+];
+
+/// `git --list-cmds=main` of 2.47, and what newer ones and its own extensions add.
+const GIT_COMMANDS: &str = "add am annotate apply archimport archive backfill bisect blame branch bugreport bundle cat-file check-attr \
+    check-ignore check-mailmap check-ref-format checkout checkout--worker checkout-index cherry cherry-pick citool clean clone column commit \
+    commit-graph commit-tree config count-objects credential credential-cache credential-cache--daemon credential-store cvsexportcommit \
+    cvsimport cvsserver daemon describe diagnose diff diff-files diff-index diff-pairs diff-tree difftool difftool--helper fast-export \
+    fast-import fetch fetch-pack filter-branch fmt-merge-msg for-each-ref for-each-repo format-patch fsck fsck-objects fsmonitor--daemon gc \
+    get-tar-commit-id grep gui hash-object help hook http-backend http-fetch http-push imap-send index-pack init init-db instaweb \
+    interpret-trailers last-modified log ls-files ls-remote ls-tree mailinfo mailsplit maintenance merge merge-base merge-file merge-index \
+    merge-octopus merge-one-file merge-ours merge-recursive merge-recursive-ours merge-recursive-theirs merge-resolve merge-subtree merge-tree \
+    mergetool mktag mktree multi-pack-index mv name-rev notes p4 pack-objects pack-redundant pack-refs patch-id pickaxe prune prune-packed \
+    pull push quiltimport range-diff read-tree rebase receive-pack reflog refs remote remote-ext remote-fd remote-ftp remote-ftps remote-http \
+    remote-https repack replace replay repo request-pull rerere reset restore rev-list rev-parse revert rm send-email send-pack \
+    sh-i18n--envsubst shell shortlog show show-branch show-index show-ref sparse-checkout stage stash status stripspace submodule \
+    submodule--helper svn switch symbolic-ref tag unpack-file unpack-objects update-index update-ref update-server-info upload-archive \
+    upload-archive--writer upload-pack var verify-commit verify-pack verify-tag version web--browse whatchanged worktree write-tree gitk scalar";
 
 /// git's options before its subcommand.
 pub(super) const GIT: Options = Options {

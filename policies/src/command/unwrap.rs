@@ -278,6 +278,47 @@ const WRAPPERS: &[Wrapper] = &[
         ],
     ),
     Wrapper {
+        without: &["p", "pid", "h", "V", "help", "version"],
+        ..wrapper(&["choom"], "n:p:hV", &["adjust=", "pid=", "help", "version"])
+    },
+    Wrapper {
+        without: &["p", "pid", "s", "system", "h", "V", "help", "version"],
+        ..wrapper(
+            &["uclampset"],
+            "m:M:ap:sRvhV",
+            &[
+                "util-min=",
+                "util-max=",
+                "all-tasks",
+                "pid=",
+                "system",
+                "reset-on-fork",
+                "verbose",
+                "help",
+                "version",
+            ],
+        )
+    },
+    Wrapper {
+        without: &["g", "get", "n", "fd", "f", "file", "h", "V", "help", "version"],
+        ..wrapper(
+            &["pipesz"],
+            "gs:f:n:ioecqvhV",
+            &[
+                "get", "set=", "file=", "fd=", "stdin", "stdout", "stderr", "check", "quiet", "verbose", "help",
+                "version",
+            ],
+        )
+    },
+    Wrapper {
+        without: &["l", "list", "m", "h", "V", "help", "version"],
+        ..wrapper(
+            &["enosys"],
+            "s:i:lmd;hV",
+            &["syscall=", "ioctl=", "list", "list-ioctl", "dump?", "help", "version"],
+        )
+    },
+    Wrapper {
         skip: 1,
         ..wrapper(
             &["chroot"],
@@ -325,6 +366,73 @@ const LAUNCHERS: &[&str] = &[
     "setarch",
     "linux32",
     "linux64",
+    "uname26",
+    "i386",
+    "i486",
+    "i586",
+    "i686",
+    "x86_64",
+    "athlon",
+    "ia64",
+    "arm",
+    "armh",
+    "aarch64",
+    "alpha",
+    "parisc",
+    "parisc32",
+    "parisc64",
+    "ppc",
+    "ppc32",
+    "ppc64",
+    "ppc64le",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc32",
+    "sparc32bash",
+    "sparc64",
+    "mips",
+    "mips32",
+    "mips64",
+    "riscv32",
+    "riscv64",
+    "ssh-agent",
+    "scriptlive",
+    "run-parts",
+    "logsave",
+    "eatmydata",
+    "fakechroot",
+    "schroot",
+    "gosu",
+    "su-exec",
+    "tini",
+    "dumb-init",
+    "softlimit",
+    "setlock",
+    "envdir",
+    "envuidgid",
+    "setuidgid",
+    "execlineb",
+    "aa-exec",
+    "cpulimit",
+    "trickle",
+    "tsocks",
+    "torify",
+    "hyperfine",
+    "watchexec",
+    "xterm",
+    "openvt",
+    "dtach",
+    "abduco",
+    "ifne",
+    "pee",
+    "mispipe",
+    "lckdo",
+    "sem",
+    "env_parallel",
+    "gdbserver",
+    "rr",
+    "heaptrack",
     "start-stop-daemon",
     "runcon",
     "sg",
@@ -380,7 +488,8 @@ impl Reading {
             "xargs" => self.xargs(context, args),
             "find" | "gfind" => self.find(context, args),
             "fd" | "fdfind" => self.fd(context, args),
-            "read" | "mapfile" | "readarray" | "getopts" | "wait" | "let" | "test" | "[" | "unset" => {
+            "mapfile" | "readarray" => self.mapfile(context, name, args),
+            "read" | "getopts" | "wait" | "let" | "test" | "[" | "unset" => {
                 self.builtin_names(name, args);
             }
             "printf"
@@ -396,8 +505,15 @@ impl Reading {
             "su" => self.su(context, args),
             "parallel" => self.parallel(context, args),
             "trap" => self.trap(context, args),
-            "busybox" | "toybox" => self.applet(context, name, args, input),
+            "busybox" | "toybox" | "coreutils" => self.applet(context, name, args, input),
             "git" => self.git(context, args),
+            name if name.starts_with("git-") => self.git_command(context, name, args),
+            "compgen" | "complete" | "compopt" => self.completion(context, name, args),
+            "bind" | "fc" if !args.is_empty() => {
+                self.cannot(command.show(160), format!("`{name}` may run what is not read"));
+            }
+            "ip" => self.ip(context, args),
+            "make" | "gmake" => self.make(name, args),
             "npx" => self.npx(context, "npx", args),
             "npm"
                 if args
@@ -407,12 +523,12 @@ impl Reading {
             {
                 self.npx(context, "npm exec", &args[1..]);
             }
-            "." | "source" => self.sourced(args),
+            "." | "source" => self.sourced(args, true),
             "alias" if !args.is_empty() => self.cannot(command.show(160), "an alias gives names other meanings"),
             "enable" | "hash" if !args.is_empty() => {
                 self.cannot(command.show(160), "this gives names other meanings");
             }
-            "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(args),
+            name if super::script::is_declaration(name) => self.declared(context, args),
             name if LAUNCHERS.contains(&name) => {
                 self.cannot(
                     command.show(160),
@@ -460,6 +576,9 @@ impl Reading {
         }
         let mut rest = args.get(at..).unwrap_or_default();
         let mut assignments = command.assignments.clone();
+        if name == "strace" {
+            self.strace_options(context, &parsed, &mut assignments);
+        }
         if wrapper.assignments {
             while let Some((name, value)) = rest.first().and_then(assigned) {
                 assignments.push(Assignment { name, value });
@@ -483,6 +602,26 @@ impl Reading {
             input,
         );
         wrapper.transparent
+    }
+
+    /// A file for its output that begins with `|` or `!` is a command, and it sets variables.
+    fn strace_options(&mut self, context: &Context, parsed: &Parsed, assignments: &mut Vec<Assignment>) {
+        for (option, value) in &parsed.options {
+            let Some(value) = value else { continue };
+            match option.as_str() {
+                "o" | "output" => {
+                    let command = value.text().and_then(|text| text.strip_prefix(['|', '!']));
+                    if let Some(command) = command {
+                        self.joined(context, "strace -o", &[Word::known(command)]);
+                    } else if matches!(value, Word::Dynamic { prefix, .. } if prefix.is_empty() || b"|!".contains(&prefix[0]))
+                    {
+                        self.cannot(value.show(), "what `strace -o` is given may be a command");
+                    }
+                }
+                "E" | "env" => assignments.extend(assigned(value).map(|(name, value)| Assignment { name, value })),
+                _ => {}
+            }
+        }
     }
 
     /// `None`: not understood, and that was noted.
@@ -715,7 +854,7 @@ impl Reading {
     }
 
     /// What takes names of variables: an index in one is run, and a variable of the environment changes what comes after.
-    fn builtin_names(&mut self, name: &str, args: &[Word]) {
+    pub(super) fn builtin_names(&mut self, name: &str, args: &[Word]) {
         for word in args {
             let Some(text) = word.text() else { continue };
             if text.contains("$(") || text.contains('`') {
@@ -730,6 +869,11 @@ impl Reading {
             Some(text) => !text.starts_with('-') && !super::read::is_local(text),
             None => true,
         };
+        if sets {
+            for text in args.iter().filter_map(Word::text) {
+                self.look_at_name(text.strip_prefix("-v").unwrap_or(text));
+            }
+        }
         self.changed_environment |= sets && args.iter().any(named);
     }
 
@@ -1023,27 +1167,52 @@ impl Reading {
         }
     }
 
-    pub(super) fn sourced(&mut self, args: &[Word]) {
-        let Some(file) = args.first() else { return };
-        let stream = |bytes: &[u8]| bytes.starts_with(b"/dev/") || bytes.starts_with(b"/proc/");
-        if file.bytes().is_none_or(stream) {
+    /// A script that another shell runs is that one's, as any program. What this shell sources changes what its commands mean.
+    pub(super) fn sourced(&mut self, args: &[Word], here: bool) {
+        let Some(file) = args.iter().find(|word| word.bytes() != Some(b"--")) else {
+            return;
+        };
+        if here {
+            self.cannot(file.show(), "a file that is sourced may give names other meanings");
+        } else if file.bytes().is_none_or(is_stream) {
             self.cannot(file.show(), "a script whose place is not known, or that is no file");
         }
     }
 
-    fn declared(&mut self, args: &[Word]) {
+    fn declared(&mut self, context: &Context, args: &[Word]) {
         let assignments: Vec<Assignment> = args
             .iter()
             .filter_map(assigned)
             .map(|(name, value)| Assignment { name, value })
             .collect();
         self.look_at_values(&assignments);
+        self.look_at_variables(context, &assignments);
+        for word in args {
+            let known = match word {
+                Word::Known(bytes) => bytes.as_slice(),
+                Word::Dynamic { prefix, .. } => prefix,
+            };
+            let name = known.split(|byte| *byte == b'=').next().unwrap_or_default();
+            if super::read::substitutes(name) {
+                self.cannot(name, "a substitution in the name of a variable, which is run");
+            }
+        }
         let dynamic = args
             .iter()
             .any(|word| word.bytes().is_none() && assigned(word).is_none());
         let environment = |assignment: &Assignment| !super::read::harmless(&assignment.name);
-        self.changed_environment |= dynamic || assignments.iter().any(environment);
+        self.changed_environment |= dynamic;
+        if dynamic {
+            self.cannot("…", "which variables are set is not known before it runs");
+        }
+        for assignment in assignments.iter().filter(|assignment| environment(assignment)) {
+            self.sets(&assignment.name);
+        }
     }
+}
+
+pub(super) fn is_stream(path: &[u8]) -> bool {
+    path.starts_with(b"/dev/") || path.starts_with(b"/proc/")
 }
 
 /// `NAME=value` as a word.

@@ -74,6 +74,10 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
     let asked = by_path(&watched.observations);
     let missed = missed(&asked, proofs, facts);
     let mut notes = Notes::default();
+    let executed = asked
+        .iter()
+        .filter(|(_, asked)| asked.existed && asked.purposes.contains(&Purpose::Execute));
+    gathered.executed = executed.map(|(path, _)| name_of(path).to_owned()).collect();
     for (path, asked) in &asked {
         one_path(
             path,
@@ -84,7 +88,7 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
             &mut notes,
         );
     }
-    generalise(&mut gathered.grants, facts);
+    generalise(&mut gathered.grants, &asked, facts);
     // Most caches are content to be read only. Which are not, a proof shows.
     if !proofs.is_empty() {
         copy_on_write(&asked, proofs, facts, &mut gathered.grants);
@@ -105,8 +109,9 @@ pub(super) fn gather(facts: &Facts, watched: &Watched, proofs: &[Watched]) -> Ga
         });
     let unnamed = unnamed.count();
     if unnamed > 0 {
+        let things = if unnamed == 1 { "thing was" } else { "things were" };
         notes.always.push(format!(
-            "{unnamed} things were asked for whose names no policy can hold: they have `*`, `?`, `${{` or control characters"
+            "{unnamed} {things} asked for whose names no policy can hold: they have `*`, `?`, `${{` or control characters"
         ));
     }
     if watched.lost > 0 {
@@ -170,10 +175,6 @@ fn missed<'a>(asked: &'a BTreeMap<String, Asked>, proofs: &[Watched], facts: &Fa
 fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &mut Gathered, notes: &mut Notes) {
     let has = |purpose| asked.purposes.contains(&purpose);
     let writes = has(Purpose::Write);
-    if has(Purpose::Execute) && asked.existed {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        gathered.executed.insert(name.to_owned());
-    }
     let only_looked = asked.purposes.iter().all(|purpose| *purpose == Purpose::Look);
     match places::place(path, facts) {
         Place::Own => {}
@@ -191,7 +192,9 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
                 || above(path)
                 || above(parent(path))
                 || within(&facts.workspace, asked_for);
-            if !only_looked && !upwards {
+            // A program that was found elsewhere was only looked for here.
+            let searched = gathered.executed.contains(name_of(path));
+            if !only_looked && !upwards && !searched {
                 notes.absent.push(line(path, asked, facts));
             }
         }
@@ -206,6 +209,7 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
                 grant(gathered, tree, kind(path, asked), asked, true);
             }
         }
+        Place::Single if !only_looked && places::looks_secret(path) => notes.secret.push(line(path, asked, facts)),
         Place::Single => {
             if writes && !within(path, &facts.home) {
                 notes.unwritten.push(line(path, asked, facts));
@@ -218,9 +222,12 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
                 return;
             }
             if asked.directory {
-                match (may_be_whole(path, facts), has(Purpose::List) || missed) {
+                // Who may list may read all that is in it: that is granted once a proof has shown that it is needed.
+                match (may_be_whole(path, facts) && missed, has(Purpose::List) || missed) {
                     (true, true) => grant(gathered, path.to_owned(), kind(path, asked), asked, false),
-                    (false, true) if !within(&facts.workspace, path) => notes.listed.push(line(path, asked, facts)),
+                    (false, true) if !within(&facts.workspace, path) && !may_be_whole(path, facts) => {
+                        notes.listed.push(line(path, asked, facts))
+                    }
                     _ => {}
                 }
                 return;
@@ -240,6 +247,10 @@ fn one_path(path: &str, asked: &Asked, missed: bool, facts: &Facts, gathered: &m
     }
 }
 
+fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
 /// Whether a policy can name a path: it takes no control characters, and some others stand for more than themselves.
 fn can_be_written(path: &str) -> bool {
     !path.chars().any(|c| c.is_control() || c == '*' || c == '?') && !path.contains("${")
@@ -254,7 +265,7 @@ fn kind(path: &str, asked: &Asked) -> Kind {
 
 /// Whether a file's name is that of one that is mapped to be executed: the loader only opens it.
 fn is_library(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or_default();
+    let name = name_of(path);
     let version = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     name.ends_with(".so") || name.ends_with(".node") || name.split(".so.").skip(1).any(version)
 }
@@ -280,7 +291,13 @@ fn join(programs: &mut BTreeSet<String>, more: &BTreeSet<String>) {
 }
 
 /// Many entries of one directory become the directory, again and again; what lies below a grant of the same kind goes.
-fn generalise(grants: &mut BTreeMap<String, Grant>, facts: &Facts) {
+fn generalise(grants: &mut BTreeMap<String, Grant>, asked: &BTreeMap<String, Asked>, facts: &Facts) {
+    let secrets: Vec<&str> = asked
+        .keys()
+        .map(String::as_str)
+        .filter(|path| places::looks_secret(path))
+        .collect();
+    let holds_secret = |directory: &str| secrets.iter().any(|path| within(path, directory));
     loop {
         let mut directories: BTreeMap<&str, usize> = BTreeMap::new();
         for path in grants.keys() {
@@ -288,7 +305,9 @@ fn generalise(grants: &mut BTreeMap<String, Grant>, facts: &Facts) {
         }
         let full: Vec<String> = directories
             .into_iter()
-            .filter(|(directory, count)| *count > SIBLINGS && may_be_whole(directory, facts))
+            .filter(|(directory, count)| {
+                *count > SIBLINGS && may_be_whole(directory, facts) && !holds_secret(directory)
+            })
             .map(|(directory, _)| directory.to_owned())
             .filter(|directory| !grants.contains_key(directory))
             .collect();
@@ -425,6 +444,7 @@ pub(super) fn plain(text: &str) -> String {
 #[derive(Default)]
 struct Notes {
     hidden: Vec<String>,
+    secret: Vec<String>,
     absent: Vec<String>,
     unwritten: Vec<String>,
     listed: Vec<String>,
@@ -437,6 +457,7 @@ impl Notes {
     fn lines(self) -> Vec<String> {
         let kinds = [
             ("a secret, and never proposed", self.hidden),
+            ("called like a secret: add it yourself if it is none", self.secret),
             ("not shown by the policy that it was watched under", self.absent),
             (
                 "to be written outside workspace and home, which nothing lets it",

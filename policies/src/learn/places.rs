@@ -99,6 +99,46 @@ const SHARED_IN_HOME: &[&str] = &[
     ".local/lib",
 ];
 
+/// Parts of names of files that hold secrets, in lower case.
+const SECRET_PARTS: &[&str] = &[
+    "token",
+    "secret",
+    "credential",
+    "passwd",
+    "password",
+    "passphrase",
+    "private_key",
+    "private-key",
+    "apikey",
+    "api_key",
+    "api-key",
+];
+
+/// Beginnings and ends of such names, and whole ones.
+const SECRET_STARTS: &[&str] = &["id_", ".env."];
+const SECRET_ENDS: &[&str] = &[
+    ".pem",
+    ".key",
+    ".p12",
+    ".pfx",
+    ".jks",
+    ".keystore",
+    ".kdbx",
+    ".ppk",
+    ".gpg",
+    ".age",
+    "_history",
+    ".env",
+];
+
+/// Whether a file is called like one that holds a secret. What programs bring along is not: `/usr` is granted as a whole.
+pub(super) fn looks_secret(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    SECRET_PARTS.iter().any(|part| name.contains(part))
+        || SECRET_STARTS.iter().any(|start| name.starts_with(start))
+        || SECRET_ENDS.iter().any(|end| name.ends_with(end))
+}
+
 /// Whose a path is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {

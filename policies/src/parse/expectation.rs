@@ -78,6 +78,14 @@ impl Walker<'_> {
             DeValue::String(text) => subject(key, text),
             other => Err(Problem::expected("a string", other, "put it in quotes")),
         };
+        if expected == Some(Expected::Ask) && key != "command" {
+            let problem = Problem::new(
+                "only a command can be asked about",
+                "write `expect = \"allow\"` or \"deny\"",
+            );
+            self.problem(found.span().start, &format!("{path}.expect"), problem);
+            return None;
+        }
         match subject {
             Ok(subject) => Some(Expectation {
                 subject,
