@@ -33,7 +33,7 @@ impl Client {
     /// session or always.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Precondition`] of the kinds `ALREADY_RESOLVED` (with by whom) and `NOT_NARROW` (with why);
+    /// [`Error::NotFound`]; [`Error::Precondition`] of the kinds `ALREADY_RESOLVED` (with by whom), `NOT_NARROW` and `ONCE_ONLY` (with why);
     /// [`Error::Denied`] where it is not this peer's to answer; [`Error::Exhausted`] where no further answers are kept.
     pub async fn resolve_approval(
         &self,

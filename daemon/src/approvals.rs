@@ -40,9 +40,9 @@ mod judge;
 mod kept;
 mod model;
 
-pub use given::{Given, Lasting, MAX_RULES, SESSION_LIFE};
+pub use given::{Bound, Given, Lasting, MAX_RULES, POLICY_CHANGED, SESSION_LIFE};
 pub use judge::{Judges, NotYours, Seat};
-pub use model::{Answer, Asked, Change, Means, Pending, Resolution, environment_digest};
+pub use model::{Answer, Asked, Change, Means, Pending, Resolution, UNBOUND_VARIABLES, environment_digest};
 
 use given::Answers;
 
@@ -107,6 +107,11 @@ pub enum ResolveError {
     /// "Always" needs a narrow rule.
     #[error("this cannot be allowed for always: {0}; allow it once or for the session")]
     NotNarrow(String),
+    /// What it runs was not seen.
+    #[error(
+        "this can be allowed once only: {0}; allow it once, or let it be run without input (`fumehood run --no-stdin`)"
+    )]
+    OnceOnly(String),
     /// As many answers are kept as may.
     #[error(
         "{MAX_RULES} such answers are kept, as many as may: `fumehood approve --rules` lists them, `fumehood approve --forget RULE` takes one back"
@@ -221,7 +226,16 @@ impl Approvals {
     /// # Errors
     /// See [`AskError`].
     pub async fn ask(&self, asked: Asked) -> Result<Ticket, AskError> {
-        let mut ticket = self.reserve(asked)?;
+        self.ask_and(asked, |_| {}).await
+    }
+
+    /// Asks; `before` is called when the question is durable and nobody has heard of it, so that whoever hears of it finds its run waiting.
+    ///
+    /// # Errors
+    /// See [`AskError`]; `before` was not called then.
+    pub async fn ask_and(&self, asked: Asked, before: impl FnOnce(&Arc<Pending>) + Send) -> Result<Ticket, AskError> {
+        let earlier = self.shared.answers.passing_over(&asked).await;
+        let mut ticket = self.reserve(asked, earlier)?;
         let pending = Arc::clone(&ticket.pending);
         ticket.recorded = true;
         let requested = audit::ApprovalEvent::Requested {
@@ -234,6 +248,7 @@ impl Approvals {
             .record(&pending.id, &pending.asked, requested)
             .await
             .map_err(AskError::Audit)?;
+        before(&pending);
         {
             let mut open = self.shared.lock();
             if let Some(waiting) = open.waiting.get_mut(&pending.id) {
@@ -248,7 +263,7 @@ impl Approvals {
     }
 
     /// Finds a place for a question.
-    fn reserve(&self, asked: Asked) -> Result<Ticket, AskError> {
+    fn reserve(&self, asked: Asked, earlier: Vec<String>) -> Result<Ticket, AskError> {
         let mut open = self.shared.lock();
         if open.draining {
             return Err(AskError::Draining);
@@ -279,6 +294,7 @@ impl Approvals {
             requested_at,
             expires_at: requested_at.checked_add(wait).unwrap_or(requested_at),
             not_narrow,
+            earlier,
             asked,
         });
         let (sender, answer) = oneshot::channel();
@@ -337,6 +353,11 @@ impl Approvals {
                 id: id.to_owned(),
                 source,
             })?;
+        if matches!(answer, Answer::AllowSession | Answer::AllowAlways)
+            && let Some(why) = pending.asked.once_only()
+        {
+            return Err(ResolveError::OnceOnly(why));
+        }
         if answer == Answer::AllowAlways {
             not_narrow(&pending.asked).map_err(ResolveError::NotNarrow)?;
         }
@@ -405,6 +426,11 @@ impl Approvals {
         let mut rules = self.shared.answers.all().await;
         rules.retain(|given| given.peer == peer.to_string() || self.shared.judges.sees_all(peer));
         rules
+    }
+
+    /// Why an answer lets nothing pass, or did not let the last run pass that asked the same; empty when nothing of the kind is known.
+    pub fn not_applied(&self, given: &Given) -> String {
+        self.shared.answers.not_applied(given)
     }
 
     /// Takes an earlier answer back. To take back is always narrower: whoever may see it may.
@@ -627,11 +653,17 @@ fn earlier(covering: &[Arc<Given>]) -> Resolution {
 
 /// Why there is no narrow rule for what was asked.
 fn not_narrow(asked: &Asked) -> Result<(), String> {
+    if let Some(why) = asked.once_only() {
+        return Err(why);
+    }
     if !asked.env_names.is_empty() {
         return Err("the request sets variables, which a rule cannot say".to_owned());
     }
-    if asked.workspace.to_str().is_none() {
-        return Err("the workspace's path is no text, which the file of answers cannot hold".to_owned());
+    if asked.workspace.to_str().is_none() || asked.cwd.to_str().is_none() {
+        return Err(
+            "the path of the workspace or of the working directory is no text, which the file of answers cannot hold"
+                .to_owned(),
+        );
     }
     let rule = CommandRules::rule_for(&asked.argv).map_err(|error| error.to_string())?;
     match asked.policy.commands.covered_by(&asked.argv, &[&rule]) {

@@ -26,14 +26,15 @@
 //! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
 //! `policies_reloaded`; and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
-//! `approval_rule_removed`. A question without one of the others after it ended with its daemon. `audit.head` beside
+//! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`. `audit.head` beside
 //! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
 //! daemon's user can forge both; the last hash, noted elsewhere from time to time, pins everything before it.
 //!
 //! # Promises
 //!
 //! - [`AuditLog::intent`] returns when the record is durable (`fdatasync`), and only then may the command start.
-//! - A run whose daemon died gets an `interrupted` record when the log is next opened.
+//! - A run whose daemon died gets an `interrupted` record when the log is next opened, and a question that waited then an
+//!   `approval_interrupted` record.
 //! - When the log cannot be written (disk full, file replaced), intents fail, so that no run starts unrecorded, and what was
 //!   half written is taken back. Ends wait in memory and are written as soon as it can be.
 //! - Environment values are never recorded, and what looks like a secret in a command line is taken out.

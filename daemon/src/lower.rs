@@ -520,7 +520,7 @@ pub fn protection(protection: policies::Protection) -> Protection {
 }
 
 /// What the policy and the request say, and what every program expects.
-fn environment(own: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub fn environment(own: &[(Vec<u8>, Vec<u8>)], grants: &Grants, host: &Host) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut env = grants.env.clone();
     let runtime = runtime_directory(host);
     // Facts about this sandbox: what the caller's environment said of them is about another place or another user.

@@ -145,6 +145,10 @@ pub async fn serve(
         max_keep_bytes: config.max_keep_bytes,
         audit: audit.clone(),
     };
+    let answers = ApprovalsService {
+        approvals,
+        policies: policies.clone(),
+    };
     let policies = PoliciesService {
         policies,
         audit: audit.clone(),
@@ -152,7 +156,9 @@ pub async fn serve(
         uid: config.uid,
         private: Arc::clone(&door.private),
     };
-    let reader = tokio::spawn(read_again(policies.clone()));
+    // Before anybody is told that the daemon is ready: a SIGHUP that finds no handler ends it.
+    let hangups = signal(SignalKind::hangup()).map_err(|error| ServeError::Serve(error.to_string()))?;
+    let reader = tokio::spawn(read_again(policies.clone(), hangups));
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -177,7 +183,7 @@ pub async fn serve(
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(PoliciesServer::new(policies))
-        .add_service(ApprovalsServer::new(ApprovalsService { approvals }))
+        .add_service(ApprovalsServer::new(answers))
         .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
         .add_service(NodeServer::new(node))
         .add_service(health_service)
@@ -324,10 +330,7 @@ fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies
 }
 
 /// Reads the policies again at each SIGHUP.
-async fn read_again(policies: PoliciesService) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        return;
-    };
+async fn read_again(policies: PoliciesService, mut hangups: Signal) {
     while hangups.recv().await.is_some() {
         // What came of it is in both logs.
         let _ = policies.read_again("signal").await;

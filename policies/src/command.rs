@@ -26,6 +26,7 @@
 mod callbacks;
 mod cover;
 mod doors;
+mod input;
 mod layers;
 mod narrow;
 mod options;
@@ -38,6 +39,8 @@ mod unwrap;
 mod variables;
 mod word;
 
+pub use cover::stays_in;
+pub use input::reads_program_from_input;
 pub use layers::Commands;
 pub use narrow::NotNarrow;
 pub(crate) use narrow::runs_anything;

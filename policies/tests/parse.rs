@@ -364,7 +364,7 @@ fn every_error_is_reported_at_its_place() {
         (
             "[syscalls]\nallow = [\"SYS_ptrace\"]\n",
             "4:10 syscalls.allow[0]",
-            "not the name of a system call",
+            "there is no system call `SYS_ptrace`",
             "ptrace",
         ),
         (

@@ -133,6 +133,7 @@ async fn rules(client: &Client, json: bool) -> Result<u8, Failure> {
             "ALLOWED BY",
             "COMMAND",
             "REASON",
+            "NOT APPLIED",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -156,6 +157,7 @@ fn rule_row(rule: &ApprovalRule) -> Vec<String> {
         safe(&rule.by),
         safe(&rule.commands.join("; ")),
         safe(&rule.reason),
+        safe(&rule.not_applied),
     ]
 }
 
@@ -236,14 +238,18 @@ enum Choice {
 
 /// The answer to one question; none when the person ended.
 fn ask_one(pending: &PendingApproval) -> Result<Option<Choice>, Failure> {
-    let always = pending.not_narrow.is_empty();
+    let (later, always) = (pending.once_only.is_empty(), pending.not_narrow.is_empty());
     loop {
-        let offered = match always {
-            true => "[o]nce, [s]ession, [a]lways, [d]eny, [l]ater? ",
-            false => "[o]nce, [s]ession, [d]eny, [l]ater? ",
+        let offered = match (later, always) {
+            (true, true) => "[o]nce, [s]ession, [a]lways, [d]eny, [l]ater? ",
+            (true, false) => "[o]nce, [s]ession, [d]eny, [l]ater? ",
+            (false, _) => "[o]nce, [d]eny, [l]ater? ",
         };
         let Some(line) = prompt(offered)? else { return Ok(None) };
         match choice(&line) {
+            Some(Choice::Answer(ApprovalAnswer::AllowSession | ApprovalAnswer::AllowAlways)) if !later => {
+                print(&format!("can be allowed once only: {}\n", safe(&pending.once_only)))?;
+            }
             Some(Choice::Answer(ApprovalAnswer::AllowAlways)) if !always => {
                 print(&format!(
                     "cannot be allowed for always: {}\n",
@@ -309,7 +315,12 @@ fn describe(pending: &PendingApproval, now: SystemTime) -> String {
     );
     line("run", safe(&pending.run_id));
     line("left", format!("{}, then it is denied", left(&question, now)));
-    if !pending.not_narrow.is_empty() {
+    for earlier in &pending.earlier {
+        line("earlier", safe(earlier));
+    }
+    if !pending.once_only.is_empty() {
+        line("once only", safe(&pending.once_only));
+    } else if !pending.not_narrow.is_empty() {
         line("always", format!("no: {}", safe(&pending.not_narrow)));
     }
     lines.join("\n") + "\n"

@@ -393,6 +393,10 @@ pub struct KillArgs {
     after_help = "Without an id, and at a terminal, each question that waits is shown and asked.\n\n\
         Whoever asked may not answer, unless the policy says so (approvals.self). Root and the daemon's own user may answer others, and so may \
         certificates that the daemon's configuration names in `approvers`.\n\n\
+        An answer for the session or always holds for the same identity, under the policy as it is now, in the same workspace and working \
+        directory, and in the same environment; of that, TERM, COLUMNS, LINES, COLORTERM, LANG, LANGUAGE, LC_*, TZ, NO_COLOR, FORCE_COLOR and \
+        CLICOLOR* make no difference. What takes its commands from standard input can be allowed once only. --rules shows why an answer was \
+        not applied to the last run that asked the same.\n\n\
         Examples:\n  \
         fumehood approve                          answer what waits, one after the other\n  \
         fumehood approve 1f0c3a9e --session       allow it, and the same again until the daemon ends or 24 hours are over\n  \
@@ -406,10 +410,10 @@ pub struct ApproveArgs {
     /// The question's id, as `fumehood run` and --list show it: allow it, once unless told otherwise
     #[arg(value_name = "APPROVAL ID")]
     pub approval_id: Option<String>,
-    /// Allow it for the session: the same identity, policy, workspace and label `session`
+    /// Allow it for the session: until the daemon ends, and under the same label `session`
     #[arg(long)]
     pub session: bool,
-    /// Allow exactly this command for always, under the same identity, policy and workspace
+    /// Allow exactly this command for always
     #[arg(long)]
     pub always: bool,
     /// Why, for the record and whoever asked

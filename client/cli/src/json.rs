@@ -172,6 +172,8 @@ pub fn pending_approval(pending: &wire::PendingApproval) -> Value {
         requested_at,
         not_narrow,
         not_yours,
+        once_only,
+        earlier,
     } = pending;
     let mut value = question.as_ref().map_or_else(|| json!({}), approval_requested);
     value["run_id"] = json!(run_id);
@@ -184,6 +186,8 @@ pub fn pending_approval(pending: &wire::PendingApproval) -> Value {
     value["requested_at"] = json!(requested_at.as_ref().map(ToString::to_string));
     value["not_narrow"] = json!(not_narrow);
     value["not_yours"] = json!(not_yours);
+    value["once_only"] = json!(once_only);
+    value["earlier"] = json!(earlier);
     value
 }
 
@@ -203,6 +207,9 @@ pub fn approval_rule(rule: &wire::ApprovalRule) -> Value {
         reason,
         given_at,
         expires_at,
+        cwd,
+        policy_digest,
+        not_applied,
     } = rule;
     let mut value = json!({
         "rule_id": rule_id,
@@ -216,8 +223,11 @@ pub fn approval_rule(rule: &wire::ApprovalRule) -> Value {
         "reason": reason,
         "given_at": given_at.as_ref().map(ToString::to_string),
         "expires_at": expires_at.as_ref().map(ToString::to_string),
+        "policy_digest": hex(policy_digest),
+        "not_applied": not_applied,
     });
     put_bytes(&mut value, "workspace", workspace);
+    put_bytes(&mut value, "cwd", cwd);
     value
 }
 

@@ -1,17 +1,22 @@
 //! Answers that hold for later runs too.
 //!
-//! One for a session lets pass runs of the same peer, policy, workspace, label `session` and variables, until the daemon ends, for
-//! [`SESSION_LIFE`] at most: the same command line, or commands each of which has a narrow rule made of the ones approved. One for always has the narrow
-//! rule of its command line only, sets no variables, and is kept in a file (`kept.rs`). An answer is bound to the policy's name, not its
-//! digest: what the policy denies meanwhile stays denied, what it no longer asks about needs no answer.
+//! One for a session lets pass runs with the same label `session`, until the daemon ends, for [`SESSION_LIFE`] at most: the same command line,
+//! or commands each of which has a narrow rule made of the ones approved. One for always has the narrow rule of its command line only, and
+//! is kept in a file (`kept.rs`). Neither is taken from, or given to, a run that takes its program from its standard input.
+//!
+//! Both are bound to who asked, the workspace, the working directory, the environment of the command and the policy ([`Bound`]). The policy's
+//! name is not enough: a request can bring one of any name, and a policy that was tightened since shall be asked again.
 //!
 //! At most [`MAX_RULES`] of each kind; an answer more is refused, never dropped.
 
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use fumehood_policies::command::Rule;
+use fumehood_policies::Digest;
+use fumehood_policies::command::{Rule, stays_in};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -24,6 +29,9 @@ pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers of each kind that are kept.
 pub const MAX_RULES: usize = 1024;
+
+/// Answers that do not apply and are told with a question.
+const MAX_PASSED_OVER: usize = 4;
 
 /// An answer that holds for later runs.
 #[derive(Clone, Debug)]
@@ -38,6 +46,8 @@ pub struct Given {
     pub policy: String,
     /// In which workspace.
     pub workspace: PathBuf,
+    /// What else it is bound to; `None` where an older version kept it without: it lets nothing pass.
+    pub bound: Option<Bound>,
     /// The commands, as they were read.
     pub commands: Vec<String>,
     /// The command line that it was given for.
@@ -54,6 +64,33 @@ pub struct Given {
     pub at: String,
 }
 
+/// What an answer is bound to beside peer, workspace and the policy's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The policy as it was, with the ceilings over it.
+    pub policy: Digest,
+    /// The command's environment; see [`environment_digest`](super::environment_digest).
+    pub environment: Digest,
+    /// The working directory.
+    pub cwd: PathBuf,
+}
+
+impl Bound {
+    fn of(asked: &Asked) -> Bound {
+        Bound {
+            policy: asked.policy.digest,
+            environment: asked.env_digest,
+            cwd: asked.cwd.clone(),
+        }
+    }
+}
+
+/// Why an answer under a policy of the same name does not apply.
+pub const POLICY_CHANGED: &str = "the policy has changed since";
+
+/// Why an answer without [`Bound`] lets nothing pass.
+const UNBOUND: &str = "an older version kept it without what it is bound to";
+
 /// How long an answer holds.
 #[derive(Clone, Debug)]
 pub enum Lasting {
@@ -61,8 +98,6 @@ pub enum Lasting {
     Session {
         /// The label.
         session: String,
-        /// The variables of the request.
-        env_digest: [u8; 32],
         /// When it ends at the latest, by the clock that cannot be set.
         until: Instant,
         /// The same for people.
@@ -81,26 +116,53 @@ impl Given {
         }
     }
 
-    /// Whether it is about such runs at all.
+    /// Whether it is about runs of this peer, session and place under a policy of this name.
     fn concerns(&self, asked: &Asked) -> bool {
         let same = self.peer == asked.peer.to_string()
             && self.policy == asked.policy.name
             && self.workspace == asked.workspace;
         same && match &self.lasting {
-            Lasting::Session {
-                session,
-                env_digest,
-                until,
-                expires_at: _,
-            } => *session == asked.session && *env_digest == asked.env_digest && Instant::now() < *until,
-            Lasting::Always => asked.env_names.is_empty(),
+            Lasting::Session { session, until, .. } => *session == asked.session && Instant::now() < *until,
+            Lasting::Always => true,
         }
     }
+
+    /// Why it does not apply to a run that it concerns; none when it does.
+    fn differences(&self, asked: &Asked) -> Vec<&'static str> {
+        let Some(bound) = &self.bound else {
+            return vec![UNBOUND];
+        };
+        let now = Bound::of(asked);
+        [
+            (bound.policy != now.policy, POLICY_CHANGED),
+            (bound.environment != now.environment, "under another environment"),
+            (bound.cwd != now.cwd, "in another directory"),
+        ]
+        .into_iter()
+        .filter_map(|(differs, why)| differs.then_some(why))
+        .collect()
+    }
+
+    /// Whether it says by itself that a run may pass, where it applies.
+    fn covers(&self, asked: &Asked) -> bool {
+        let rules: Vec<&Rule> = self.rules.iter().collect();
+        self.argv == asked.argv || covered(asked, &rules).is_some()
+    }
+}
+
+/// Which rules let pass all that is asked about. A line that goes elsewhere (`cd x && git push`) is not covered: the rules were made of
+/// commands in the run's own directory.
+fn covered(asked: &Asked, rules: &[&Rule]) -> Option<Vec<usize>> {
+    stays_in(&asked.argv, asked.cwd.as_os_str().as_bytes())
+        .then(|| asked.policy.commands.covered_by(&asked.argv, rules))
+        .flatten()
 }
 
 /// The answers that hold.
 #[derive(Debug)]
 pub(super) struct Answers {
+    /// Of answers that did not apply to the last run that asked the same: why, by id. Bounded by the answers.
+    passed_over: Mutex<HashMap<String, String>>,
     session: Mutex<Vec<Arc<Given>>>,
     kept: Option<Arc<Kept>>,
 }
@@ -108,6 +170,7 @@ pub(super) struct Answers {
 impl Answers {
     pub fn new(directory: Option<PathBuf>) -> Answers {
         Answers {
+            passed_over: Mutex::default(),
             session: Mutex::default(),
             kept: directory.map(|directory| Arc::new(Kept::new(directory))),
         }
@@ -115,8 +178,20 @@ impl Answers {
 
     /// The answers that let a run pass, or `None` when they leave something to ask.
     pub async fn covering(&self, asked: &Asked) -> Option<Vec<Arc<Given>>> {
+        if asked.program_from_input.is_some() {
+            return None;
+        }
         let mut all = self.all().await;
-        all.retain(|given| given.concerns(asked));
+        all.retain(|given| given.concerns(asked) && given.differences(asked).is_empty());
+        let covering = Self::among(all, asked)?;
+        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        for given in &covering {
+            passed_over.remove(&given.id);
+        }
+        Some(covering)
+    }
+
+    fn among(all: Vec<Arc<Given>>, asked: &Asked) -> Option<Vec<Arc<Given>>> {
         if let Some(whole) = all.iter().find(|given| given.argv == asked.argv) {
             return Some(vec![Arc::clone(whole)]);
         }
@@ -125,7 +200,7 @@ impl Answers {
             .flat_map(|given| given.rules.iter().map(move |rule| (rule, given)))
             .collect();
         let only: Vec<&Rule> = rules.iter().map(|(rule, _)| *rule).collect();
-        let used = asked.policy.commands.covered_by(&asked.argv, &only)?;
+        let used = covered(asked, &only)?;
         let mut covering: Vec<Arc<Given>> = Vec::new();
         for index in used {
             let (_, given) = rules[index];
@@ -134,6 +209,42 @@ impl Answers {
             }
         }
         Some(covering)
+    }
+
+    /// Earlier answers to the same that do not apply, in words, at most [`MAX_PASSED_OVER`]. They are remembered for [`Answers::not_applied`].
+    pub async fn passing_over(&self, asked: &Asked) -> Vec<String> {
+        let mut all = self.all().await;
+        all.retain(|given| given.concerns(asked));
+        let mut told = Vec::new();
+        let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of those that were kept in a file and are no longer there.
+        if passed_over.len() >= 2 * MAX_RULES {
+            passed_over.clear();
+        }
+        for given in all {
+            let why = given.differences(asked).join(", ");
+            if why.is_empty() || !given.covers(asked) {
+                continue;
+            }
+            if told.len() < MAX_PASSED_OVER {
+                let lasting = match given.lasting {
+                    Lasting::Session { .. } => "for the session",
+                    Lasting::Always => "for always",
+                };
+                told.push(format!("allowed {lasting} by {} ({}), {why}", given.by, given.id));
+            }
+            passed_over.insert(given.id.clone(), why);
+        }
+        told
+    }
+
+    /// Why an answer lets nothing pass, or did not let the last run pass that asked the same; empty when nothing of the kind is known.
+    pub fn not_applied(&self, given: &Given) -> String {
+        let passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        match &given.bound {
+            None => UNBOUND.to_owned(),
+            Some(_) => passed_over.get(&given.id).cloned().unwrap_or_default(),
+        }
     }
 
     /// All of them, those for sessions first.
@@ -162,7 +273,6 @@ impl Answers {
             true => Lasting::Always,
             false => Lasting::Session {
                 session: asked.session.clone(),
-                env_digest: asked.env_digest,
                 until: Instant::now() + SESSION_LIFE,
                 expires_at: SystemTime::now() + SESSION_LIFE,
             },
@@ -180,6 +290,7 @@ impl Answers {
             peer: asked.peer.to_string(),
             policy: asked.policy.name.clone(),
             workspace: asked.workspace.clone(),
+            bound: Some(Bound::of(asked)),
             commands: asked.commands.clone(),
             argv: asked.argv.clone(),
             rules,
@@ -207,6 +318,10 @@ impl Answers {
 
     /// Takes one back; one that is not there is none the worse.
     pub async fn remove(&self, id: &str) -> Result<(), KeptError> {
+        self.passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
         let before = {
             let mut session = self.lock();
             let before = session.len();

@@ -3,7 +3,7 @@
 //! TOML that people can read, in a directory of its own (mode 0700) that no command ever sees. It is read again before each use, so what an
 //! administrator or another daemon of this user takes out of it holds no longer; changes are made under a lock beside it, to a new
 //! file that takes the old one's place. The narrow rule itself is not in it: it is made anew from the command, so that the file can
-//! hold no wide one.
+//! hold no wide one. What an answer is bound to is in it as digests; an entry without them, of an older version, is listed and lets nothing pass.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,10 +12,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fumehood_policies::Digest;
 use fumehood_policies::command::CommandRules;
 use serde::{Deserialize, Serialize};
 
-use super::given::{Given, Lasting, MAX_RULES};
+use super::given::{Bound, Given, Lasting, MAX_RULES};
 use super::model::Means;
 
 /// Largest file that is read, in bytes: 1024 answers with the longest commands that rules can hold are less.
@@ -74,7 +75,14 @@ struct RuleForm {
     id: String,
     command: Vec<String>,
     policy: String,
+    /// 64 hexadecimal digits, as `environment`.
+    #[serde(default)]
+    policy_digest: String,
+    #[serde(default)]
+    environment: String,
     workspace: String,
+    #[serde(default)]
+    cwd: String,
     peer: String,
     by: String,
     means: String,
@@ -113,14 +121,21 @@ impl Kept {
     pub fn add(&self, given: &Given) -> Result<bool, KeptError> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
         let command: Result<Vec<String>, _> = given.argv.iter().map(|word| text(word)).collect();
-        let (Ok(command), Ok(workspace)) = (command, text(given.workspace.as_os_str().as_bytes())) else {
-            return Err(self.broken("a command or workspace is no text".to_owned()));
+        let path = |path: &Path| text(path.as_os_str().as_bytes());
+        let Some(bound) = &given.bound else {
+            return Err(self.broken("an answer is bound to nothing".to_owned()));
+        };
+        let (Ok(command), Ok(workspace), Ok(cwd)) = (command, path(&given.workspace), path(&bound.cwd)) else {
+            return Err(self.broken("a command, workspace or directory is no text".to_owned()));
         };
         let rule = RuleForm {
             id: given.id.clone(),
             command,
             policy: given.policy.clone(),
+            policy_digest: bound.policy.to_string(),
+            environment: bound.environment.to_string(),
             workspace,
+            cwd,
             peer: given.peer.clone(),
             by: given.by.clone(),
             means: given.means.name().to_owned(),
@@ -239,7 +254,31 @@ impl Kept {
     }
 }
 
+/// A digest out of 64 hexadecimal digits.
+fn digest(text: &str) -> Option<Digest> {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(Digest(digest))
+}
+
 fn given(form: RuleForm) -> Option<Given> {
+    let bound = match (
+        digest(&form.policy_digest),
+        digest(&form.environment),
+        form.cwd.as_str(),
+    ) {
+        (Some(policy), Some(environment), cwd) if !cwd.is_empty() => Some(Bound {
+            policy,
+            environment,
+            cwd: cwd.into(),
+        }),
+        _ => None,
+    };
     let argv: Vec<Vec<u8>> = form.command.into_iter().map(String::into_bytes).collect();
     let rule = match CommandRules::rule_for(&argv) {
         Ok(rule) => rule,
@@ -255,6 +294,7 @@ fn given(form: RuleForm) -> Option<Given> {
         peer: form.peer,
         policy: form.policy,
         workspace: form.workspace.into(),
+        bound,
         commands: shown.commands.iter().map(|command| command.show(200)).collect(),
         argv,
         rules: vec![rule],

@@ -1,10 +1,11 @@
 //! What is asked and what is answered.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use fumehood_policies::{Arguments, Policy};
+use fumehood_policies::{Arguments, Digest, Policy};
 use sha2::{Digest as _, Sha256};
 
 use super::judge::Seat;
@@ -135,8 +136,10 @@ pub struct Asked {
     pub argv: Vec<Vec<u8>>,
     /// Names of the variables that the request sets.
     pub env_names: Vec<Vec<u8>>,
-    /// SHA-256 of those variables with their values: an answer for one environment is none for another.
-    pub env_digest: [u8; 32],
+    /// SHA-256 of all variables that the command gets: see [`environment_digest`].
+    pub env_digest: Digest,
+    /// The program that takes what it runs from the standard input of the run, where the request brings one: nobody has seen that.
+    pub program_from_input: Option<String>,
     /// The rule that asks.
     pub rule: String,
     /// Why.
@@ -183,19 +186,53 @@ impl audit::ApprovalEvent {
     }
 }
 
-/// SHA-256 of variables, in whichever order they were named; of none it is that of nothing.
-pub fn environment_digest(env: &[(Vec<u8>, Vec<u8>)]) -> [u8; 32] {
-    let mut sorted: Vec<_> = env.iter().collect();
-    sorted.sort();
+impl Asked {
+    /// Why it can be allowed once only; `None` when it can for later runs too.
+    pub(crate) fn once_only(&self) -> Option<String> {
+        let program = self.program_from_input.as_ref()?;
+        Some(format!(
+            "`{program}` reads its commands from standard input, which nobody has seen"
+        ))
+    }
+}
+
+/// Variables that describe only the terminal and the language of who sits there: they differ between two terminals of one person, and
+/// change how output looks and not what runs. An answer for later runs does not look at them. `*` at the end stands for anything.
+///
+/// Not among them, because they name files that programs load: `TERMINFO`, `LOCPATH`, `NLSPATH`.
+pub const UNBOUND_VARIABLES: &[&str] = &[
+    "TERM",
+    "COLUMNS",
+    "LINES",
+    "COLORTERM",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "CLICOLOR*",
+];
+
+fn is_bound(name: &[u8]) -> bool {
+    !UNBOUND_VARIABLES.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start.as_bytes()),
+        None => name == pattern.as_bytes(),
+    })
+}
+
+/// SHA-256 of the variables that a command gets, whoever set them, without [`UNBOUND_VARIABLES`]: an answer for one environment is none for
+/// another, because `PATH` and its like decide what a name runs.
+pub fn environment_digest(env: &BTreeMap<Vec<u8>, Vec<u8>>) -> Digest {
     let mut digest = Sha256::new();
-    for (name, value) in sorted {
+    for (name, value) in env.iter().filter(|(name, _)| is_bound(name)) {
         // No NUL is in either.
         for part in [name, value] {
             digest.update(part);
             digest.update([0]);
         }
     }
-    digest.finalize().into()
+    Digest(digest.finalize().into())
 }
 
 /// A question that waits.
@@ -211,6 +248,8 @@ pub struct Pending {
     pub expires_at: SystemTime,
     /// Why "always" is refused; empty when it is not.
     pub not_narrow: String,
+    /// Earlier answers to the same that do not apply, each with why.
+    pub earlier: Vec<String>,
 }
 
 /// What watchers hear.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use fumehood_policies::{Decision, Policy, Request, RequestedLimits, Tool};
+use fumehood_policies::{Decision, Digest, Policy, Request, RequestedLimits, Tool};
 
 use super::*;
 use crate::peer::Identity;
@@ -46,6 +46,12 @@ fn certificate(name: &str) -> Peer {
     }
 }
 
+/// The digest of an environment.
+fn environment(variables: &[(&str, &str)]) -> Digest {
+    let pair = |(name, value): &(&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+    environment_digest(&variables.iter().map(pair).collect())
+}
+
 fn asked_by(peer: Peer, own: &str, words: &[&str]) -> Asked {
     let policy = Arc::new(Policy::parse(POLICY.replace("SELF", own).as_bytes(), "asks").unwrap());
     let argv: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -70,7 +76,8 @@ fn asked_by(peer: Peer, own: &str, words: &[&str]) -> Asked {
         session: String::new(),
         argv,
         env_names: Vec::new(),
-        env_digest: environment_digest(&[]),
+        env_digest: environment(&[]),
+        program_from_input: None,
         rule: question.rule,
         reason: question.reason,
         commands: question.commands,
@@ -228,11 +235,12 @@ async fn an_answer_for_a_session_lets_pass_the_same_of_the_same_and_nothing_else
         .unwrap()
         .unwrap();
     assert!(passes(&approvals, &asked(&push)).await);
-    assert!(passes(&approvals, &asked(&["bash", "-c", "cd x && git push origin main"])).await);
+    assert!(passes(&approvals, &asked(&["bash", "-c", "cd /w && git push origin main; ls"])).await);
     for other in [
         &["git", "push", "origin", "other"][..],
         &["bash", "-c", "git push origin main && npm publish"],
         &["python3", "x.py"],
+        &["bash", "-c", "cd x && git push origin main"],
     ] {
         assert!(!passes(&approvals, &asked(other)).await, "{other:?}");
     }
@@ -245,7 +253,9 @@ async fn an_answer_for_a_session_lets_pass_the_same_of_the_same_and_nothing_else
         changed(|asked| asked.workspace = "/other".into()),
         changed(|asked| asked.session = "other".to_owned()),
         changed(|asked| asked.peer = uid(1002)),
-        changed(|asked| asked.env_digest = environment_digest(&[(b"A".to_vec(), b"1".to_vec())])),
+        changed(|asked| asked.env_digest = environment(&[("A", "1")])),
+        changed(|asked| asked.cwd = "/w/x".into()),
+        changed(|asked| asked.program_from_input = Some("bash".to_owned())),
         changed(|asked| {
             let mut policy = Policy::clone(&asked.policy);
             policy.name = "other".to_owned();
@@ -333,6 +343,190 @@ async fn an_answer_for_always_outlives_the_daemon_in_a_private_file_and_can_be_t
     assert!(!passes(&second, &asked_by(uid(1002), "never", &push)).await);
     second.remove_rule(&uid(1001), &given.id).await.unwrap();
     assert!(!passes(&first, &asked(&push)).await);
+}
+
+#[test]
+fn only_what_describes_terminal_and_language_is_no_part_of_an_environment() {
+    let plain = environment(&[("PATH", "/usr/bin")]);
+    for (name, value) in [
+        ("TERM", "xterm"),
+        ("LC_ALL", "C"),
+        ("CLICOLOR_FORCE", "1"),
+        ("TZ", "UTC"),
+        ("COLUMNS", "80"),
+    ] {
+        assert_eq!(environment(&[("PATH", "/usr/bin"), (name, value)]), plain, "{name}");
+    }
+    for (name, value) in [
+        ("LD_PRELOAD", "/w/x.so"),
+        ("TERMINFO", "/w"),
+        ("GIT_SSH_COMMAND", "x"),
+        ("LANG_", "x"),
+        ("BASH_ENV", "/w/x"),
+        ("term", "x"),
+    ] {
+        assert_ne!(environment(&[("PATH", "/usr/bin"), (name, value)]), plain, "{name}");
+    }
+    assert_ne!(environment(&[("PATH", "/w/bin:/usr/bin")]), plain);
+    assert_ne!(environment(&[("A", "B"), ("C", "D")]), environment(&[("A", "B\nC=D")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_bound_to_the_policy_as_it_was_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let approvals = approvals(Some(directory.path().join("approvals")));
+    let push = ["git", "push", "origin", "main"];
+    // A policy of this name that somebody brought, and who asked answered: the real one says "never".
+    let brought = asked_by(uid(1001), "always", &push);
+    for lasting in [Answer::AllowAlways, Answer::AllowSession] {
+        let mut ticket = approvals.ask(brought.clone()).await.unwrap();
+        let id = ticket.pending().id.clone();
+        let given = approvals
+            .resolve(&uid(1001), &id, lasting, String::new())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(given.means, Means::Own);
+        assert!(matches!(ticket.answered().await, Outcome::Answered(_)));
+        assert!(passes(&approvals, &brought).await);
+        assert_eq!(approvals.not_applied(&given), "");
+        let real = asked(&push);
+        assert_eq!(real.policy.name, brought.policy.name);
+        assert!(!passes(&approvals, &real).await);
+        let ticket = approvals.ask(real).await.unwrap();
+        let earlier = &ticket.pending().earlier;
+        assert!(
+            earlier.len() == 1 && earlier[0].contains(&given.id) && earlier[0].contains("the policy has changed since"),
+            "{earlier:?}"
+        );
+        // It is listed with why, and can be taken back.
+        let rules = approvals.rules(&uid(0)).await;
+        assert_eq!(rules.len(), 1);
+        assert_eq!(approvals.not_applied(&rules[0]), "the policy has changed since");
+        approvals.remove_rule(&uid(0), &given.id).await.unwrap();
+        assert!(approvals.rules(&uid(0)).await.is_empty());
+    }
+    // One that only narrowed elsewhere, by a ceiling that came later.
+    let before = asked(&push);
+    answer(&approvals, before.clone(), Answer::AllowAlways).await.unwrap();
+    assert!(passes(&approvals, &before).await);
+    let text = POLICY.replace("SELF", "never") + "[network]\nmode = \"none\"\n";
+    let ceiling = Policy::parse(text.as_bytes(), "ceiling").unwrap();
+    let mut after = before.clone();
+    after.policy = Arc::new(before.policy.narrowed_by(&ceiling));
+    assert_eq!(after.policy.name, before.policy.name);
+    assert!(!passes(&approvals, &after).await);
+    // As the first one is there again, so is what was allowed under it.
+    assert!(passes(&approvals, &before).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_for_always_is_bound_to_environment_and_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("approvals");
+    let first = approvals(Some(place.clone()));
+    let push = ["git", "push", "origin", "main"];
+    let mut plain = asked(&push);
+    plain.env_digest = environment(&[("PATH", "/usr/bin"), ("TERM", "xterm")]);
+    answer(&first, plain.clone(), Answer::AllowAlways).await.unwrap();
+    let second = approvals(Some(place.clone()));
+    assert!(passes(&second, &plain).await);
+    plain.env_digest = environment(&[("PATH", "/usr/bin"), ("TERM", "dumb")]);
+    assert!(passes(&second, &plain).await);
+    let mut other = plain.clone();
+    other.env_digest = environment(&[("PATH", "/w/bin:/usr/bin")]);
+    other.cwd = "/w/x".into();
+    assert!(!passes(&second, &other).await);
+    let ticket = second.ask(other).await.unwrap();
+    let earlier = &ticket.pending().earlier;
+    assert!(
+        earlier.len() == 1
+            && earlier[0].contains("for always")
+            && earlier[0].ends_with("under another environment, in another directory"),
+        "{earlier:?}"
+    );
+    // Another command has no such answer, and one that applies again is not marked.
+    assert!(
+        second
+            .ask(asked(&["npm", "publish"]))
+            .await
+            .unwrap()
+            .pending()
+            .earlier
+            .is_empty()
+    );
+    let rules = second.rules(&uid(0)).await;
+    assert!(second.not_applied(&rules[0]).contains("environment"));
+    assert!(passes(&second, &plain).await);
+    assert_eq!(second.not_applied(&rules[0]), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_an_older_file_lets_nothing_pass_and_is_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("approvals");
+    let approvals = approvals(Some(place.clone()));
+    let push = asked(&["git", "push", "origin", "main"]);
+    answer(&approvals, push.clone(), Answer::AllowAlways).await.unwrap();
+    let file = place.join("always.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let without = |names: &[&str]| {
+        let kept = |line: &&str| !names.iter().any(|name| line.starts_with(&format!("{name} = ")));
+        good.lines()
+            .filter(kept)
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    let all = ["policy_digest", "environment", "cwd"];
+    for names in [&all[..], &all[..1], &all[1..2], &all[2..]] {
+        let older = without(names);
+        assert!(older.len() < good.len(), "{names:?}");
+        std::fs::write(&file, older).unwrap();
+        assert!(!passes(&approvals, &push).await, "{names:?}");
+        let rules = approvals.rules(&uid(0)).await;
+        assert!(approvals.not_applied(&rules[0]).contains("older version"), "{names:?}");
+    }
+    std::fs::write(&file, &good).unwrap();
+    assert!(passes(&approvals, &push).await);
+    std::fs::write(&file, without(&all)).unwrap();
+    let id = approvals.rules(&uid(0)).await[0].id.clone();
+    approvals.remove_rule(&uid(0), &id).await.unwrap();
+    assert!(approvals.rules(&uid(0)).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_its_program_from_standard_input_is_allowed_once_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let approvals = approvals(Some(directory.path().join("approvals")));
+    let with_input = |words: &[&str]| {
+        let mut asked = asked(words);
+        asked.program_from_input = fumehood_policies::command::reads_program_from_input(&asked.argv);
+        asked
+    };
+    for words in [&["bash"][..], &["python3", "-"], &["bash", "-c", "git push $(cat)"]] {
+        let mut ticket = approvals.ask(with_input(words)).await.unwrap();
+        let id = ticket.pending().id.clone();
+        for lasting in [Answer::AllowSession, Answer::AllowAlways] {
+            let refused = approvals.resolve(&uid(0), &id, lasting, String::new()).await;
+            let Err(ResolveError::OnceOnly(why)) = refused else {
+                panic!("{words:?}: {refused:?}")
+            };
+            assert!(
+                why.contains("reads its commands from standard input, which nobody has seen"),
+                "{why}"
+            );
+        }
+        approvals
+            .resolve(&uid(0), &id, Answer::AllowOnce, String::new())
+            .await
+            .unwrap();
+        assert!(matches!(ticket.answered().await, Outcome::Answered(_)));
+        assert!(!passes(&approvals, &with_input(words)).await, "{words:?}");
+        // Without input it can do no harm, and that answer is none for a run with input.
+        answer(&approvals, asked(words), Answer::AllowSession).await.unwrap();
+        assert!(passes(&approvals, &asked(words)).await, "{words:?}");
+        assert!(!passes(&approvals, &with_input(words)).await, "{words:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::chain::{Broken, Expect};
 use super::head;
-use super::record::{Entry, Interrupted, LogOpened, MAX_LINE_BYTES, RecordRef, now};
+use super::record::{ApprovalInterrupted, Entry, Interrupted, LogOpened, MAX_LINE_BYTES, RecordRef, now};
 use super::verify::{Scan, Stop};
 
 /// How long opening waits for the lock: `audit verify` asks for it for a moment.
@@ -217,6 +217,17 @@ impl LogFile {
                 intent_seq: run.intent_seq,
             };
             entries.push(Entry::new("interrupted", &interrupted));
+        }
+        let mut questions: Vec<_> = scan.questions.into_iter().collect();
+        questions.sort_by_key(|(_, question)| question.request_seq);
+        for (approval_id, question) in &questions {
+            let interrupted = ApprovalInterrupted {
+                approval_id,
+                run_id: &question.run_id,
+                instance: &question.instance,
+                request_seq: question.request_seq,
+            };
+            entries.push(Entry::new("approval_interrupted", &interrupted));
         }
         // The opening comes last: the next opening looks for open runs only after it, so it must not be there without
         // the interrupted records.

@@ -258,6 +258,17 @@ pub(super) struct Interrupted<'a> {
     pub intent_seq: u64,
 }
 
+/// A question to people whose daemon ended before anybody answered; its run did not start. Kind `approval_interrupted`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ApprovalInterrupted<'a> {
+    pub approval_id: &'a str,
+    pub run_id: &'a str,
+    /// The instance that asked.
+    pub instance: &'a str,
+    /// The question's record.
+    pub request_seq: u64,
+}
+
 /// Where a record is: enough to find it and to notice if it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRef {

@@ -340,6 +340,53 @@ async fn runs_of_a_daemon_that_died_are_closed_once_as_interrupted() {
 }
 
 #[tokio::test]
+async fn questions_of_a_daemon_that_died_are_closed_once_as_never_answered() {
+    let log = Log::new();
+    let audit = AuditLog::open(&log.path, "first").unwrap();
+    let about = |id: &str, event: ApprovalEvent| Approval {
+        approval_id: id.to_owned(),
+        run_id: format!("run-{id}"),
+        peer: "uid:1".to_owned(),
+        peer_pid: None,
+        policy_name: "asks".to_owned(),
+        workspace: b"/w".to_vec(),
+        session: String::new(),
+        event,
+    };
+    let asked = || ApprovalEvent::Requested {
+        expires_at: std::time::SystemTime::now(),
+        rule: "commands.rules[0]".to_owned(),
+        commands: vec!["git push".to_owned()],
+        reason: "looked at".to_owned(),
+    };
+    for id in ["a", "b", "c"] {
+        audit.approval(&about(id, asked())).await.unwrap();
+    }
+    audit.approval(&about("a", ApprovalEvent::Expired)).await.unwrap();
+    audit.approval(&about("c", ApprovalEvent::Withdrawn)).await.unwrap();
+    audit.close().await.unwrap();
+    for instance in ["second", "third"] {
+        AuditLog::open(&log.path, instance).unwrap().close().await.unwrap();
+    }
+    let closed: Vec<_> = log
+        .records()
+        .into_iter()
+        .filter(|record| record["kind"] == "approval_interrupted")
+        .collect();
+    assert_eq!(closed.len(), 1, "{closed:?}");
+    assert_eq!(
+        (
+            &closed[0]["approval_id"],
+            &closed[0]["run_id"],
+            &closed[0]["instance"],
+            &closed[0]["request_seq"]
+        ),
+        (&"b".into(), &"run-b".into(), &"first".into(), &3.into())
+    );
+    verify(&log.path).unwrap();
+}
+
+#[tokio::test]
 async fn the_last_opening_is_found_in_a_long_log_and_not_in_a_value() {
     let log = Log::new();
     let audit = AuditLog::open(&log.path, "first").unwrap();

@@ -136,6 +136,14 @@ pub(super) struct OpenRun {
     pub instance: String,
 }
 
+/// A question to people without its end.
+#[derive(Clone, Debug)]
+pub(super) struct OpenQuestion {
+    pub run_id: String,
+    pub request_seq: u64,
+    pub instance: String,
+}
+
 /// Why a scan stopped.
 pub(super) enum Stop {
     Read(io::Error),
@@ -151,6 +159,8 @@ pub(super) struct Scan<'a> {
     /// What must come next; `None` before a first record that is taken as given.
     pub expect: Option<Expect>,
     pub open: HashMap<String, OpenRun>,
+    /// Questions without an end, by their ids.
+    pub questions: HashMap<String, OpenQuestion>,
     pub report: VerifyReport,
 }
 
@@ -163,6 +173,7 @@ impl<'a> Scan<'a> {
             instance: String::new(),
             expect: Some(Expect::first()),
             open: HashMap::new(),
+            questions: HashMap::new(),
             report: VerifyReport::default(),
         }
     }
@@ -248,6 +259,18 @@ impl<'a> Scan<'a> {
             "interrupted" => {
                 self.report.interrupted += 1;
                 self.open.remove(run_id);
+            }
+            "approval_requested" => {
+                let open = OpenQuestion {
+                    run_id: run_id.to_owned(),
+                    request_seq: record.seq,
+                    instance: self.instance.clone(),
+                };
+                let id = record.approval_id.as_deref().unwrap_or_default();
+                self.questions.insert(id.to_owned(), open);
+            }
+            "approval_resolved" | "approval_expired" | "approval_withdrawn" | "approval_interrupted" => {
+                self.questions.remove(record.approval_id.as_deref().unwrap_or_default());
             }
             _ => {}
         }

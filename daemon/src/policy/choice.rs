@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fumehood_policies::{Policy, Resolved, Widening};
+use fumehood_policies::{Digest, Policy, Resolved, Widening};
 
 use super::access::{Allowance, Inline, allowance};
 use super::project::{Outside, ProjectError, read_inline, read_project};
@@ -339,6 +339,19 @@ impl Policies {
                 }
             }
         })
+    }
+
+    /// The digest of the policy that requests get that name it, with the ceilings over it. `None`: there is none so named, or access rules
+    /// set ceilings, and then it depends on who asks.
+    pub fn digest_by_name(&self, name: &str) -> Option<Digest> {
+        let store = self.current();
+        let stored = store.get(name).filter(|_| !name.is_empty())?;
+        let mut rules = self.access().iter().flat_map(|file| &file.rules);
+        if rules.any(|rule| rule.ceiling.is_some()) {
+            return None;
+        }
+        let layers = Layers::stored(&store, stored);
+        Some(layers.under_ceilings(&Allowance::default()).policy.digest)
     }
 
     fn allowed(&self, asking: Asking<'_>) -> Result<Allowance<'_>, Refusal> {

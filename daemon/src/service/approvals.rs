@@ -1,9 +1,11 @@
 //! Service `Approvals`, and how questions and answers go out.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use fumehood_policies::Digest;
 use fumehood_proto::convert::timestamp_from_system;
 use fumehood_proto::v1;
 use fumehood_proto::v1::approvals_server::Approvals as Service;
@@ -15,8 +17,9 @@ use tonic::{Request, Response, Status};
 
 use super::runs::peer;
 use super::status::{self, Refused};
-use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, Pending, Resolution};
+use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, POLICY_CHANGED, Pending, Resolution};
 use crate::peer::Peer;
+use crate::policy::Policies;
 
 /// Changes that wait for HTTP/2 flow control, per watcher; the table holds the rest.
 const CHANGES: usize = 4;
@@ -29,6 +32,8 @@ const MAX_REASON_BYTES: usize = 1024;
 pub struct ApprovalsService {
     /// The questions.
     pub approvals: Approvals,
+    /// The policies, to say which answers were given under one that has changed.
+    pub policies: Policies,
 }
 
 type Changes = Pin<Box<dyn Stream<Item = Result<v1::WatchApprovalsResponse, Status>> + Send>>;
@@ -92,7 +97,7 @@ impl Service for ApprovalsService {
         let resolved = self.approvals.resolve(&peer, &approval_id, answer, reason).await;
         let given = resolved.map_err(Refused::from)?;
         Ok(Response::new(v1::ResolveApprovalResponse {
-            rule: given.map(|given| rule(&given)),
+            rule: given.map(|given| rule(&self.approvals, &given)),
         }))
     }
 
@@ -101,10 +106,18 @@ impl Service for ApprovalsService {
         request: Request<v1::ListApprovalRulesRequest>,
     ) -> Result<Response<v1::ListApprovalRulesResponse>, Status> {
         let peer = peer(&request)?;
-        let rules = self.approvals.rules(&peer).await;
-        Ok(Response::new(v1::ListApprovalRulesResponse {
-            rules: rules.iter().map(|given| rule(given)).collect(),
-        }))
+        let given = self.approvals.rules(&peer).await;
+        let mut rules: Vec<_> = given.iter().map(|given| rule(&self.approvals, given)).collect();
+        let mut now: HashMap<String, Option<Digest>> = HashMap::new();
+        for rule in rules.iter_mut().filter(|rule| rule.not_applied.is_empty()) {
+            let digest = now
+                .entry(rule.policy_name.clone())
+                .or_insert_with(|| self.policies.digest_by_name(&rule.policy_name));
+            if digest.is_some_and(|digest| rule.policy_digest != digest.0[..]) {
+                rule.not_applied = POLICY_CHANGED.to_owned();
+            }
+        }
+        Ok(Response::new(v1::ListApprovalRulesResponse { rules }))
     }
 
     async fn remove_rule(
@@ -187,6 +200,8 @@ fn pending(approvals: &Approvals, peer: &Peer, pending: &Pending) -> v1::Pending
         requested_at: Some(timestamp_from_system(pending.requested_at)),
         not_narrow: pending.not_narrow.clone(),
         not_yours: not_yours.map(|why| why.to_string()).unwrap_or_default(),
+        once_only: asked.once_only().unwrap_or_default(),
+        earlier: pending.earlier.clone(),
     }
 }
 
@@ -221,13 +236,14 @@ pub(super) fn resolved(approval_id: &str, resolution: &Resolution) -> v1::Approv
     }
 }
 
-fn rule(given: &Given) -> v1::ApprovalRule {
+fn rule(approvals: &Approvals, given: &Given) -> v1::ApprovalRule {
     let (session, expires_at) = match &given.lasting {
         Lasting::Session {
             session, expires_at, ..
         } => (session.clone(), Some(timestamp_from_system(*expires_at))),
         Lasting::Always => (String::new(), None),
     };
+    let bound = given.bound.as_ref();
     v1::ApprovalRule {
         rule_id: given.id.clone(),
         answer: answer(given.answer()).into(),
@@ -242,6 +258,11 @@ fn rule(given: &Given) -> v1::ApprovalRule {
         // A file that people may edit holds it as text.
         given_at: given.at.parse().ok(),
         expires_at,
+        cwd: bound
+            .map(|bound| bound.cwd.as_os_str().as_bytes().to_vec().into())
+            .unwrap_or_default(),
+        policy_digest: bound.map(|bound| bound.policy.0.to_vec().into()).unwrap_or_default(),
+        not_applied: approvals.not_applied(given),
     }
 }
 

@@ -113,6 +113,7 @@ impl From<ResolveError> for Refused {
             ResolveError::Unknown(_) => status(Code::NotFound, "NO_SUCH_APPROVAL", message, details()),
             ResolveError::AlreadyResolved { .. } => failed("ALREADY_RESOLVED", message),
             ResolveError::NotNarrow(_) => failed("NOT_NARROW", message),
+            ResolveError::OnceOnly(_) => failed("ONCE_ONLY", message),
             ResolveError::NotYours { .. } => permission("NOT_YOURS_TO_RESOLVE", message),
             ResolveError::TooManyRules => status(Code::ResourceExhausted, "TOO_MANY_RULES", message, details()),
             ResolveError::Kept(_) => status(Code::Internal, "ANSWER_NOT_KEPT", message, details()),

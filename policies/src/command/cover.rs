@@ -80,9 +80,80 @@ impl Commands {
     }
 }
 
+/// Whether all that an argument vector runs surely runs in the directory that it is started in. `cd` to that very directory stays there.
+pub fn stays_in(argv: &[Vec<u8>], directory: &[u8]) -> bool {
+    let reading = read(argv);
+    let stays = |command: &SimpleCommand| {
+        let Some(path) = command.program.bytes() else {
+            return false;
+        };
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        let args = &command.args;
+        let starts = |starts: &[&[u8]]| {
+            args.iter().any(|arg| {
+                arg.bytes()
+                    .is_none_or(|bytes| starts.iter().any(|start| bytes.starts_with(start)))
+            })
+        };
+        // Letters in a cluster, too: `env -iC x`.
+        let letter = |letters: &[u8]| {
+            args.iter().any(|arg| {
+                arg.bytes().is_none_or(|bytes| {
+                    bytes.starts_with(b"-")
+                        && !bytes.starts_with(b"--")
+                        && bytes.iter().any(|byte| letters.contains(byte))
+                })
+            })
+        };
+        match name {
+            b"cd" => match args.as_slice() {
+                [to] => to.bytes().is_some_and(|to| {
+                    let end = to.len() - to.iter().rev().take_while(|byte| **byte == b'/').count();
+                    to == b"." || &to[..end] == directory
+                }),
+                _ => false,
+            },
+            b"pushd" | b"popd" => false,
+            b"env" => !(letter(b"CS") || starts(&[b"--c", b"--sp"])),
+            b"sudo" | b"doas" => !(letter(b"Di") || starts(&[b"--chd", b"--login"])),
+            b"find" | b"gfind" => !starts(&[b"-execdir", b"-okdir"]),
+            b"su" | b"chroot" | b"unshare" | b"nsenter" | b"systemd-run" | b"start-stop-daemon" | b"parallel" => false,
+            _ => true,
+        }
+    };
+    reading.commands.iter().all(stays)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_leaves_its_directory_is_found() {
+        for stays in [
+            "git push",
+            "cd /w && git push",
+            "cd /w/; git push",
+            "cd . && ls",
+            "env -i git push",
+        ] {
+            assert!(stays_in(&line(stays), b"/w"), "{stays}");
+        }
+        for leaves in [
+            "cd x && git push",
+            "cd; git push",
+            "cd $x; git push",
+            "cd /w/x; git push",
+            "pushd /x; git push",
+            "env -C x git push",
+            "env -iC x git push",
+            "env --chdir=x git push",
+            "find . -execdir git push ';'",
+            "sudo -D x git push",
+        ] {
+            assert!(!stays_in(&line(leaves), b"/w"), "{leaves}");
+        }
+    }
 
     fn commands(toml: &str) -> Commands {
         let text = format!("version = 1\nname = \"t\"\n{toml}");

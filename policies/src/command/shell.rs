@@ -149,7 +149,7 @@ impl Reading {
                 true
             }
             Input::Unknown => {
-                self.cannot(command.show(160), "a shell that reads its commands from standard input");
+                self.cannot(command.show(160), super::input::SHELL_READS_INPUT);
                 false
             }
         }

@@ -726,6 +726,14 @@ pub struct PendingApproval {
     /// Why this peer may not answer it, as far as the peer's identity tells; empty when it may.
     #[prost(string, tag = "11")]
     pub not_yours: ::prost::alloc::string::String,
+    /// Why it can be allowed once only, neither for the session nor always; empty when it can. Such a run takes what it runs from its
+    /// standard input, which nobody has seen.
+    #[prost(string, tag = "12")]
+    pub once_only: ::prost::alloc::string::String,
+    /// Earlier answers to the same that do not apply, each with why: "allowed for always by uid:0 (0d4be1f2a6c9), under another environment".
+    /// At most 4.
+    #[prost(string, repeated, tag = "13")]
+    pub earlier: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -811,7 +819,7 @@ pub struct ApprovalRule {
     /// Whose runs it lets pass.
     #[prost(string, tag = "4")]
     pub peer: ::prost::alloc::string::String,
-    /// Under which policy.
+    /// Under which policy, by name.
     #[prost(string, tag = "5")]
     pub policy_name: ::prost::alloc::string::String,
     /// In which workspace.
@@ -835,6 +843,16 @@ pub struct ApprovalRule {
     /// Until when it holds at most; unset for ALLOW_ALWAYS.
     #[prost(message, optional, tag = "12")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// In which working directory.
+    #[prost(bytes = "bytes", tag = "13")]
+    pub cwd: ::prost::bytes::Bytes,
+    /// SHA-256 of the policy as it was; empty when an older daemon kept the answer.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub policy_digest: ::prost::bytes::Bytes,
+    /// Why it lets nothing pass, or did not let the last run pass that asked the same: "the policy has changed since". Empty when nothing of
+    /// the kind is known.
+    #[prost(string, tag = "15")]
+    pub not_applied: ::prost::alloc::string::String,
 }
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -857,6 +875,10 @@ pub struct RemoveApprovalRuleRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveApprovalRuleResponse {}
 /// An answer to a question.
+///
+/// One that holds for later runs is bound to who asked, the policy as it was (its digest, not only its name), the workspace, the working
+/// directory, and the environment that the command gets, whether policy, caller or request set it; variables that describe only terminal and
+/// language (TERM, COLUMNS, LINES, COLORTERM, LANG, LANGUAGE, LC\_*, TZ, NO_COLOR, FORCE_COLOR, CLICOLOR*) make no difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ApprovalAnswer {
@@ -864,10 +886,10 @@ pub enum ApprovalAnswer {
     Unspecified = 0,
     /// This run may start.
     AllowOnce = 1,
-    /// This run may start, and so may others of the same peer, policy, workspace and label `session` with the same commands, until the
-    /// daemon ends, for at most 24 hours.
+    /// This run may start, and so may others with the same commands and label `session` that are bound as above, until the daemon ends, for
+    /// at most 24 hours.
     AllowSession = 2,
-    /// This run may start, and so may others of the same peer, policy and workspace with the same command. Kept in a file of the daemon's.
+    /// This run may start, and so may others with the same command that are bound as above. Kept in a file of the daemon's.
     AllowAlways = 3,
     /// This run may not start.
     Deny = 4,
@@ -1094,7 +1116,7 @@ pub mod approvals_client {
             self.inner.unary(req, path, codec).await
         }
         /// Answers a question. NOT_FOUND: there is no such question. FAILED_PRECONDITION: it is answered already (ALREADY_RESOLVED, by whom), or
-        /// has no rule that is narrow enough for "always" (NOT_NARROW). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
+        /// has no rule that is narrow enough for "always" (NOT_NARROW), or may be allowed once only (ONCE_ONLY). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
         /// RESOURCE_EXHAUSTED: as many answers are kept as may be (TOO_MANY_RULES). Of several at once, one wins.
         pub async fn resolve(
             &mut self,
@@ -1206,7 +1228,7 @@ pub mod approvals_server {
             tonic::Status,
         >;
         /// Answers a question. NOT_FOUND: there is no such question. FAILED_PRECONDITION: it is answered already (ALREADY_RESOLVED, by whom), or
-        /// has no rule that is narrow enough for "always" (NOT_NARROW). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
+        /// has no rule that is narrow enough for "always" (NOT_NARROW), or may be allowed once only (ONCE_ONLY). PERMISSION_DENIED: not this peer's to answer (NOT_YOURS_TO_RESOLVE).
         /// RESOURCE_EXHAUSTED: as many answers are kept as may be (TOO_MANY_RULES). Of several at once, one wins.
         async fn resolve(
             &self,

@@ -283,6 +283,258 @@ fn another_user_is_answered_by_root_and_the_answer_holds_as_far_as_it_says() {
     );
 }
 
+/// A house where root answers a stranger, with a policy that asks, and a workspace of the stranger's.
+fn house_of_a_stranger() -> (House, std::path::PathBuf) {
+    let house = builder()
+        .policies()
+        .config(&format!("allowed_uids = [0, {STRANGER}]"))
+        .build();
+    let workspace = house.make_directory("theirs", 0o755);
+    std::os::unix::fs::chown(&workspace, Some(STRANGER), Some(STRANGER)).unwrap();
+    std::fs::set_permissions(house.path("run"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (house, workspace)
+}
+
+/// The stranger's `fumehood run`.
+fn strangers(house: &House, workspace: &Path, policy: &str, options: &[&str], command: &[&str]) -> Cli {
+    Cli::new(house.program(), Some(STRANGER))
+        .env("HOME", "/nonexistent")
+        .env("FUMEHOOD_SOCKET", house.socket())
+        .current_dir("/".as_ref())
+        .args(["run", "--policy", policy, "--workspace"])
+        .args([workspace])
+        .args(options)
+        .args(["--"])
+        .args(command)
+}
+
+/// It asks, and is refused: nothing of an earlier answer let it pass. Gives the question.
+fn asks_again(house: &House, run: Cli) -> serde_json::Value {
+    let run = run.start();
+    let question = question(|| house.cli(), "");
+    house.cli().args(["deny", &id(&question)]).finish().expect(0);
+    run.finish().expect(125);
+    question
+}
+
+#[test]
+fn an_answer_for_always_is_none_for_another_path_of_programs_or_directory() {
+    if !as_root_only("root answers another user") {
+        return;
+    }
+    let (house, workspace) = house_of_a_stranger();
+    let asks = policy(&house, "asks", "");
+    let programs = workspace.join("bin");
+    std::fs::create_dir_all(&programs).unwrap();
+    std::fs::create_dir(workspace.join("below")).unwrap();
+    let script = programs.join("touch");
+    std::fs::write(&script, "#!/bin/sh\necho not the one that was approved\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let touch = |options: &[&str]| strangers(&house, &workspace, &asks, options, &["touch", "made"]);
+
+    for lasting in ["--session", "--always"] {
+        let run = touch(&[]).start();
+        let asked = id(&question(|| house.cli(), "touch"));
+        house.cli().args(["approve", &asked, lasting]).finish().expect(0);
+        run.finish().expect(0);
+        touch(&[]).finish().expect(0);
+        // What describes the terminal makes no difference.
+        touch(&[])
+            .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
+            .finish()
+            .expect(0);
+
+        let path = format!("{}:/usr/bin:/bin", programs.display());
+        let other = asks_again(&house, touch(&[]).env("PATH", &path));
+        let earlier = other["earlier"].to_string();
+        assert!(earlier.contains("under another environment"), "{lasting}: {other}");
+        let other = asks_again(&house, touch(&["-e", &format!("PATH={path}")]));
+        assert!(
+            other["earlier"].to_string().contains("environment"),
+            "{lasting}: {other}"
+        );
+        let below = workspace.join("below").display().to_string();
+        let other = asks_again(&house, touch(&["--cwd", &below]));
+        assert!(
+            other["earlier"].to_string().contains("in another directory"),
+            "{lasting}: {other}"
+        );
+        asks_again(
+            &house,
+            strangers(&house, &workspace, &asks, &[], &["sh", "-c", "cd below && touch made"]),
+        );
+        let rules = house.cli().args(["approve", "--rules"]).finish();
+        assert!(rules.out().contains("in another directory"), "{}", rules.out());
+
+        touch(&[]).finish().expect(0);
+        let rules = house.cli().args(["approve", "--rules", "--json"]).finish().json();
+        assert_eq!((rules.len(), &rules[0]["not_applied"]), (1, &"".into()), "{rules:?}");
+        let rule = rules[0]["rule_id"].as_str().unwrap();
+        house.cli().args(["approve", "--forget", rule]).finish().expect(0);
+    }
+    assert!(!workspace.join("below/made").exists());
+}
+
+#[test]
+fn an_answer_under_a_policy_that_was_brought_is_none_for_another_of_its_name() {
+    if !as_root_only("root answers another user") {
+        return;
+    }
+    let (house, workspace) = house_of_a_stranger();
+    let touch = |policy: &str| strangers(&house, &workspace, policy, &[], &["touch", "made"]);
+    // Both are called `asks`; the first would let its asker answer, and that is whom it asks.
+    let brought = policy(&house, "asks", "self = \"always\"");
+    let run = touch(&brought).start();
+    let asked = id(&question(|| house.cli(), "touch"));
+    let own = Cli::new(house.program(), Some(STRANGER))
+        .env("HOME", "/nonexistent")
+        .env("FUMEHOOD_SOCKET", house.socket())
+        .current_dir("/".as_ref())
+        .args(["approve", &asked, "--always"])
+        .finish();
+    if own.code() != 0 {
+        // Under the default policy, which says "never", what is brought may not say "always".
+        house.cli().args(["approve", &asked, "--always"]).finish().expect(0);
+    }
+    run.finish().expect(0);
+    touch(&brought).finish().expect(0);
+
+    let real = policy(&house, "asks", "self = \"never\"\nwait = \"1h\"");
+    let other = asks_again(&house, touch(&real));
+    assert_eq!(other["policy_name"], "asks");
+    let why = "the policy has changed since";
+    assert!(other["earlier"].to_string().contains(why), "{other}");
+    let rules = house.cli().args(["approve", "--rules", "--json"]).finish().json();
+    assert_eq!((rules.len(), &rules[0]["not_applied"]), (1, &why.into()), "{rules:?}");
+    let rule = rules[0]["rule_id"].as_str().unwrap();
+    house.cli().args(["approve", "--forget", rule]).finish().expect(0);
+    assert!(
+        house
+            .cli()
+            .args(["approve", "--rules", "--json"])
+            .finish()
+            .json()
+            .is_empty()
+    );
+}
+
+#[test]
+fn an_answer_ends_with_the_policy_that_it_was_given_under_and_the_list_says_so() {
+    if !as_root_only("root answers another user") {
+        return;
+    }
+    let (house, workspace) = house_of_a_stranger();
+    let text = "version = 1\nname = \"ci\"\nextends = [\"default\"]\n[commands]\ndefault = \"allow\"\n\
+                [[commands.rules]]\nprogram = \"touch\"\ndecision = \"ask\"\nreason = \"a person looks\"\n";
+    let install = |text: &str| {
+        house.write("policies/ci.toml", text);
+        house.cli().args(["policy", "reload"]).finish().expect(0);
+    };
+    let touch = |policy: &str| strangers(&house, &workspace, policy, &[], &["touch", "made"]);
+    let allow_always = |policy: &str| {
+        let run = touch(policy).start();
+        let asked = id(&question(|| house.cli(), "touch"));
+        house.cli().args(["approve", &asked, "--always"]).finish().expect(0);
+        run.finish().expect(0);
+    };
+    let not_applied = || {
+        let rules = house.cli().args(["approve", "--rules", "--json"]).finish().json();
+        let all: Vec<_> = rules.iter().map(|rule| rule["not_applied"].clone()).collect();
+        all
+    };
+    let changed = "the policy has changed since";
+
+    // One of the same name that the request brings: what is answered there is no answer for the daemon's own.
+    install(text);
+    let narrow = house.write("narrow.toml", format!("{text}[limits]\nwall = \"1m\"\n"));
+    let narrow = narrow.display().to_string();
+    allow_always(&narrow);
+    asks_again(&house, touch("ci"));
+    allow_always("ci");
+    assert_eq!(not_applied(), [changed, ""]);
+    // The other way round as well.
+    touch("ci").finish().expect(0);
+    touch(&narrow).finish().expect(0);
+
+    // The policy is changed, then a ceiling comes: the list says so before any run asks.
+    install(&text.replace("a person looks", "a person looks hard"));
+    assert_eq!(not_applied(), [changed, changed]);
+    asks_again(&house, touch("ci"));
+    install(text);
+    touch("ci").finish().expect(0);
+    assert_eq!(not_applied(), [changed, ""]);
+    house.write(
+        "system/roof.toml",
+        "version = 1\nname = \"roof\"\nceiling = true\nextends = [\"default\"]\n[limits]\nwall = \"2m\"\n",
+    );
+    house.cli().args(["policy", "reload"]).finish().expect(0);
+    assert_eq!(not_applied(), [changed, changed]);
+    asks_again(&house, touch("ci"));
+}
+
+#[test]
+fn what_comes_from_standard_input_is_allowed_once_only() {
+    if !as_root_only("root answers another user") {
+        return;
+    }
+    let (house, workspace) = house_of_a_stranger();
+    let asks = policy(&house, "asks", "");
+    let shell = |options: &[&str], input: &str| strangers(&house, &workspace, &asks, options, &["bash"]).input(input);
+
+    let run = shell(&[], "echo one\n").start();
+    let asked = question(|| house.cli(), "");
+    for part in ["`bash` reads its commands from standard input", "nobody has seen"] {
+        assert!(asked["once_only"].to_string().contains(part), "{asked}");
+    }
+    let asked = id(&asked);
+    for lasting in ["--session", "--always"] {
+        let refused = house.cli().args(["approve", &asked, lasting]).finish();
+        refused.expect(1);
+        assert!(
+            refused.err().contains("standard input, which nobody has seen"),
+            "{}",
+            refused.err()
+        );
+    }
+    house.cli().args(["approve", &asked]).finish().expect(0);
+    let ended = run.finish();
+    ended.expect(0);
+    assert_eq!(ended.out(), "one\n");
+    asks_again(&house, shell(&[], "echo two\n"));
+
+    // Without input it reads nothing; that it may is no answer for one with input.
+    let run = shell(&["--no-stdin"], "").start();
+    let asked = id(&question(|| house.cli(), ""));
+    house.cli().args(["approve", &asked, "--session"]).finish().expect(0);
+    run.finish().expect(0);
+    shell(&["--no-stdin"], "").finish().expect(0);
+    asks_again(&house, shell(&[], "touch made\n"));
+    assert!(!workspace.join("made").exists());
+}
+
+#[test]
+fn a_question_whose_daemon_was_killed_is_closed_in_the_log_as_never_answered() {
+    let mut house = house();
+    let asks = policy(&house, "asks", "");
+    let run = house.run_with(&["--policy", &asks], &["touch", "made"]).start();
+    let asked = id(&question(|| house.cli(), "touch"));
+    house.kill_daemon();
+    assert_ne!(run.finish().code(), 0);
+    house.start_daemon();
+    let records = house.records();
+    let of = |kind: &str| {
+        let found = records.iter().find(|record| record["kind"] == kind);
+        found.unwrap_or_else(|| panic!("{kind}: {records:?}")).clone()
+    };
+    let (requested, interrupted) = (of("approval_requested"), of("approval_interrupted"));
+    assert_eq!(interrupted["approval_id"], asked.as_str());
+    assert_eq!(interrupted["run_id"], requested["run_id"]);
+    assert_eq!(interrupted["request_seq"], requested["seq"]);
+    let shown = house.cli().args(["audit", "verify"]).args([house.audit()]).finish();
+    shown.expect(0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_questions_is_bounded_holds_no_place_and_ends_with_the_daemon() {
     let house = builder()

@@ -100,6 +100,13 @@ fn told(heading: &Heading, record: &Value) -> String {
         ),
         "approval_expired" => format!("{} denied: nobody answered in time", question()),
         "approval_withdrawn" => format!("{} withdrawn: the run ended before it was answered", question()),
+        "approval_interrupted" => {
+            let request = number(&record["request_seq"]);
+            format!(
+                "{} never answered: its daemon was gone before (it was asked in record {request})",
+                question()
+            )
+        }
         "approval_rule_removed" => format!(
             "answer {} taken back: it let runs of {} pass under {}",
             name(&record["rule_id"]),
@@ -472,6 +479,11 @@ mod tests {
                 "approval_withdrawn",
                 with(json!({})),
                 "uid:1001  question 754426ba of run b7f87798714a withdrawn: the run ended before it was answered".to_owned(),
+            ),
+            (
+                "approval_interrupted",
+                json!({"approval_id": "754426ba", "run_id": RUN, "instance": "i", "request_seq": 3}),
+                "uid:1001  question 754426ba of run b7f87798714a never answered: its daemon was gone before (it was asked in record 3)".to_owned(),
             ),
             (
                 "approval_rule_removed",

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use fumehood_policies::command::reads_program_from_input;
 use fumehood_policies::{Arguments, Grants};
 
 use super::{Actor, Outcome, Question, cancelled, failed};
 use crate::approvals::{self, Answer, AskError, Asked, Seat, environment_digest};
+use crate::lower;
 use crate::run::model::{CancelCause, Ending, Event, Phase};
 
 /// The label that names a session.
@@ -23,7 +25,7 @@ impl Actor {
             commands,
             grants,
         } = question;
-        let asked = self.asked(rule.clone(), reason.clone(), commands);
+        let asked = self.asked(rule.clone(), reason.clone(), commands, &grants);
         let approvals = self.surroundings.approvals.clone();
         let applied = match self.wait_for(approvals.apply(&asked)).await {
             Ok(applied) => applied.map_err(|error| audit_failed(&error))?,
@@ -37,7 +39,14 @@ impl Actor {
             });
             return Ok(grants);
         }
-        let mut ticket = match self.wait_for(approvals.ask(asked)).await {
+        let snapshot = self.snapshot.clone();
+        let waits = |pending: &Arc<approvals::Pending>| {
+            snapshot.send_modify(|snapshot| {
+                snapshot.phase = Phase::AwaitingApproval;
+                snapshot.awaiting = Some(Arc::clone(pending));
+            });
+        };
+        let mut ticket = match self.wait_for(approvals.ask_and(asked, waits)).await {
             Ok(Ok(ticket)) => ticket,
             Ok(Err(error @ AskError::Full { .. })) => {
                 let explanation = format!("{error}; {reason}");
@@ -45,19 +54,15 @@ impl Actor {
             }
             Ok(Err(AskError::Draining)) => return Err(Outcome::ended(cancelled(CancelCause::Drain))),
             Ok(Err(error @ AskError::Audit(_))) => return Err(audit_failed(&error)),
-            Err(kill) => return Err(Outcome::ended(kill.ending())),
+            Err(kill) => {
+                self.waits_no_more();
+                return Err(Outcome::ended(kill.ending()));
+            }
         };
         let pending = Arc::clone(ticket.pending());
-        self.snapshot.send_modify(|snapshot| {
-            snapshot.phase = Phase::AwaitingApproval;
-            snapshot.awaiting = Some(Arc::clone(&pending));
-        });
         self.journal.append(Event::ApprovalRequested(Arc::clone(&pending)));
         let answered = self.wait_for(ticket.answered()).await;
-        self.snapshot.send_modify(|snapshot| {
-            snapshot.phase = Phase::Queued;
-            snapshot.awaiting = None;
-        });
+        self.waits_no_more();
         let resolution = match answered {
             Ok(approvals::Outcome::Answered(resolution)) => resolution,
             Ok(approvals::Outcome::Expired) => approvals::Resolution::nobody(approvals::Means::Expired),
@@ -86,7 +91,14 @@ impl Actor {
         }
     }
 
-    fn asked(&self, rule: String, reason: String, commands: Vec<String>) -> Asked {
+    fn waits_no_more(&self) {
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.phase = Phase::Queued;
+            snapshot.awaiting = None;
+        });
+    }
+
+    fn asked(&self, rule: String, reason: String, commands: Vec<String>, grants: &Grants) -> Asked {
         let request = &self.request;
         Asked {
             run_id: request.id.clone(),
@@ -99,7 +111,9 @@ impl Actor {
             session: request.labels.get(SESSION).cloned().unwrap_or_default(),
             argv: request.argv.clone(),
             env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
-            env_digest: environment_digest(&request.env),
+            // The whole of it: what the caller's environment says of `PATH` counts as much as what the request says.
+            env_digest: environment_digest(&lower::environment(&request.env, grants, &request.host)),
+            program_from_input: request.input.then(|| reads_program_from_input(&request.argv)).flatten(),
             rule,
             reason,
             commands,
