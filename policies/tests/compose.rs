@@ -697,7 +697,7 @@ fn of_layers_those_that_refuse_are_told_by_name() {
         ["in high (system): take \"/etc/fstab\" out of filesystem.hide (high.toml:5)"]
     );
 
-    let both = stack.explain_access(Access::Read("/etc/hosts"), FACTS);
+    let both = stack.explain_access(Access::Read("/etc/profile"), FACTS);
     assert_eq!((both.verdict, named(&both).len()), (Expected::Allow, 2), "{both:?}");
 
     let asked = stack.explain_command(&["git", "push"].map(|word| word.as_bytes().to_vec()));
