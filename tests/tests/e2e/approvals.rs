@@ -22,7 +22,7 @@ fn policy(house: &House, name: &str, approvals: &str) -> String {
 }
 
 /// The question that waits, once there is one whose command holds `text`.
-fn question(cli: impl Fn() -> Cli, text: &str) -> serde_json::Value {
+pub(super) fn question(cli: impl Fn() -> Cli, text: &str) -> serde_json::Value {
     eventually(fumehood_tests::DEADLINE, "a question", || {
         let listed = cli().args(["approve", "--list", "--json"]).finish();
         listed
@@ -32,12 +32,12 @@ fn question(cli: impl Fn() -> Cli, text: &str) -> serde_json::Value {
     })
 }
 
-fn id(question: &serde_json::Value) -> String {
+pub(super) fn id(question: &serde_json::Value) -> String {
     question["approval_id"].as_str().unwrap().to_owned()
 }
 
 /// A command line at a terminal of its own, with this typed.
-fn at_a_terminal(house: &House, line: &str, typed: &str) -> Cli {
+pub(super) fn at_a_terminal(house: &House, line: &str, typed: &str) -> Cli {
     let program = house.program().display();
     Cli::new(Path::new("/usr/bin/script"), Some(house.uid()))
         .env("HOME", house.home())

@@ -27,6 +27,7 @@ mod guard_names;
 mod idempotency;
 mod identity;
 mod isolation;
+mod journeys;
 mod layering;
 mod learn;
 mod mtls;
