@@ -262,7 +262,7 @@ pub(crate) fn is_hook(path: &str) -> bool {
 }
 
 /// Whether a host is this machine by its name or address. On a network of its own that is the sandbox itself.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let address = name
         .parse::<core::net::IpAddr>()

@@ -322,6 +322,7 @@ impl Resolved {
         }
         answer.or_help(match (host_mode, host) {
             (true, _) => format!("add {port} to {key}"),
+            (false, Some(host)) if allows::is_loopback(host) => "write `mode = \"loopback\"` in [network]".to_owned(),
             (false, Some(_)) => "no single host can be let through: only `mode = \"host-without-isolation\"` reaches \
                                  others, and gives the whole network of the machine"
                 .to_owned(),

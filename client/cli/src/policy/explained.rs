@@ -149,6 +149,9 @@ fn text(told: &ExplainPolicyResponse, asks: bool, all: bool) -> String {
         }
         return text;
     }
+    if several {
+        text += "a run gets what all of these give; each line below says whose it is\n";
+    }
     match all {
         true => text += &("\n".to_owned() + &every_line(lines, several)),
         false => text += &stated(lines, layers),
