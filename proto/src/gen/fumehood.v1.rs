@@ -1649,6 +1649,13 @@ pub struct RunSpec {
     /// Permission bits that new files do not get (umask(2)): 0 to 0o777. Unset: 0o022.
     #[prost(uint32, optional, tag = "12")]
     pub umask: ::core::option::Option<u32>,
+    /// Set: the command gets a terminal of its own for input and output, and is its session's leader. Its output is one stream, STDOUT;
+    /// `input` counts as STREAM, and end of input is what the terminal makes of the character 0x04.
+    #[prost(message, optional, tag = "14")]
+    pub terminal: ::core::option::Option<TerminalOptions>,
+    /// How long a run goes on whose `on_disconnect` is LINGER and that nobody follows; more than zero, at most 24 hours. Unset: 60 seconds.
+    #[prost(message, optional, tag = "15")]
+    pub linger: ::core::option::Option<::prost_types::Duration>,
     /// Set: the run is there to learn from. What its command asks for is recorded (service Learning gives it), and every change that it
     /// makes vanishes, also those of the workspace. It gets nothing that its policy does not give. Its labels in lists and in the
     /// audit log hold `fumehood.learning` = `true`.
@@ -1731,6 +1738,26 @@ pub struct RequestedLimits {
     #[prost(uint64, optional, tag = "9")]
     pub files: ::core::option::Option<u64>,
 }
+/// A terminal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalOptions {
+    /// Its size in characters; 1 to 65,535. Zero: 24 rows, 80 columns.
+    #[prost(message, optional, tag = "1")]
+    pub size: ::core::option::Option<TerminalSize>,
+    /// The value of TERM: 1 to 64 of A-Z a-z 0-9 . _ + -. Empty: that of the caller where the policy passes it, else `xterm-256color`.
+    #[prost(string, tag = "2")]
+    pub term: ::prost::alloc::string::String,
+}
+/// The size of a terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalSize {
+    /// Lines.
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    /// Characters to a line.
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
+}
 /// How output is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutputOptions {
@@ -1741,12 +1768,18 @@ pub struct OutputOptions {
     /// Whether a slow reader holds the command back.
     #[prost(enumeration = "FlowControl", tag = "2")]
     pub flow: i32,
+    /// Whether stdout and stderr are told apart.
+    #[prost(enumeration = "OutputLayout", tag = "3")]
+    pub layout: i32,
+    /// Whether the whole output is written to a file as well, for Read and for Attach from any offset.
+    #[prost(enumeration = "OutputSpill", tag = "4")]
+    pub spill: i32,
 }
 /// A message from the client of Run.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunRequest {
     /// What the message is. `start` in the first message and only there.
-    #[prost(oneof = "run_request::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "run_request::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<run_request::Message>,
 }
 /// Nested message and enum types in `RunRequest`.
@@ -1763,6 +1796,9 @@ pub mod run_request {
         /// A signal.
         #[prost(message, tag = "3")]
         Signal(super::SignalInput),
+        /// The terminal's new size; for a run with a terminal.
+        #[prost(message, tag = "4")]
+        Resize(super::TerminalSize),
     }
 }
 /// A request to start a run.
@@ -1795,6 +1831,10 @@ pub struct Stdin {
     /// Close the input after `data`. Further input messages are an error (FAILED_PRECONDITION).
     #[prost(bool, tag = "2")]
     pub eof: bool,
+    /// Where `data` begins, in bytes of the whole input. Set: what was taken already is passed over, so that a client that repeats itself after
+    /// a broken connection writes nothing twice; a gap is an error (OUT_OF_RANGE). Unset: right after what was taken last.
+    #[prost(uint64, optional, tag = "3")]
+    pub offset: ::core::option::Option<u64>,
 }
 /// A signal, on a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1810,7 +1850,7 @@ pub struct SignalInput {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachRequest {
     /// What the message is. `attach` in the first message and only there.
-    #[prost(oneof = "attach_request::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "attach_request::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<attach_request::Message>,
 }
 /// Nested message and enum types in `AttachRequest`.
@@ -1827,6 +1867,9 @@ pub mod attach_request {
         /// A signal.
         #[prost(message, tag = "3")]
         Signal(super::SignalInput),
+        /// The terminal's new size; for a run with a terminal.
+        #[prost(message, tag = "4")]
+        Resize(super::TerminalSize),
     }
 }
 /// Which run to follow, and from where.
@@ -1839,6 +1882,73 @@ pub struct AttachStart {
     /// than the newest event's; of a finished run, that gives an empty stream.
     #[prost(uint64, tag = "2")]
     pub from_seq: u64,
+    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output.
+    #[prost(oneof = "attach_start::Position", tags = "3, 4, 5")]
+    pub position: ::core::option::Option<attach_start::Position>,
+}
+/// Nested message and enum types in `AttachStart`.
+pub mod attach_start {
+    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Position {
+        /// With the next event; output that is there already is passed over.
+        #[prost(bool, tag = "3")]
+        Now(bool),
+        /// With these bytes of each stream.
+        #[prost(message, tag = "4")]
+        Offsets(super::StreamOffsets),
+        /// With the last so many bytes of output, of all streams together.
+        #[prost(uint64, tag = "5")]
+        TailBytes(u64),
+    }
+}
+/// A place in each output stream.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamOffsets {
+    /// Of stdout, or of the terminal.
+    #[prost(uint64, tag = "1")]
+    pub stdout: u64,
+    /// Of stderr.
+    #[prost(uint64, tag = "2")]
+    pub stderr: u64,
+}
+/// Which bytes of a run's output.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadRequest {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Of which stream.
+    #[prost(enumeration = "OutputStream", tag = "2")]
+    pub stream: i32,
+    /// From which byte on, from 0.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// At most so many bytes; 0: 262,144; more than 1,048,576 counts as that.
+    #[prost(uint32, tag = "4")]
+    pub max_bytes: u32,
+    /// How long to wait where there is no byte at `offset` yet and the stream is not closed; at most 60 seconds. Unset: not at all.
+    #[prost(message, optional, tag = "5")]
+    pub wait: ::core::option::Option<::prost_types::Duration>,
+}
+/// Bytes of a run's output.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadResponse {
+    /// Where `data` begins: `offset`, or where what is kept goes on after it.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// The bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    /// Bytes from the asked offset to `offset` that are no longer kept.
+    #[prost(uint64, tag = "3")]
+    pub lost_bytes: u64,
+    /// The stream's length so far.
+    #[prost(uint64, tag = "4")]
+    pub total_bytes: u64,
+    /// Whether the stream is closed and `data` reaches its end.
+    #[prost(bool, tag = "5")]
+    pub end: bool,
 }
 /// Something that happened in a run. `seq` counts from 1 without holes. `accepted` is first; `started` comes before any
 /// output; `exited` when the main process was reaped and `closed` when a stream ended, near to each other in either order;
@@ -2094,6 +2204,31 @@ pub struct RunInfo {
     /// The question that it waits for; empty when it waits for none.
     #[prost(string, tag = "16")]
     pub approval_id: ::prost::alloc::string::String,
+    /// Bytes of input that were taken: where a client that attaches goes on.
+    #[prost(uint64, tag = "17")]
+    pub input_bytes: u64,
+    /// Length of each output stream so far; of a terminal, `stdout`.
+    #[prost(message, optional, tag = "18")]
+    pub output_bytes: ::core::option::Option<StreamOffsets>,
+    /// What became of writing the whole output to a file; unset where that was not asked for.
+    #[prost(message, optional, tag = "19")]
+    pub spill: ::core::option::Option<Spill>,
+    /// The terminal's size; unset without one.
+    #[prost(message, optional, tag = "20")]
+    pub terminal: ::core::option::Option<TerminalSize>,
+    /// Who follows it now: how many streams of Run and Attach are open.
+    #[prost(uint32, tag = "21")]
+    pub followers: u32,
+}
+/// The whole output in a file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Spill {
+    /// Bytes of both streams in it.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// Why not everything is in it: `limit`, `disk_full`, or what the system said. Empty: everything is, so far.
+    #[prost(string, tag = "2")]
+    pub stopped: ::prost::alloc::string::String,
 }
 /// Which run, and how long to wait.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2228,6 +2363,73 @@ impl InputMode {
         }
     }
 }
+/// Whether stdout and stderr are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OutputLayout {
+    /// As SEPARATE.
+    Unspecified = 0,
+    /// Two pipes: each stream in its own order, the order between them as it was noticed.
+    Separate = 1,
+    /// One pipe for both, as `2>&1` makes it: every byte in the order in which it was written, all of it as STDOUT.
+    Merged = 2,
+}
+impl OutputLayout {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OUTPUT_LAYOUT_UNSPECIFIED",
+            Self::Separate => "OUTPUT_LAYOUT_SEPARATE",
+            Self::Merged => "OUTPUT_LAYOUT_MERGED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OUTPUT_LAYOUT_UNSPECIFIED" => Some(Self::Unspecified),
+            "OUTPUT_LAYOUT_SEPARATE" => Some(Self::Separate),
+            "OUTPUT_LAYOUT_MERGED" => Some(Self::Merged),
+            _ => None,
+        }
+    }
+}
+/// Whether the whole output is written to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OutputSpill {
+    /// As the daemon's configuration says (`output.spill`; by default, yes).
+    Unspecified = 0,
+    /// No: what does not fit `keep_bytes` is lost.
+    No = 1,
+    /// Yes, up to the daemon's bounds for a run and for all runs. Past them, and where the disk is full, the command goes on and what is
+    /// not kept is lost; RunInfo.spill says which.
+    Yes = 2,
+}
+impl OutputSpill {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OUTPUT_SPILL_UNSPECIFIED",
+            Self::No => "OUTPUT_SPILL_NO",
+            Self::Yes => "OUTPUT_SPILL_YES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OUTPUT_SPILL_UNSPECIFIED" => Some(Self::Unspecified),
+            "OUTPUT_SPILL_NO" => Some(Self::No),
+            "OUTPUT_SPILL_YES" => Some(Self::Yes),
+            _ => None,
+        }
+    }
+}
 /// Whether a slow reader holds the command back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -2272,6 +2474,9 @@ pub enum OnDisconnect {
     Kill = 1,
     /// It goes on; Attach finds it.
     Keep = 2,
+    /// It goes on for `linger`, and is ended then as by KILL unless somebody has attached meanwhile. Each time the last follower leaves, the
+    /// time begins anew.
+    Linger = 3,
 }
 impl OnDisconnect {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2283,6 +2488,7 @@ impl OnDisconnect {
             Self::Unspecified => "ON_DISCONNECT_UNSPECIFIED",
             Self::Kill => "ON_DISCONNECT_KILL",
             Self::Keep => "ON_DISCONNECT_KEEP",
+            Self::Linger => "ON_DISCONNECT_LINGER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2291,6 +2497,7 @@ impl OnDisconnect {
             "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
             "ON_DISCONNECT_KILL" => Some(Self::Kill),
             "ON_DISCONNECT_KEEP" => Some(Self::Keep),
+            "ON_DISCONNECT_LINGER" => Some(Self::Linger),
             _ => None,
         }
     }
@@ -2553,6 +2760,26 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Runs", "Attach"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Bytes of one output stream from an offset on, from what is kept or from the file that the whole output is written to. Waits for
+        /// bytes where there are none yet, so that a program that polls sees everything once and at once.
+        pub async fn read(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReadResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/fumehood.v1.Runs/Read");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Runs", "Read"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Return when the run has finished, or after `timeout` with its state as it is then.
         pub async fn wait(
             &mut self,
@@ -2718,6 +2945,12 @@ pub mod runs_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::AttachRequest>>,
         ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
+        /// Bytes of one output stream from an offset on, from what is kept or from the file that the whole output is written to. Waits for
+        /// bytes where there are none yet, so that a program that polls sees everything once and at once.
+        async fn read(
+            &self,
+            request: tonic::Request<super::ReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReadResponse>, tonic::Status>;
         /// Return when the run has finished, or after `timeout` with its state as it is then.
         async fn wait(
             &self,
@@ -2970,6 +3203,49 @@ pub mod runs_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Runs/Read" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadSvc<T: Runs>(pub Arc<T>);
+                    impl<T: Runs> tonic::server::UnaryService<super::ReadRequest>
+                    for ReadSvc<T> {
+                        type Response = super::ReadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Runs>::read(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
