@@ -402,5 +402,6 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         last_seq: run.last_seq(),
         finished: finished.map(|finished| self::finished(&finished)),
         approval_id: awaiting.map(|pending| pending.id.clone()).unwrap_or_default(),
+        ..v1::RunInfo::default()
     }
 }

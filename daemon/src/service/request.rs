@@ -135,6 +135,8 @@ impl Door {
             on_disconnect,
             mut labels,
             umask,
+            terminal: _,
+            linger: _,
             learn,
         } = spec;
         let mut wrong = Violations::default();
@@ -190,7 +192,7 @@ impl Door {
         let (keep_bytes, block) = self.output(&mut wrong, output);
         let keep = match v1::OnDisconnect::try_from(on_disconnect) {
             Ok(v1::OnDisconnect::Unspecified | v1::OnDisconnect::Kill) => false,
-            Ok(v1::OnDisconnect::Keep) => true,
+            Ok(v1::OnDisconnect::Keep | v1::OnDisconnect::Linger) => true,
             Err(_) => {
                 wrong.add("spec.on_disconnect", format!("{on_disconnect} is no OnDisconnect"));
                 false
@@ -274,7 +276,12 @@ impl Door {
     }
 
     fn output(&self, wrong: &mut Violations, options: Option<v1::OutputOptions>) -> (usize, bool) {
-        let v1::OutputOptions { keep_bytes, flow } = options.unwrap_or_default();
+        let v1::OutputOptions {
+            keep_bytes,
+            flow,
+            layout: _,
+            spill: _,
+        } = options.unwrap_or_default();
         let keep = keep_bytes.unwrap_or(self.keep_bytes);
         if keep > self.max_keep_bytes {
             wrong.add(

@@ -101,7 +101,7 @@ impl Runs for RunsService {
             .await
             .map_err(status::of_message)?
             .and_then(|request| request.message);
-        let Some(Said::Attach(v1::AttachStart { run_id, from_seq })) = first else {
+        let Some(Said::Attach(v1::AttachStart { run_id, from_seq, .. })) = first else {
             return Err(status::invalid_field(
                 "attach",
                 "missing; the first message says which run to follow",
@@ -115,6 +115,10 @@ impl Runs for RunsService {
         }
         let reader = run.reader(from_seq);
         Ok(follow(run, reader, messages, None))
+    }
+
+    async fn read(&self, _: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
+        Err(Status::unimplemented("Read"))
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
@@ -273,7 +277,7 @@ impl From<v1::RunRequest> for Said {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
             Some(Message::Start(_)) => Said::First("start"),
-            None => Said::Nothing,
+            Some(Message::Resize(_)) | None => Said::Nothing,
         }
     }
 }
@@ -285,7 +289,7 @@ impl From<v1::AttachRequest> for Said {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
             Some(Message::Attach(_)) => Said::First("attach"),
-            None => Said::Nothing,
+            Some(Message::Resize(_)) | None => Said::Nothing,
         }
     }
 }
@@ -400,7 +404,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    async fn stdin(&self, v1::Stdin { data, eof }: v1::Stdin) -> Result<(), Status> {
+    async fn stdin(&self, v1::Stdin { data, eof, .. }: v1::Stdin) -> Result<(), Status> {
         if data.len() > MAX_INPUT_BYTES {
             return Err(status::invalid_field(
                 "stdin.data",
