@@ -56,7 +56,7 @@ impl Runs for Echo {
             let mut offset = 0;
             while start.run_id != "cut"
                 && let Ok(Some(RunRequest {
-                    message: Some(Message::Stdin(Stdin { data, eof })),
+                    message: Some(Message::Stdin(Stdin { data, eof, .. })),
                 })) = input.message().await
             {
                 assert!(data.len() <= MAX_STDIN_BYTES);
@@ -112,6 +112,10 @@ impl Runs for Echo {
     }
 
     async fn start(&self, _: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 
@@ -207,7 +211,7 @@ async fn input_of_a_run_that_is_over_is_refused() {
 #[tokio::test]
 async fn attaching_ends_with_finished_though_the_stream_stays_open() {
     let (_directory, client) = connected().await;
-    let mut handle = client.attach("echo", 7).await.unwrap();
+    let mut handle = client.attach_stream("echo", 7).await.unwrap();
     let event = handle.events().next().await.unwrap().unwrap();
     assert_eq!(event.seq, 7);
     assert!(handle.events().next().await.unwrap().is_none());

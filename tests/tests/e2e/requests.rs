@@ -189,7 +189,7 @@ async fn each_malformed_field_is_named() {
             RunSpec {
                 output: Some(OutputOptions {
                     keep_bytes: Some(1 << 40),
-                    flow: 0,
+                    ..OutputOptions::default()
                 }),
                 ..valid()
             },
@@ -198,8 +198,8 @@ async fn each_malformed_field_is_named() {
             "spec.output.flow",
             RunSpec {
                 output: Some(OutputOptions {
-                    keep_bytes: None,
                     flow: 9,
+                    ..OutputOptions::default()
                 }),
                 ..valid()
             },
@@ -260,7 +260,7 @@ async fn a_run_that_is_not_there_is_not_found_by_any_call() {
         client.signal("nobody", 15, SignalScope::Leader).await.err(),
         client.kill("nobody", None, "").await.err(),
         client.release("nobody").await.err(),
-        client.attach("nobody", 0).await.err(),
+        client.attach_stream("nobody", 0).await.err(),
         client.policy("nobody").await.err(),
     ];
     for answer in answers {
@@ -317,7 +317,7 @@ async fn input_to_a_run_that_takes_none_is_a_failed_precondition() {
         spec: Some(house.script("sleep 86400")),
     };
     client.start(request).await.unwrap();
-    let mut attached = client.attach("deaf", 0).await.unwrap();
+    let mut attached = client.attach_stream("deaf", 0).await.unwrap();
     attached.input().send_stdin(Bytes::from_static(b"hello")).await.unwrap();
     let refused = within("the refusal", async {
         loop {
