@@ -24,6 +24,7 @@ mod floods;
 mod grants;
 mod guard;
 mod guard_names;
+mod handover;
 mod idempotency;
 mod identity;
 mod isolation;
