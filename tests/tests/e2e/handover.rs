@@ -423,7 +423,7 @@ async fn a_connection_that_breaks_again_and_again_loses_no_output() {
     let (mut all, mut events) = (Vec::new(), 0_u32);
     while let Some(event) = within("the next event", run.next()).await.unwrap() {
         events += 1;
-        if events % 7 == 0 {
+        if events.is_multiple_of(7) {
             weak.snap();
         }
         match event.event {
@@ -464,7 +464,7 @@ async fn input_that_is_said_again_is_not_written_twice() {
     let mut events = 0_u32;
     while let Some(event) = within("the next event", run.next()).await.unwrap() {
         events += 1;
-        if events % 20 == 0 {
+        if events.is_multiple_of(20) {
             weak.snap();
         }
         if let Some(Event::Output(output)) = event.event {
@@ -494,6 +494,8 @@ async fn a_daemon_that_stays_away_is_given_up_with_a_type() {
         within("output", other.next()).await.unwrap().unwrap().event,
         Some(Event::Output(_))
     ) {}
+    let patient = house.client().await;
+    let mut third = within("attach", patient.attach(run.id()).start()).await.unwrap();
     house.kill_daemon();
     let ended = within("giving up", run.wait()).await;
     assert!(matches!(ended, Err(Error::GivenUp { attempts: 2.., .. })), "{ended:?}");
@@ -502,6 +504,13 @@ async fn a_daemon_that_stays_away_is_given_up_with_a_type() {
     assert!(
         within("the end", run.next()).await.unwrap().is_none(),
         "an error is told once"
+    );
+    // One that waited long enough finds a daemon that has never heard of it.
+    house.start_daemon();
+    let ended = within("the new daemon", third.wait()).await;
+    assert!(
+        matches!(&ended, Err(Error::RunLost { run_id }) if run_id == run.id()),
+        "{ended:?}"
     );
 }
 
@@ -581,8 +590,7 @@ async fn a_run_without_input_has_none_to_write() {
     let client = house.client().await;
     let mut command = sh(&client, &house, "cat");
     command.spec_mut().input = InputMode::None.into();
-    let run = within("spawn", command.spawn()).await.unwrap();
+    let mut run = within("spawn", command.spawn()).await.unwrap();
     assert!(run.stdin.is_none());
-    let mut run = run;
     assert!(within("the end", run.wait()).await.unwrap().success());
 }
