@@ -80,6 +80,7 @@ impl Client {
         let start = AttachStart {
             run_id: run_id.into(),
             from_seq,
+            position: None,
         };
         let first = AttachRequest {
             message: Some(AttachMessage::Attach(start)),
