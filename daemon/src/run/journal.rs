@@ -5,8 +5,8 @@
 //! | what | where | for how long |
 //! |---|---|---|
 //! | events other than output, a few dozen in a run | memory | always |
-//! | the first output, half of the bound | memory: the head | always |
-//! | the newest output, the other half | memory: the tail | until newer output takes its place |
+//! | the first output, half of the bound | memory: the head | always, unless many finished runs need the memory and the file has it |
+//! | the newest output, the other half | memory: the tail | until newer output takes its place, and as the head |
 //! | all output | the run's spill file, see `spill.rs` | as far as the bounds and the disk go, until the run is forgotten |
 //!
 //! A reader that keeps up reads memory only. One that fell behind the tail, or that begins somewhere in the middle, reads the file from
@@ -290,6 +290,21 @@ impl Journal {
             }),
             _ => Some(spilled),
         }
+    }
+
+    /// Gives up the memory of output that the file holds too; for a run that is over. Readers go on in the file.
+    pub(super) fn trim(&self) {
+        let mut inner = self.lock();
+        let newest = inner.tail.back().or(inner.head.last()).map_or(0, |newest| newest.seq);
+        let removed = matches!(&self.to, To::File(_, file) if file.is_removed());
+        let written = |spilling: &Spilling| spilling.goes_on() && spilling.written_seq() >= newest;
+        if !inner.closed || removed || !inner.spilling.as_ref().is_some_and(written) {
+            return;
+        }
+        inner.head = Vec::new();
+        inner.tail = VecDeque::new();
+        (inner.head_bytes, inner.tail_bytes) = (0, 0);
+        (inner.head_end, inner.tail_start) = ([0; 2], inner.end);
     }
 
     /// Removes the file: the run is forgotten. Readers that have it open read on.

@@ -130,7 +130,10 @@ pub(super) struct SpillFile {
 impl SpillFile {
     /// Opens it for reading.
     pub(super) fn open(&self) -> io::Result<File> {
-        File::open(&self.path)
+        match self.is_removed() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => File::open(&self.path),
+        }
     }
 
     pub(super) fn is_removed(&self) -> bool {

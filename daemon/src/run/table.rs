@@ -223,6 +223,8 @@ struct Runs {
     ended: VecDeque<EndedRun>,
     /// Memory that the output of those takes.
     ended_bytes: usize,
+    /// The first so many of those have given up the memory that their files made needless.
+    trimmed: usize,
 }
 
 /// What is to be known of a finished run to forget it.
@@ -454,8 +456,22 @@ impl Drop for Waiting {
 }
 
 impl Shared {
-    /// Forgets finished runs that are too many or too old.
+    /// Forgets finished runs that are too many or too old. Where their memory is too much, those whose output is in a file give that up
+    /// first.
     fn forget_old(&self, runs: &mut Runs) {
+        while runs.ended_bytes > MAX_RETAINED_BYTES
+            && let Some(ended) = runs.ended.get_mut(runs.trimmed)
+        {
+            runs.trimmed += 1;
+            let run = runs.by_id.get(&ended.key).filter(|run| run.number == ended.number);
+            if let Some(run) = run {
+                let before = run.journal.memory_bytes();
+                run.journal.trim();
+                let freed = before.saturating_sub(run.journal.memory_bytes()).min(ended.bytes);
+                ended.bytes -= freed;
+                runs.ended_bytes -= freed;
+            }
+        }
         while let Some(oldest) = runs.ended.front() {
             let fits = runs.ended.len() <= self.bounds.retained && runs.ended_bytes <= MAX_RETAINED_BYTES;
             if fits && oldest.at.elapsed() < self.bounds.retain_for {
@@ -470,6 +486,7 @@ impl Shared {
             }
             runs.ended_bytes -= oldest.bytes;
             runs.ended.pop_front();
+            runs.trimmed = runs.trimmed.saturating_sub(1);
         }
     }
 }

@@ -137,7 +137,7 @@ async fn a_client_that_is_killed_two_hundred_times_has_every_byte_in_the_end() {
     eprintln!("seed {seed}");
     let mut random = Random(seed);
     let mut got = [Vec::new(), Vec::new()];
-    let (mut last_seq, mut kills) = (0, 0);
+    let (mut last_seq, mut kills, mut while_it_ran) = (0, 0, 0);
     loop {
         let client = house.client().await;
         // By number and by offset in turn.
@@ -181,7 +181,9 @@ async fn a_client_that_is_killed_two_hundred_times_has_every_byte_in_the_end() {
             break;
         }
         kills += 1;
+        while_it_ran += u32::from(!finished);
     }
+    assert!(while_it_ran > 100, "{while_it_ran} kills before the end was told");
     let [out, err] = got;
     assert!(out.len() > 4_000_000, "{}", out.len());
     assert_eq!(String::from_utf8_lossy(&err), format!("{}  -\n", sha256(&out)));

@@ -181,6 +181,42 @@ async fn readers_may_begin_at_any_event_offset_or_distance_from_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_is_read_from_its_file_alone() {
+    let place = place(BOUNDS);
+    let journal = place.journal(1);
+    journal.append(Event::Accepted { queue_position: 0 });
+    fill(&journal, 1_000_000).await;
+    journal.trim();
+    assert!(journal.memory_bytes() > MIN_KEEP_BYTES / 2, "not while it lives");
+    journal.append(finished());
+    until("it is written", || journal.spilled().unwrap().bytes == 1_000_000).await;
+    journal.trim();
+    assert!(journal.memory_bytes() < 8192, "{}", journal.memory_bytes());
+    let ends = journal.output_bytes();
+    let got = drain(journal.reader(0), [0; 2]).await;
+    assert_eq!((got.read, got.gaps, got.marks), (ends, 0, 2));
+    for bytes in [0, 1, 20_000, 999_999] {
+        let mut reader = journal.reader_at(Position::Tail(bytes)).await;
+        let mut read = 0;
+        while let Some(item) = reader.next().await {
+            if let Item::Event(Entry {
+                event: Event::Output { data, .. },
+                ..
+            }) = item
+            {
+                read += data.len() as u64;
+            }
+        }
+        assert_eq!(read, bytes);
+    }
+    let slice = journal.read(Stream::Stderr, 3, 10, Duration::ZERO).await;
+    assert_eq!((slice.offset, slice.data.len(), slice.lost_bytes), (3, 10, 0));
+    journal.discard();
+    let got = drain(journal.reader(0), [0; 2]).await;
+    assert_eq!((got.read, got.lost, got.gaps), ([0; 2], ends, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slices_of_a_stream_join_to_the_whole_and_wait_for_more() {
     let place = place(BOUNDS);
     let journal = place.journal(1);
