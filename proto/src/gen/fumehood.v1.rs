@@ -1822,13 +1822,14 @@ pub struct StartResponse {
     #[prost(bool, tag = "2")]
     pub existed: bool,
 }
-/// Bytes for the command's input.
+/// Bytes for the command's input. Any number of clients may send: each message is taken whole, in the order in which they arrive. What comes
+/// after the command closed its input or ended is dropped, and counts as taken.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stdin {
     /// At most 1,048,576 bytes a message; may be empty.
     #[prost(bytes = "bytes", tag = "1")]
     pub data: ::prost::bytes::Bytes,
-    /// Close the input after `data`. Further input messages are an error (FAILED_PRECONDITION).
+    /// Close the input after `data`. Saying it again is none, further bytes are an error (FAILED_PRECONDITION).
     #[prost(bool, tag = "2")]
     pub eof: bool,
     /// Where `data` begins, in bytes of the whole input. Set: what was taken already is passed over, so that a client that repeats itself after
@@ -1879,25 +1880,28 @@ pub struct AttachStart {
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
     /// The first event wanted, by its `seq`. 0: from the beginning. What is no longer kept comes as one `gap`. At most one more
-    /// than the newest event's; of a finished run, that gives an empty stream.
+    /// than the newest event's; of a finished run, that gives an empty stream. Where this event is itself no longer kept, the `gap` counts
+    /// from the last place before it that is known; offsets are exact everywhere.
     #[prost(uint64, tag = "2")]
     pub from_seq: u64,
-    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output.
+    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output:
+    /// numbers have holes where output was passed over. An output event that begins before the place comes without what lies before it.
     #[prost(oneof = "attach_start::Position", tags = "3, 4, 5")]
     pub position: ::core::option::Option<attach_start::Position>,
 }
 /// Nested message and enum types in `AttachStart`.
 pub mod attach_start {
-    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output.
+    /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output:
+    /// numbers have holes where output was passed over. An output event that begins before the place comes without what lies before it.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Position {
         /// With the next event; output that is there already is passed over.
         #[prost(bool, tag = "3")]
         Now(bool),
-        /// With these bytes of each stream.
+        /// With these bytes of each stream; at most the stream's length so far.
         #[prost(message, tag = "4")]
         Offsets(super::StreamOffsets),
-        /// With the last so many bytes of output, of all streams together.
+        /// With the last so many bytes of output, of all streams together; fewer where fewer are kept.
         #[prost(uint64, tag = "5")]
         TailBytes(u64),
     }
@@ -1921,7 +1925,7 @@ pub struct ReadRequest {
     /// Of which stream.
     #[prost(enumeration = "OutputStream", tag = "2")]
     pub stream: i32,
-    /// From which byte on, from 0.
+    /// From which byte on, from 0; at most the stream's length so far.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
     /// At most so many bytes; 0: 262,144; more than 1,048,576 counts as that.
@@ -2223,10 +2227,11 @@ pub struct RunInfo {
 /// The whole output in a file.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Spill {
-    /// Bytes of both streams in it.
+    /// Bytes of output in it, of both streams. What was written a moment ago may still be on its way.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
-    /// Why not everything is in it: `limit`, `disk_full`, or what the system said. Empty: everything is, so far.
+    /// Why not everything is in it: `limit` (of the run, or of all runs), `disk_full`, `stalled` (the disk took nothing for 2 seconds),
+    /// `removed` (to make room for other runs; `bytes` is 0 then), or what the system said. Empty: everything is, so far.
     #[prost(string, tag = "2")]
     pub stopped: ::prost::alloc::string::String,
 }
@@ -2371,7 +2376,8 @@ pub enum OutputLayout {
     Unspecified = 0,
     /// Two pipes: each stream in its own order, the order between them as it was noticed.
     Separate = 1,
-    /// One pipe for both, as `2>&1` makes it: every byte in the order in which it was written, all of it as STDOUT.
+    /// One pipe for both, as `2>&1` makes it: every byte in the order in which it was written, all of it as STDOUT, which is the only stream
+    /// that is `closed`.
     Merged = 2,
 }
 impl OutputLayout {
@@ -2404,8 +2410,9 @@ pub enum OutputSpill {
     Unspecified = 0,
     /// No: what does not fit `keep_bytes` is lost.
     No = 1,
-    /// Yes, up to the daemon's bounds for a run and for all runs. Past them, and where the disk is full, the command goes on and what is
-    /// not kept is lost; RunInfo.spill says which.
+    /// Yes, up to the daemon's bounds for a run and for all runs. Past them, and where the disk is full, the command goes on and what
+    /// `keep_bytes` does not hold is lost; RunInfo.spill says which. A command that writes faster than the disk takes is held back
+    /// by it, as behind `> file`; a disk that takes nothing for 2 seconds counts as one that cannot be written.
     Yes = 2,
 }
 impl OutputSpill {
@@ -2436,7 +2443,7 @@ impl OutputSpill {
 pub enum FlowControl {
     /// As DROP.
     Unspecified = 0,
-    /// The command never waits for a reader; one that falls behind what is kept gets a `gap`.
+    /// The command never waits for a reader; one that falls behind what is kept, in memory and in the file, gets a `gap`.
     Drop = 1,
     /// The command waits, as behind a shell's pipe, while the stream of the `Run` call that started it has not
     /// taken what is kept: nothing is lost to that reader. When that stream ends, the run goes on as with DROP.
@@ -2608,6 +2615,7 @@ pub mod runs_client {
     /// NOT_FOUND            no run of that id, or not one of this peer's
     /// ALREADY_EXISTS       the id is taken by a run with another request
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
+    /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
     /// UNAVAILABLE          the daemon drains
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
@@ -2993,6 +3001,7 @@ pub mod runs_server {
     /// NOT_FOUND            no run of that id, or not one of this peer's
     /// ALREADY_EXISTS       the id is taken by a run with another request
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
+    /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
     /// UNAVAILABLE          the daemon drains
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.

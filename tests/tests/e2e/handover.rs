@@ -216,7 +216,6 @@ fn a_run_that_lingers_outlives_the_program_that_started_it() {
 }
 
 #[test]
-#[ignore = "needs the daemon's linger"]
 fn a_run_that_nobody_follows_for_so_long_is_ended() {
     let house = house();
     let mut first = house
@@ -232,7 +231,6 @@ fn a_run_that_nobody_follows_for_so_long_is_ended() {
 }
 
 #[test]
-#[ignore = "needs the daemon's merged output"]
 fn merged_output_is_in_the_order_of_writing() {
     let house = house();
     let ended = house
@@ -441,7 +439,6 @@ async fn a_connection_that_breaks_again_and_again_loses_no_output() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the daemon's count of input and its offsets"]
 async fn input_that_is_said_again_is_not_written_twice() {
     let house = house();
     let weak = Weak::before(&house);
@@ -549,7 +546,6 @@ async fn bytes_that_are_no_longer_kept_are_an_error_with_their_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the daemon's positions"]
 async fn following_begins_where_it_was_asked_to() {
     let house = house();
     let client = house.client().await;

@@ -198,7 +198,28 @@ async fn each_malformed_field_is_named() {
             "spec.output.flow",
             RunSpec {
                 output: Some(OutputOptions {
+                    keep_bytes: None,
                     flow: 9,
+                    ..OutputOptions::default()
+                }),
+                ..valid()
+            },
+        ),
+        (
+            "spec.output.layout",
+            RunSpec {
+                output: Some(OutputOptions {
+                    layout: 7,
+                    ..OutputOptions::default()
+                }),
+                ..valid()
+            },
+        ),
+        (
+            "spec.output.spill",
+            RunSpec {
+                output: Some(OutputOptions {
+                    spill: 8,
                     ..OutputOptions::default()
                 }),
                 ..valid()
