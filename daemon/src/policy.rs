@@ -31,6 +31,8 @@ mod trust;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::peer::Peer;
+
 pub use access::{Allowance, Inline, Rule, Rules, allowance};
 pub use choice::{Asking, Brought, Choice, Examined, Explained, Layer, Reference, Refusal};
 pub use counted::{CountError, Uncounted, read_path};
@@ -128,6 +130,7 @@ impl Policies {
         tell_ignored(new.ignored());
         let mut current = self.inner.current.write().unwrap_or_else(PoisonError::into_inner);
         let changes = difference(&current, &new);
+        tell_looser_ceilings(&current, &new, &self.inner.access);
         *current = new;
         Ok(changes)
     }
@@ -137,12 +140,45 @@ impl Policies {
         &self.inner.trust
     }
 
+    /// Whether a peer may look at a policy. The daemon's own user and root look at all.
+    ///
+    /// # Errors
+    /// No access rule is about the peer.
+    pub fn may_see(&self, peer: &Peer, policy: &str) -> Result<bool, Refusal> {
+        if peer.is_user(0) || peer.is_user(self.inner.sources.uid) {
+            return Ok(true);
+        }
+        access::may_see(self.access(), peer, policy).ok_or_else(|| Refusal::NoAccess(peer.to_string(), false))
+    }
+
     fn access(&self) -> &[Rules] {
         &self.inner.access
     }
 
     fn inline(&self) -> Inline {
         self.inner.inline
+    }
+}
+
+/// Whoever reads the log learns that what holds over everybody holds less now.
+fn tell_looser_ceilings(old: &PolicyStore, new: &PolicyStore, access: &[Rules]) {
+    let ruled = access
+        .iter()
+        .flat_map(|file| &file.rules)
+        .filter_map(|rule| rule.ceiling.as_deref());
+    let system = old.ceilings().map(|stored| stored.policy.name.as_str());
+    let names: std::collections::BTreeSet<&str> = ruled.chain(system).collect();
+    for name in names {
+        let Some(was) = old.get(name) else { continue };
+        match new.get(name).filter(|now| now.ceiling || !was.ceiling) {
+            None => tracing::warn!(ceiling = name, "a ceiling is gone"),
+            Some(now) => {
+                let more = now.policy.widens(&was.policy);
+                if let Some(first) = more.first() {
+                    tracing::warn!(ceiling = name, more = more.len(), %first, "a ceiling gives more than before");
+                }
+            }
+        }
     }
 }
 

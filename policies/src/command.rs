@@ -23,6 +23,7 @@
 //! - Under a ceiling a policy carries the rules of both ([`Commands`]): each set is judged by itself, and the strictest holds.
 //! - Without the section `[commands]` everything is allowed and nothing is read.
 
+mod arithmetic;
 mod callbacks;
 mod cover;
 mod doors;

@@ -436,3 +436,71 @@ fn who_is_refused_for_a_variable_is_told_its_name_and_not_its_value() {
     };
     assert_eq!(question.commands, ["LD_PRELOAD=… ls", "LD_PRELOAD=…"]);
 }
+
+/// What changes where programs are found, by arithmetic or by taking a variable away: a rule that allows a program does not hold after it.
+#[test]
+fn a_variable_that_arithmetic_sets_keeps_a_rule_that_allows_from_holding() {
+    let commands = policy(STRICT).commands;
+    let mut wrong = Vec::new();
+    for set in [
+        "((PATH=1))",
+        "((i=0, PATH++))",
+        "let PATH=1",
+        "unset PATH",
+        "unset -v PATH",
+        "echo $((PATH=1))",
+        "echo $[PATH=1]",
+        "a[PATH=1]=2",
+        "for((PATH=1;0;)); do :; done",
+        ": ${x[PATH=1]}",
+        "[[ PATH=1 -eq 1 ]]",
+        "echo ${HOME:PATH=1}",
+        "echo ${HOME:$((PATH=1))}",
+        "x=PATH=1; ((x))",
+        "coproc PATH { :; }",
+        "jobs -x id",
+    ] {
+        let line = format!("bash -c '{set}; ls'");
+        let (verdict, why) = judged(&commands, &line);
+        if verdict == Verdict::Allow {
+            wrong.push(format!("{line}: {why}"));
+        }
+    }
+    for harmless in [
+        "i=0; ((i++)); ls",
+        "n=3; for((i=0;i<n;i++)); do ls; done",
+        "[[ $# -eq 1 ]] && ls",
+    ] {
+        let line = format!("bash -c '{harmless}'");
+        let (verdict, why) = judged(&commands, &line);
+        if verdict != Verdict::Allow {
+            wrong.push(format!("{line}: is {verdict}: {why}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn more_variables_that_hold_what_runs() {
+    let rules = policy(RULES);
+    for (name, value) in [
+        ("TAR_OPTIONS", "--checkpoint-action=exec=rm"),
+        ("RUSTC_WRAPPER", "rm"),
+        ("CC", "rm x"),
+        ("GOFLAGS", "-toolexec=rm"),
+        ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "rm"),
+        ("npm_config_script_shell", "rm"),
+        ("GCONV_PATH", "."),
+    ] {
+        let decision = decide(&rules, &[(name, value)], &["ls"]);
+        assert!(!matches!(decision, Decision::Allowed(_)), "{name}");
+    }
+    for (name, value) in [
+        ("CC", "gcc"),
+        ("GOFLAGS", "-mod=vendor"),
+        ("CARGO_TARGET_DIR", "/tmp/t"),
+    ] {
+        let decision = decide(&rules, &[(name, value)], &["ls"]);
+        assert!(matches!(decision, Decision::Allowed(_)), "{name}");
+    }
+}

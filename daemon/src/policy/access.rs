@@ -64,6 +64,11 @@ impl Rule {
     }
 
     fn matches(&self, peer: &Peer, labels: &BTreeMap<String, String>) -> bool {
+        self.is_about(peer) && self.label.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Whether the rule is about a peer, whatever labels its requests have.
+    fn is_about(&self, peer: &Peer) -> bool {
         let (uid, gid, certificate) = match &peer.identity {
             Identity::Unix { uid, gid, .. } => (Some(*uid), Some(*gid), None),
             Identity::Certificate { name } => (None, None, Some(name.as_str())),
@@ -74,10 +79,7 @@ impl Rule {
         let named = self.certificate.as_ref().is_none_or(|patterns| {
             certificate.is_some_and(|name| patterns.iter().any(|pattern| matches_name(pattern, name)))
         });
-        one_of(&self.uid, uid)
-            && one_of(&self.gid, gid)
-            && named
-            && self.label.iter().all(|(key, value)| labels.get(key) == Some(value))
+        one_of(&self.uid, uid) && one_of(&self.gid, gid) && named
     }
 }
 
@@ -141,6 +143,18 @@ pub fn allowance<'a>(
     // The machine's file only narrows what the user's own says.
     allowed.inline = own.unwrap_or(inline).min(machine.unwrap_or(Inline::Any));
     Some(allowed)
+}
+
+/// Whether a peer may look at a policy: one that it may name, gets otherwise or stands under, with whatever labels. `None`: no rule of a file
+/// that has rules is about this peer.
+pub fn may_see(files: &[Rules], peer: &Peer, policy: &str) -> Option<bool> {
+    let mut seen = true;
+    for file in files.iter().filter(|file| !file.rules.is_empty()) {
+        let mut about = file.rules.iter().filter(|rule| rule.is_about(peer)).peekable();
+        about.peek()?;
+        seen &= about.any(|rule| rule.policies.is_none() || rule.names().any(|name| name == policy));
+    }
+    Some(seen)
 }
 
 fn push<'a>(list: &mut Vec<&'a str>, name: Option<&'a str>) {
@@ -266,6 +280,28 @@ mod tests {
         assert_eq!((of(1).ceilings, of(1).inline), (vec!["org"], Inline::Any));
         assert_eq!((of(2).defaults, of(2).inline), (vec!["a", "c"], Inline::None));
         assert_eq!(of(3).policies, Some(vec!["a", "b"]));
+    }
+
+    #[test]
+    fn a_peer_sees_what_it_may_use() {
+        let rule = |uid: u32, policies: Option<&[&str]>, ceiling: Option<&str>| Rule {
+            uid: Some(vec![uid]),
+            policies: policies.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            ceiling: ceiling.map(str::to_owned),
+            label: labels(&[("team", "web")]),
+            ..Rule::default()
+        };
+        let files = [file(
+            false,
+            vec![rule(1, Some(&["a"]), Some("org")), rule(2, None, None)],
+        )];
+        let sees = |uid, policy| may_see(&files, &unix(uid, 0), policy);
+        assert_eq!(
+            (sees(1, "a"), sees(1, "org"), sees(1, "b")),
+            (Some(true), Some(true), Some(false))
+        );
+        assert_eq!((sees(2, "b"), sees(3, "a")), (Some(true), None));
+        assert_eq!(may_see(&[file(false, vec![])], &unix(9, 9), "x"), Some(true));
     }
 
     #[test]

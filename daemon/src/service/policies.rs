@@ -75,6 +75,12 @@ impl PoliciesService {
         }
     }
 
+    /// Whether a peer may look at a policy.
+    fn may_see(&self, peer: &Peer, name: &str) -> Result<bool, Status> {
+        let seen = self.policies.may_see(peer, name);
+        seen.map_err(|refusal| status::refused_policy(&refusal))
+    }
+
     async fn examined(&self, peer: &Peer, path: PathBuf) -> Result<Examined, Status> {
         let (policies, peer) = (self.policies.clone(), peer.clone());
         blocking(move || policies.examine(&peer, &path))
@@ -134,22 +140,40 @@ impl Policies for PoliciesService {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        peer(&request)?;
+        let peer = peer(&request)?;
         let store = self.policies.current();
-        let policies = store.all().map(|(stored, is_default)| summary(stored, is_default));
+        let mut policies = Vec::new();
+        for (stored, is_default) in store.all() {
+            if self.may_see(&peer, &stored.policy.name)? {
+                policies.push(summary(stored, is_default));
+            }
+        }
+        // Paths of files are nothing that others need.
+        let keeper = peer.is_user(0) || peer.is_user(self.uid);
+        let without_effect = store.ignored().iter().filter(|_| keeper);
         Ok(Response::new(v1::ListPoliciesResponse {
-            policies: policies.collect(),
-            ignored: store.ignored().iter().map(ignored).collect(),
+            policies,
+            ignored: without_effect.map(ignored).collect(),
         }))
     }
 
     async fn get(&self, request: Request<v1::GetPolicyRequest>) -> Result<Response<v1::GetPolicyResponse>, Status> {
-        peer(&request)?;
+        let peer = peer(&request)?;
         let name = &request.get_ref().name;
         let store = self.policies.current();
-        let stored = store
-            .get(name)
-            .ok_or_else(|| status::no_such_policy(name, &store.names()))?;
+        let found = match store.get(name) {
+            Some(stored) if self.may_see(&peer, &stored.policy.name)? => Some(stored),
+            _ => None,
+        };
+        let Some(stored) = found else {
+            let mut known = Vec::new();
+            for (stored, _) in store.all() {
+                if self.may_see(&peer, &stored.policy.name)? {
+                    known.push(stored.policy.name.as_str());
+                }
+            }
+            return Err(status::no_such_policy(name, &known.join(", ")));
+        };
         let is_default = store.is_default(&stored.policy.name);
         Ok(Response::new(v1::GetPolicyResponse {
             summary: Some(summary(stored, is_default)),
@@ -291,7 +315,8 @@ impl Policies for PoliciesService {
         &self,
         request: Request<v1::CheckPolicyRequest>,
     ) -> Result<Response<v1::CheckPolicyResponse>, Status> {
-        peer(&request)?;
+        let peer = peer(&request)?;
+        self.may_see(&peer, "")?;
         Ok(Response::new(explain::check(
             &self.policies.current(),
             request.get_ref(),

@@ -277,6 +277,13 @@ impl Cut<'_> {
             self.reading.changed_environment |= !super::read::is_local(name);
             self.reading.look_at_name(name);
         }
+        // An index, an offset and a length are arithmetic.
+        let offset = rest
+            .strip_prefix(':')
+            .is_some_and(|rest| !rest.starts_with(['-', '=', '+', '?']));
+        if offset || rest.contains('[') {
+            self.reading.look_at_arithmetic(rest);
+        }
         self.dynamic(quoted, body.contains('@'));
         self.deeper(body);
         Ok(())

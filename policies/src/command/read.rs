@@ -37,6 +37,9 @@ pub struct Reading {
     pub(super) looked_at: Vec<Assignment>,
     /// Functions that were defined: their arguments may be what arithmetic in them runs.
     pub(super) functions: Vec<String>,
+    /// Variables of the environment that the values of others set where arithmetic reads them, and whether any arithmetic does.
+    pub(super) counted: Vec<String>,
+    pub(super) counts: bool,
     /// Where a shell looks for what it reads at its start may have been changed.
     pub(super) startup: bool,
     /// Everything that it takes to read more.
@@ -300,9 +303,41 @@ impl Reading {
         }
     }
 
+    /// Notes what an arithmetic text sets: itself, and by the values of the variables that it reads.
+    pub(super) fn look_at_arithmetic(&mut self, text: &str) {
+        for name in super::arithmetic::set_in(text) {
+            if !is_local(name) {
+                self.sets(name);
+                self.look_at_name(name);
+            }
+        }
+        self.counts |= super::arithmetic::reads(text);
+        self.sets_counted();
+    }
+
+    /// Once there is arithmetic, what values set in it is set.
+    fn sets_counted(&mut self) {
+        if self.counts {
+            for name in std::mem::take(&mut self.counted) {
+                self.sets(&name);
+                self.look_at_name(&name);
+            }
+        }
+    }
+
     /// A value with a substitution in it is run by arithmetic and by `${x@P}`, wherever those stand. It is not shown: it may be a secret.
     pub(super) fn look_at_values(&mut self, assignments: &[Assignment]) {
         for Assignment { name, value } in assignments {
+            let set = value.text().map(super::arithmetic::set_in).unwrap_or_default();
+            if !set.is_empty() {
+                self.counted.extend(
+                    set.into_iter()
+                        .filter(|name| !is_local(name))
+                        .take(MAX_NAMES)
+                        .map(str::to_owned),
+                );
+                self.sets_counted();
+            }
             if value.bytes().is_some_and(substitutes) {
                 self.cannot(
                     format!("{name}=…"),

@@ -4,8 +4,8 @@
 //! goes back without memory, so nesting is counted over its tokens, and unbalanced text refused, before it is called.
 
 use brush_parser::ast::{
-    self, AssignmentName, AssignmentValue, Command, CommandPrefixOrSuffixItem as Item, CompoundCommand, CompoundList,
-    ExtendedTestExpr, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect,
+    self, AssignmentName, AssignmentValue, BinaryPredicate, Command, CommandPrefixOrSuffixItem as Item,
+    CompoundCommand, CompoundList, ExtendedTestExpr, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect,
 };
 use brush_parser::{ParserOptions, Token, TokenizerOptions, parse_tokens, uncached_tokenize_str};
 
@@ -174,7 +174,16 @@ impl Reading {
                 self.list(context, &clause.0);
                 self.list(context, &clause.1.list);
             }
-            CompoundCommand::Coprocess(coprocess) => self.shell_command(&context.inside("coproc"), &coprocess.body),
+            CompoundCommand::Coprocess(coprocess) => {
+                if let Some(name) = coprocess
+                    .name
+                    .as_ref()
+                    .filter(|name| !super::read::is_local(&name.value))
+                {
+                    self.sets(&name.value);
+                }
+                self.shell_command(&context.inside("coproc"), &coprocess.body);
+            }
         }
     }
 
@@ -193,6 +202,7 @@ impl Reading {
 
     /// Quoted, a substitution in arithmetic or in an index is run all the same, for such a text is read twice.
     pub(super) fn look_at_index(&mut self, text: &str) {
+        self.look_at_arithmetic(text);
         if ["\\$", "\\`", "$'"].iter().any(|quoted| text.contains(quoted)) {
             self.cannot(text, "a quoted substitution in arithmetic, which may be run");
         }
@@ -206,9 +216,20 @@ impl Reading {
             }
             ExtendedTestExpr::Not(inner) | ExtendedTestExpr::Parenthesized(inner) => self.test(context, inner),
             ExtendedTestExpr::UnaryTest(_, word) => self.index(context, &word.value),
-            ExtendedTestExpr::BinaryTest(_, a, b) => {
+            ExtendedTestExpr::BinaryTest(operator, a, b) => {
                 for word in [a, b] {
-                    // An operand of `-eq` is arithmetic, of `=~` and `==` a pattern: only what they substitute matters.
+                    // An operand of `-eq` is arithmetic, of `=~` and `==` a pattern.
+                    if matches!(
+                        operator,
+                        BinaryPredicate::ArithmeticEqualTo
+                            | BinaryPredicate::ArithmeticNotEqualTo
+                            | BinaryPredicate::ArithmeticLessThan
+                            | BinaryPredicate::ArithmeticLessThanOrEqualTo
+                            | BinaryPredicate::ArithmeticGreaterThan
+                            | BinaryPredicate::ArithmeticGreaterThanOrEqualTo
+                    ) {
+                        self.look_at_arithmetic(&word.value);
+                    }
                     self.substitutions(context, &word.value);
                 }
             }

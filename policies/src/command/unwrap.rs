@@ -489,6 +489,14 @@ impl Reading {
             "find" | "gfind" => self.find(context, args),
             "fd" | "fdfind" => self.fd(context, args),
             "mapfile" | "readarray" => self.mapfile(context, name, args),
+            "jobs"
+                if args.iter().any(|word| {
+                    word.text()
+                        .is_none_or(|text| text.starts_with('-') && text.contains('x'))
+                }) =>
+            {
+                self.cannot("jobs -x", "it runs what follows");
+            }
             "read" | "getopts" | "wait" | "let" | "test" | "[" | "unset" => {
                 self.builtin_names(name, args);
             }
@@ -865,6 +873,10 @@ impl Reading {
             }
         }
         let sets = !matches!(name, "test" | "[" | "unset");
+        // Without it a shell looks for programs where it is.
+        if name == "unset" && args.iter().any(|word| word.text().is_none_or(|text| text == "PATH")) {
+            self.sets("PATH");
+        }
         let named = |word: &Word| match word.text() {
             Some(text) => !text.starts_with('-') && !super::read::is_local(text),
             None => true,

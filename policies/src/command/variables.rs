@@ -6,7 +6,8 @@
 use super::read::{Assignment, Context, Dialect, Reading};
 use super::word::Word;
 
-/// Values that are commands: from the manual pages of git 2.47, bash 5.3, man-db 2.13, less 685, sudo 1.9, rsync 3.4 and environ(7).
+/// Values that are commands: from the manual pages of git 2.47, bash 5.3, man-db 2.13, less 685, sudo 1.9, rsync 3.4 and environ(7), and the
+/// reference of cargo 1.90, Mercurial, fzf and npm.
 const COMMANDS: &[&str] = &[
     "EDITOR",
     "VISUAL",
@@ -30,6 +31,18 @@ const COMMANDS: &[&str] = &[
     "CVS_RSH",
     "SVN_SSH",
     "PROMPT_COMMAND",
+    "CC",
+    "CXX",
+    "RUSTC",
+    "RUSTDOC",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_BUILD_RUSTC",
+    "CARGO_BUILD_RUSTC_WRAPPER",
+    "HGEDITOR",
+    "FZF_DEFAULT_COMMAND",
+    "npm_config_script_shell",
+    "NPM_CONFIG_SCRIPT_SHELL",
 ];
 
 /// Values that name code, or hold it in a way that is not read here. One that ends with `*` stands for all that begin so.
@@ -51,6 +64,11 @@ const CODE: &[&str] = &[
     "GIT_CONFIG_GLOBAL",
     "GIT_CONFIG_SYSTEM",
     "MAKEFILES",
+    "TAR_OPTIONS",
+    "GCONV_PATH",
+    "GIT_TEMPLATE_DIR",
+    "LUA_INIT*",
+    "RIPGREP_CONFIG_PATH",
 ];
 
 /// Where shells look for what they read when they start as an interactive one or for a login.
@@ -142,6 +160,8 @@ fn is_code(name: &str, value: &Word) -> bool {
                 .bytes()
                 .all(|byte| byte.is_ascii_digit() || b" -jklns".contains(&byte))
         }),
+        name if name.starts_with("CARGO_TARGET_") => name.ends_with("_RUNNER") || name.ends_with("_LINKER"),
+        "GOFLAGS" => text.is_none_or(|text| text.contains("exec")),
         name => CODE.iter().any(|code| match code.strip_suffix('*') {
             Some(begin) => name.starts_with(begin),
             None => *code == name,

@@ -296,6 +296,55 @@ async fn a_policy_that_widens_is_refused_as_a_type_until_it_is_trusted() {
     client.start(request(SHOP)).await.unwrap();
 }
 
+#[test]
+fn who_may_use_a_few_policies_sees_no_others() {
+    if !fumehood_tests::as_root_only("another user looks at the policies of root's daemon") {
+        return;
+    }
+    const FEW: u32 = 54_323;
+    const NONE: u32 = 54_324;
+    let config = format!(
+        "allowed_uids = [0, {FEW}, {NONE}]\n[[access]]\nuid = [0, {FEW}]\npolicies = [\"locked\"]\ndefault = \"locked\"\nceiling = \"git\"\n"
+    );
+    let house = builder().config(&config).build();
+    fs::set_permissions(house.path("run"), Permissions::from_mode(0o755)).unwrap();
+    let theirs = |uid: u32, arguments: &[&str]| {
+        let cli = fumehood_tests::Cli::new(house.program(), Some(uid)).env("FUMEHOOD_SOCKET", house.socket());
+        cli.current_dir("/".as_ref())
+            .env("HOME", "/nonexistent")
+            .args(["policy"])
+            .args(arguments)
+            .finish()
+    };
+    let listed = theirs(FEW, &["list"]);
+    let names: Vec<_> = listed
+        .expect(0)
+        .out()
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["git", "locked"], "{}", listed.out());
+    theirs(FEW, &["show", "locked"]).expect(0);
+    let hidden = theirs(FEW, &["show", "rust"]);
+    assert!(
+        hidden.code() != 0 && hidden.err().contains("git, locked"),
+        "{}",
+        hidden.err()
+    );
+    for arguments in [&["list"][..], &["show", "locked"], &["show", "none"]] {
+        let refused = theirs(NONE, arguments);
+        assert!(
+            refused.code() != 0 && refused.err().contains("no access rule is about uid:54324"),
+            "{}",
+            refused.err()
+        );
+    }
+    let all = policy(&house, &["list"]);
+    assert!(all.expect(0).out().contains("rust"), "{}", all.out());
+    house.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn access_rules_say_who_may_use_what() {
     let me = nix::unistd::geteuid().as_raw();
