@@ -335,14 +335,15 @@ async fn reading_by_offset_waits_for_what_is_not_there_yet() {
     let mut spec = little(&house, "seq 1 100000; read go; echo more; echo other >&2");
     spec.input = InputMode::Stream.into();
     client.start(start("read-me", spec)).await.unwrap();
-    let read = |stream: OutputStream, offset: u64, seconds: i64| {
+    let read = |stream: OutputStream, offset: u64, seconds: u64| {
         let request = ReadRequest {
             run_id: "read-me".to_owned(),
             stream: stream.into(),
             offset,
             max_bytes: 100_000,
-            wait: Some(std::time::Duration::from_secs(seconds as u64))
-                .map(|wait| fumehood_client::proto::convert::duration_from_std(wait)),
+            wait: Some(fumehood_client::proto::convert::duration_from_std(Duration::from_secs(
+                seconds,
+            ))),
         };
         let client = client.clone();
         async move { within("the bytes", client.read(request)).await }
