@@ -15,7 +15,7 @@
 
 pub(super) mod record;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -357,14 +357,10 @@ impl Writer {
         if file.is_removed() {
             return Err(Stop::Removed);
         }
-        if !self.open.contains_key(&file.number) {
-            let made = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&file.path)?;
-            self.open.insert(file.number, made);
+        if let hash_map::Entry::Vacant(vacant) = self.open.entry(file.number) {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            vacant.insert(options.open(&file.path)?);
         }
         let headers: Vec<_> = entries.iter().filter_map(record::header).collect();
         let mut slices = Vec::with_capacity(entries.len() * 2 + 1);

@@ -122,8 +122,7 @@ impl Random {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_killed_two_hundred_times_has_every_byte_in_the_end() {
     let house = house();
-    let script =
-        "(for i in $(seq 1 300); do seq $i 7 $((i+20000)); sleep 0.005; done) | tee copy; sha256sum < copy >&2";
+    let script = "(for i in $(seq 1 400); do seq $i 7 $((i+20000)); sleep 0.01; done) | tee copy; sha256sum < copy >&2";
     let mut spec = little(&house, script);
     spec.on_disconnect = OnDisconnect::Keep.into();
     let client = house.client().await;
@@ -155,7 +154,7 @@ async fn a_client_that_is_killed_two_hundred_times_has_every_byte_in_the_end() {
         };
         let mut left = match kills {
             200 => u64::MAX,
-            _ => random.below(25),
+            _ => random.below(6),
         };
         let mut finished = false;
         while left > 0 && !finished {
@@ -273,7 +272,7 @@ async fn an_attachment_begins_where_it_is_told_to() {
     until(&client, "anywhere", "a follower", |run| run.followers == 1).await;
     now.input().send_stdin(Bytes::from_static(b"words\n")).await.unwrap();
     let told = Told::all(now.events()).await;
-    assert_eq!(told.order()[..3], ["accepted", "started", "output"]);
+    assert_eq!(told.order()[..2], ["accepted", "started"]);
     assert_eq!(told.output(OutputStream::Stderr), b"");
     let last = told.events.iter().find_map(|event| match &event.event {
         Some(Event::Output(output)) => Some((output.offset, output.data.clone())),
@@ -336,14 +335,15 @@ async fn reading_by_offset_waits_for_what_is_not_there_yet() {
     let mut spec = little(&house, "seq 1 100000; read go; echo more; echo other >&2");
     spec.input = InputMode::Stream.into();
     client.start(start("read-me", spec)).await.unwrap();
-    let read = |stream: OutputStream, offset: u64, seconds: i64| {
+    let read = |stream: OutputStream, offset: u64, seconds: u64| {
         let request = ReadRequest {
             run_id: "read-me".to_owned(),
             stream: stream.into(),
             offset,
             max_bytes: 100_000,
-            wait: Some(std::time::Duration::from_secs(seconds as u64))
-                .map(|wait| fumehood_client::proto::convert::duration_from_std(wait)),
+            wait: Some(fumehood_client::proto::convert::duration_from_std(Duration::from_secs(
+                seconds,
+            ))),
         };
         let client = client.clone();
         async move { within("the bytes", client.read(request)).await }
