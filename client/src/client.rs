@@ -15,10 +15,10 @@ use fumehood_proto::v1::{
     AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse,
     ExaminePolicyRequest, ExaminePolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest,
     GetPolicyResponse, GetRequest, IgnoredPolicy, KillRequest, ListPoliciesRequest, ListRequest, ListResponse,
-    ListTrustedRequest, Observation, ObservationsRequest, PolicySummary, ProposeRequest, ProposeResponse,
-    ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse, RunInfo, RunRequest, SignalRequest, SignalScope,
-    StartRequest, StartResponse, TrustPolicyRequest, TrustPolicyResponse, TrustedFile, UntrustPolicyRequest,
-    VersionRequest, VersionResponse, WaitRequest,
+    ListTrustedRequest, Observation, ObservationsRequest, PolicySummary, ProposeRequest, ProposeResponse, ReadRequest,
+    ReadResponse, ReleaseRequest, ReloadPoliciesRequest, ReloadPoliciesResponse, RunInfo, RunRequest, SignalRequest,
+    SignalScope, StartRequest, StartResponse, TrustPolicyRequest, TrustPolicyResponse, TrustedFile,
+    UntrustPolicyRequest, VersionRequest, VersionResponse, WaitRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -76,11 +76,20 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`] and the other refusals of a call.
     pub async fn attach(&self, run_id: impl Into<String>, from_seq: u64) -> Result<RunHandle, Error> {
-        let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
-        let start = AttachStart {
+        self.attach_at(AttachStart {
             run_id: run_id.into(),
             from_seq,
-        };
+            position: None,
+        })
+        .await
+    }
+
+    /// Follows a run that exists from any position: an event, a byte of each stream, the last bytes, or now.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for a position that is not there yet, and the other refusals of a call.
+    pub async fn attach_at(&self, start: AttachStart) -> Result<RunHandle, Error> {
+        let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
         let first = AttachRequest {
             message: Some(AttachMessage::Attach(start)),
         };
@@ -93,6 +102,14 @@ impl Client {
             .into_inner();
         let input = RunInput::to_attachment(sender);
         Ok(RunHandle::new(input.clone(), RunEvents::new(events, input)))
+    }
+
+    /// Bytes of one output stream from an offset on. With `wait`, waits for bytes where there are none yet.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for an offset beyond the stream's length so far, and the other refusals of a call.
+    pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, Error> {
+        Ok(self.runs.clone().read(request).await?.into_inner())
     }
 
     /// Starts a command that belongs to the daemon, not to this connection.

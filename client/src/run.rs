@@ -138,6 +138,7 @@ impl RunInput {
             self.send(Input::Stdin(Stdin {
                 data: piece,
                 eof: false,
+                offset: None,
             }))
             .await?;
         }
@@ -152,6 +153,7 @@ impl RunInput {
         self.send(Input::Stdin(Stdin {
             data: Bytes::new(),
             eof: true,
+            offset: None,
         }))
         .await
     }

@@ -56,7 +56,7 @@ impl Runs for Echo {
             let mut offset = 0;
             while start.run_id != "cut"
                 && let Ok(Some(RunRequest {
-                    message: Some(Message::Stdin(Stdin { data, eof })),
+                    message: Some(Message::Stdin(Stdin { data, eof, .. })),
                 })) = input.message().await
             {
                 assert!(data.len() <= MAX_STDIN_BYTES);

@@ -67,6 +67,8 @@ pub struct Config {
     pub keep_bytes: u64,
     /// The most that a request may ask for, in bytes.
     pub max_keep_bytes: u64,
+    /// Files of output.
+    pub output: Output,
     /// How long runs may go on after SIGTERM; zero ends them at once.
     pub drain_grace: Duration,
     /// After how long an idle daemon ends; `None` is never.
@@ -90,6 +92,21 @@ pub struct Tcp {
     pub cert: PathBuf,
     /// Its key: a PEM file.
     pub key: PathBuf,
+}
+
+/// The whole output of runs, in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Whether it is written when a request does not say.
+    pub spill: bool,
+    /// Where.
+    pub dir: PathBuf,
+    /// At most for one run, in bytes.
+    pub run_bytes: u64,
+    /// At most for all runs, in bytes.
+    pub total_bytes: u64,
+    /// What stays free on the disk, in bytes.
+    pub reserve_bytes: u64,
 }
 
 /// The audit log.
@@ -384,6 +401,14 @@ impl Config {
         let scratch_dir = scratch_dir.unwrap_or_else(|| PathBuf::from(format!("/var/tmp/fumehood-{uid}")));
         // A user without a home has its log where its sandboxes keep theirs: on disk, and private too.
         let audit_path = audit_path.unwrap_or_else(|| scratch_dir.join("audit.jsonl"));
+        let audit_path = absolute("the audit log", audit_path)?;
+        let output = Output {
+            spill: file.output_spill.unwrap_or(true),
+            dir: file.output_dir.unwrap_or_else(|| audit_path.with_file_name("output")),
+            run_bytes: file.output_run_bytes.unwrap_or(4 << 30),
+            total_bytes: file.output_total_bytes.unwrap_or(16 << 30),
+            reserve_bytes: file.output_reserve_bytes.unwrap_or(1 << 30),
+        };
         Ok(Config {
             file: path,
             uid,
@@ -406,6 +431,7 @@ impl Config {
             retain_for: file.retain_for.unwrap_or(Duration::from_secs(600)),
             keep_bytes,
             max_keep_bytes,
+            output,
             drain_grace: file.drain_grace.unwrap_or(Duration::from_secs(10)),
             idle_exit: flags
                 .idle_exit
@@ -413,7 +439,7 @@ impl Config {
                 .or(flags.auto.then_some(AUTO_IDLE_EXIT)),
             scratch_dir: absolute("the scratch directory", scratch_dir)?,
             audit: Audit {
-                path: absolute("the audit log", audit_path)?,
+                path: audit_path,
                 required: file.audit_required.unwrap_or(true),
             },
             log: Log {

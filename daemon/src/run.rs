@@ -3,6 +3,8 @@
 //! ```text
 //! model.rs     what a run is asked, what happens in it, how it ends: plain types
 //! journal.rs   its events, kept within a bound, read by any number of readers at their own pace
+//! spill.rs     its whole output in a file
+//! input.rs     what clients give to its standard input
 //! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
@@ -15,17 +17,21 @@ mod actor;
 mod denials;
 mod find;
 mod host;
+mod input;
 mod journal;
 mod learn;
 mod model;
 mod programs;
+mod spill;
 mod table;
 mod worktree;
 
 pub use actor::{Kill, Surroundings};
 pub use find::{FindError, find};
 pub use host::{Asked, Host, WorkspaceError};
-pub use journal::{Item, Journal, Reader};
+pub use input::InputError;
+pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
-pub use table::{Bounds, InputError, Run, RunTable, StartError};
+pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
+pub use table::{Bounds, Follower, Run, RunTable, StartError};

@@ -28,7 +28,7 @@ use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
-use crate::run::{Bounds, RunTable, Surroundings};
+use crate::run::{Bounds, RunTable, SpillBounds, SpillStore, Surroundings};
 use crate::service::{ApprovalsService, Door, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService};
 use crate::systemd;
 use crate::walls::Opened;
@@ -114,6 +114,7 @@ pub async fn serve(
     };
     let kept = answers_directory(&config, audit.as_ref());
     let approvals = Approvals::new(judges, audit.clone(), config.audit.required, Some(kept));
+    let spill = open_spill(&config).await?;
     let runs = RunTable::new(
         bounds,
         Surroundings {
@@ -121,6 +122,7 @@ pub async fn serve(
             audit: audit.clone(),
             audit_required: config.audit.required,
             approvals: approvals.clone(),
+            spill: spill.clone(),
         },
     );
     let incoming = listen::incoming(
@@ -143,6 +145,7 @@ pub async fn serve(
         private: private_places(&config, audit.as_ref(), &policies),
         keep_bytes: config.keep_bytes,
         max_keep_bytes: config.max_keep_bytes,
+        spill: config.output.spill,
         audit: audit.clone(),
     };
     let answers = ApprovalsService {
@@ -228,6 +231,9 @@ pub async fn serve(
     if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
         server.abort();
     }
+    if let Ok(spill) = spill {
+        let _ = tokio::task::spawn_blocking(move || spill.close()).await;
+    }
     if let Some(audit) = audit
         && let Err(error) = audit.close().await
     {
@@ -284,6 +290,24 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     }
 }
 
+/// Takes the place for files of output. Without one, runs go on: each says so that asks
+/// for a file.
+async fn open_spill(config: &Config) -> Result<Result<SpillStore, String>, ServeError> {
+    let bounds = SpillBounds {
+        run_bytes: config.output.run_bytes,
+        total_bytes: config.output.total_bytes,
+        reserve_bytes: config.output.reserve_bytes,
+    };
+    let (directory, instance) = (config.output.dir.clone(), RunTable::new_id());
+    let opened = tokio::task::spawn_blocking(move || SpillStore::open(&directory, &instance, bounds)).await;
+    let opened = opened.map_err(|error| ServeError::Serve(error.to_string()))?;
+    Ok(opened.map_err(|error| {
+        let why = crate::telemetry::chain(&error).to_string();
+        tracing::error!(why, "no output of runs is written to files");
+        why
+    }))
+}
+
 /// Where answers for always are: beside the audit log, in a directory of their own.
 fn answers_directory(config: &Config, audit: Option<&AuditLog>) -> PathBuf {
     let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
@@ -291,7 +315,7 @@ fn answers_directory(config: &Config, audit: Option<&AuditLog>) -> PathBuf {
 }
 
 /// What no command may reach: the daemon's socket, audit log, answers for always, configuration, policies, list of trusted files and scratch
-/// directory. Where one of them lies in
+/// directory and the output of runs. Where one of them lies in
 /// the directory that Fumehood makes for it, that directory.
 fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies) -> Arc<[PathBuf]> {
     let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
@@ -321,7 +345,7 @@ fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies
         .policy_dirs
         .iter()
         .chain(&config.system_policy_dirs)
-        .chain([&config.scratch_dir])
+        .chain([&config.scratch_dir, &config.output.dir])
         .map(|path| real(path));
     let mut places: Vec<_> = files.into_iter().flatten().map(place).chain(directories).collect();
     places.sort();

@@ -76,6 +76,11 @@ pub fn raise(config: &Config, own_socket: bool) -> Result<(), ServeError> {
         unix::own_directory(directory, unix::Reach::of(&config.allowed_uids, config.uid))?;
         write.push(directory);
     }
+    // Made here because the walls are built around it. One that cannot be made is told when it is opened.
+    let _ = DirBuilder::new().recursive(true).mode(0o700).create(&config.output.dir);
+    if config.output.dir.is_dir() {
+        write.push(&config.output.dir);
+    }
     // Where the audit log goes when nobody chose its place and that cannot be written.
     if audit::default_path().as_ref() == Some(&config.audit.path) {
         write.push(config.scratch_dir.as_path());

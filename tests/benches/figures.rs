@@ -26,6 +26,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Connection, TRUE};
+use fumehood_client::proto::v1::OutputSpill;
 use measure::{Random, Samples};
 use options::{Asked, Options, Section};
 use report::Report;
@@ -38,6 +39,9 @@ const GAP: Duration = Duration::from_millis(50);
 
 /// Bytes of the streamed output.
 const STREAMED: u64 = 1 << 30;
+
+/// Bytes that nobody reads.
+const FLOOD: u64 = 10 << 30;
 
 /// Runs open at once when memory is looked at.
 const OPEN_RUNS: usize = 100;
@@ -205,28 +209,36 @@ fn streaming(
 ) -> Result<()> {
     let size = STREAMED.to_string();
     let argv = ["head", "-c", &size, "/dev/zero"];
-    let (mut plain, mut through) = (Samples::default(), Samples::default());
+    let (mut plain, mut through, mut spilled) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..options.rounds {
-        let mut order = [true, false];
+        // `None` is without the daemon.
+        let mut order = [None, Some(OutputSpill::No), Some(OutputSpill::Yes)];
         random.shuffle(&mut order);
-        for bare in order {
+        for way in order {
             let start = Instant::now();
-            let bytes = if bare {
-                bare::streamed(&argv)?
-            } else {
-                connection.streamed(daemon, &argv)?
+            let bytes = match way {
+                None => bare::streamed(&argv)?,
+                Some(spill) => connection.streamed(daemon, &argv, spill)?,
             };
             let rate = bytes as f64 / start.elapsed().as_secs_f64() / 1e9;
             if bytes != STREAMED {
-                return Err(format!("{bytes} of {STREAMED} bytes arrived (bare: {bare})").into());
+                return Err(format!("{bytes} of {STREAMED} bytes arrived ({way:?})").into());
             }
-            if bare {
-                plain.push_number(rate)
-            } else {
-                through.push_number(rate)
+            match way {
+                None => plain.push_number(rate),
+                Some(OutputSpill::Yes) => spilled.push_number(rate),
+                Some(_) => through.push_number(rate),
             }
         }
     }
+    report.ratio(
+        "1 GiB streamed: with a file of it / without (throughput)",
+        spilled.median() / through.median(),
+    );
+    report.absolute(
+        "1 GiB streamed: the same, and to a file",
+        format!("{:.2} GB/s", spilled.median()),
+    );
     report.ratio(
         "1 GiB streamed: daemon / plain pipe (throughput)",
         through.median() / plain.median(),
@@ -344,6 +356,27 @@ fn memory(report: &mut Report) -> Result<()> {
     let killed = start.elapsed();
     drop(connection);
     daemon.end()?;
+
+    let daemon = Daemon::start()?;
+    let connection = daemon.connect()?;
+    connection.run(&daemon, TRUE)?;
+    let start = Instant::now();
+    let (written, in_file) = connection.flooded(&daemon, &["head", "-c", &FLOOD.to_string(), "/dev/zero"])?;
+    if written != FLOOD {
+        return Err(format!("{written} of {FLOOD} bytes were taken").into());
+    }
+    let rate = written as f64 / start.elapsed().as_secs_f64() / 1e9;
+    let peak = daemon.peak()?;
+    drop(connection);
+    daemon.end()?;
+    report.absolute(
+        "10 GiB printed, nobody reads: daemon's highest RSS",
+        format!(
+            "{:.1} MiB, at {rate:.2} GB/s, {:.1} GiB in the file",
+            peak as f64 / (1 << 20) as f64,
+            in_file as f64 / (1 << 30) as f64
+        ),
+    );
 
     let per_run = |open: u64, idle: u64| open.saturating_sub(idle) / OPEN_RUNS as u64 / 1024;
     report.absolute("memory idle: daemon", idle_daemon);

@@ -65,10 +65,13 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         output: Some(OutputOptions {
             keep_bytes: None,
             flow: FlowControl::Block.into(),
+            ..OutputOptions::default()
         }),
         on_disconnect: OnDisconnect::Kill.into(),
         labels: args.labels.iter().cloned().collect(),
         umask: umask(),
+        terminal: None,
+        linger: None,
         learn: None,
     };
     Ok(StartRequest {

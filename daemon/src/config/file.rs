@@ -70,6 +70,16 @@ pub struct File {
     pub tcp_cert: Option<PathBuf>,
     /// `tcp.key`.
     pub tcp_key: Option<PathBuf>,
+    /// `output.spill`.
+    pub output_spill: Option<bool>,
+    /// `output.dir`.
+    pub output_dir: Option<PathBuf>,
+    /// `output.run_bytes`.
+    pub output_run_bytes: Option<u64>,
+    /// `output.total_bytes`.
+    pub output_total_bytes: Option<u64>,
+    /// `output.reserve_bytes`.
+    pub output_reserve_bytes: Option<u64>,
     /// `audit.path`.
     pub audit_path: Option<PathBuf>,
     /// `audit.required`.
@@ -180,6 +190,13 @@ impl File {
             file.tcp_ca = tcp.take("ca", absolute_path);
             file.tcp_cert = tcp.take("cert", absolute_path);
             file.tcp_key = tcp.take("key", absolute_path);
+        });
+        root.table("output", |output| {
+            file.output_spill = output.take("spill", boolean);
+            file.output_dir = output.take("dir", absolute_path);
+            file.output_run_bytes = output.take("run_bytes", disk_size);
+            file.output_total_bytes = output.take("total_bytes", disk_size);
+            file.output_reserve_bytes = output.take("reserve_bytes", disk_size);
         });
         root.table("audit", |audit| {
             file.audit_path = audit.take("path", absolute_path);
@@ -477,9 +494,21 @@ fn positive_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     }
 }
 
+const UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// An amount of disk space.
+fn disk_size(value: &DeValue<'_>) -> Result<u64, String> {
+    let size = with_unit(value, &UNITS, "4 GiB")?;
+    if size > 1 << 50 {
+        Err("more than 1,048,576 GiB".to_owned())
+    } else {
+        Ok(size)
+    }
+}
+
+/// An amount of memory.
 fn size(value: &DeValue<'_>) -> Result<u64, String> {
-    let units = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-    let size = with_unit(value, &units, "1 MiB")?;
+    let size = with_unit(value, &UNITS, "1 MiB")?;
     if size > 1 << 30 {
         Err("more than 1 GiB".to_owned())
     } else {

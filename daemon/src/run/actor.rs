@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
@@ -21,12 +20,14 @@ use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::find::{FindError, find};
+use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
 use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
     Stream, Usage,
 };
+use super::spill::SpillStore;
 use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
@@ -63,6 +64,8 @@ pub struct Surroundings {
     pub audit_required: bool,
     /// Where questions of policies wait for people.
     pub approvals: Approvals,
+    /// Where whole output is written; or why nowhere.
+    pub spill: Result<SpillStore, String>,
 }
 
 impl Surroundings {
@@ -92,12 +95,6 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 /// Hosts that the refusing proxy was asked for and that wait to be noted, at most.
 const REFUSED_HOSTS: usize = 64;
 
-/// Input for the command.
-pub(super) enum Input {
-    Data(Bytes),
-    EndOfFile,
-}
-
 /// What the actor is made from.
 pub(super) struct Actor {
     /// Its place in the order of acceptance; names its sandbox, whose cgroups and directories take fewer characters than ids do.
@@ -107,7 +104,7 @@ pub(super) struct Actor {
     pub journal: Arc<Journal>,
     pub snapshot: watch::Sender<Snapshot>,
     pub commands: mpsc::Receiver<Command>,
-    pub input: mpsc::Receiver<Input>,
+    pub input: mpsc::Receiver<Piece>,
     pub accepted_at: Instant,
     /// The places among the running ones: for a run that gave its own back while it waited for an answer.
     pub places: Arc<Semaphore>,

@@ -1,20 +1,43 @@
 //! The events of a run, kept within a bound and read by any number of readers.
 //!
-//! One writer (the run's actor) appends, readers have a position each and take what is there at their own pace. The beginning and the
-//! end are kept: half of the bound for the first events, half for the newest. What lies between is given up when it
-//! does not fit, and a reader that comes by gets one [`Item::Gap`] for it.
+//! One writer (the run's actor) appends, readers have a position each and take what is there at their own pace. What is kept:
 //!
-//! No reader can hold the writer up, with one exception that a run asks for: its *owner* may (`FlowControl::Block`). The writer then
-//! waits in [`Journal::room`] until the owner has taken enough. What the owner has not taken is never given up, so a writer that does not
-//! wait (for the last of a run that is over) makes the journal larger than its bound, by as much as it appends.
+//! | what | where | for how long |
+//! |---|---|---|
+//! | events other than output, a few dozen in a run | memory | always |
+//! | the first output, half of the bound | memory: the head | always |
+//! | the newest output, the other half | memory: the tail | until newer output takes its place |
+//! | all output | the run's spill file, see `spill.rs` | as far as the bounds and the disk go, until the run is forgotten |
+//!
+//! A reader that keeps up reads memory only. One that fell behind the tail, or that begins somewhere in the middle, reads the file from
+//! there until it has caught up, on the runtime's threads for blocking work; the events it gets are the same, with the same numbers
+//! and times. What is neither in memory nor in the file comes as one [`Item::Gap`] with exact counts. Output that waits to be
+//! written stays in the tail, so that it is always in one of both.
+//!
+//! Nothing that a reader does can hold the writer up, with one exception that a run asks for: its *owner* may (`FlowControl::Block`). The
+//! writer then waits in [`Journal::room`] until the owner has taken enough. What the owner has not taken is never given up, so a writer
+//! that does not wait (for the last of a run that is over) makes the journal larger than its bound, by as much as it appends. The
+//! disk can hold the writer up too, within the bounds that `spill.rs` names.
+//!
+//! Memory: `keep_bytes`, and with a file up to 2 MiB that wait for the disk and an index of 40 KiB; for each reader that is
+//! behind, one block of the file (512 KiB).
+
+mod reader;
+mod slice;
+mod spilling;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::model::{Event, Stream};
+use super::spill::{SpillFile, SpillStore, Spilled};
+use spilling::Spilling;
+
+pub use reader::{Item, Reader};
+pub use slice::Slice;
 
 /// What an event costs beside its bytes, so that a million one-byte events count.
 const EVENT_OVERHEAD: usize = 128;
@@ -33,36 +56,53 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// What a reader gets.
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// With the event of this number; 0 and 1 are the first.
+    Seq(u64),
+    /// With the next event.
+    Now,
+    /// With these bytes of each stream. Events other than output come from the beginning.
+    Offsets([u64; 2]),
+    /// With the last so many bytes of output, fewer where fewer are kept. Events other than output come from the beginning.
+    Tail(u64),
+}
+
+/// Where a run's output goes beside memory.
 #[derive(Clone, Debug)]
-pub enum Item {
-    /// The next event.
-    Event(Entry),
-    /// Events that are no longer kept.
-    Gap {
-        /// The first of them.
-        seq: u64,
-        /// The next event there is.
-        next_seq: u64,
-        /// When that one was noticed.
-        time: SystemTime,
-        /// Bytes of each stream lost to this reader.
-        lost_bytes: [u64; 2],
-    },
+pub(super) enum To {
+    /// Nowhere.
+    Memory,
+    /// To this file.
+    File(SpillStore, Arc<SpillFile>),
+    /// To a file that cannot be made, for this reason.
+    Nowhere(String),
 }
 
 /// The events of one run.
 #[derive(Debug)]
 pub struct Journal {
     inner: Mutex<Inner>,
+    to: To,
     /// Told whenever something was appended.
     appended: Notify,
-    /// Told whenever the owner took something or left.
+    /// Told whenever the owner or the disk took something, or does not hold the writer up any more.
     taken: Notify,
+}
+
+/// An event other than output.
+#[derive(Debug)]
+struct Mark {
+    entry: Entry,
+    /// Bytes of each stream before it.
+    before: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Inner {
+    marks: Vec<Mark>,
+    marks_bytes: usize,
     head: Vec<Entry>,
     head_bytes: usize,
     tail: VecDeque<Entry>,
@@ -73,10 +113,13 @@ struct Inner {
     /// Where the head ends and where the tail begins, in bytes of each stream.
     head_end: [u64; 2],
     tail_start: [u64; 2],
+    /// The length of each stream, and whether it can grow.
+    end: [u64; 2],
+    ended: [bool; 2],
     closed: bool,
-    output_bytes: u64,
     /// Bytes the owner has not taken yet; `None` without an owner.
     owed: Option<usize>,
+    spilling: Option<Spilling>,
 }
 
 fn cost(event: &Event) -> usize {
@@ -93,23 +136,32 @@ fn cost(event: &Event) -> usize {
 }
 
 impl Journal {
-    /// An empty journal that keeps about `keep_bytes` of output.
-    pub fn new(keep_bytes: usize) -> Arc<Journal> {
-        let half = keep_bytes.max(MIN_KEEP_BYTES) / 2;
+    /// An empty journal that keeps about `keep_bytes` of output in memory.
+    pub(super) fn new(keep_bytes: usize, to: To) -> Arc<Journal> {
+        let spilling = match &to {
+            To::Memory => None,
+            To::File(..) => Some(Spilling::default()),
+            To::Nowhere(why) => Some(Spilling::stopped(why.clone())),
+        };
         Arc::new(Journal {
             inner: Mutex::new(Inner {
+                marks: Vec::new(),
+                marks_bytes: 0,
                 head: Vec::new(),
                 head_bytes: 0,
                 tail: VecDeque::new(),
                 tail_bytes: 0,
-                half,
+                half: keep_bytes.max(MIN_KEEP_BYTES) / 2,
                 next_seq: 1,
                 head_end: [0; 2],
                 tail_start: [0; 2],
+                end: [0; 2],
+                ended: [false; 2],
                 closed: false,
-                output_bytes: 0,
                 owed: None,
+                spilling,
             }),
+            to,
             appended: Notify::new(),
             taken: Notify::new(),
         })
@@ -121,37 +173,39 @@ impl Journal {
     }
 
     /// Appends an event. [`Event::Finished`] closes the journal.
-    pub fn append(&self, event: Event) {
+    pub fn append(self: &Arc<Self>, event: Event) {
         let mut inner = self.lock();
-        inner.closed |= matches!(event, Event::Finished(_));
         let entry = Entry {
             seq: inner.next_seq,
             time: SystemTime::now(),
             event,
         };
         inner.next_seq += 1;
-        if let Event::Output { data, .. } = &entry.event {
-            inner.output_bytes += data.len() as u64;
-        }
-        let cost = cost(&entry.event);
-        if let Some(owed) = &mut inner.owed {
-            *owed += cost;
-        }
-        if inner.tail.is_empty() && inner.head_bytes + cost <= inner.half {
-            inner.head_bytes += cost;
-            if let Event::Output { stream, offset, data } = &entry.event {
-                inner.head_end[stream.index()] = offset + data.len() as u64;
-                inner.tail_start = inner.head_end;
+        match &entry.event {
+            Event::Output { stream, offset, data } => {
+                inner.end[stream.index()] = offset + data.len() as u64;
+                inner.keep(entry);
             }
-            inner.head.push(entry);
-        } else {
-            inner.tail_bytes += cost;
-            inner.tail.push_back(entry);
-            while inner.tail_bytes > inner.half && inner.tail.len() > 1 && inner.oldest_is_free() {
-                inner.give_up_oldest();
+            other => {
+                match other {
+                    Event::Closed { stream, .. } => inner.ended[stream.index()] = true,
+                    Event::Finished(_) => {
+                        inner.ended = [true; 2];
+                        inner.closed = true;
+                    }
+                    _ => {}
+                }
+                inner.marks_bytes += cost(other);
+                let before = inner.end;
+                inner.marks.push(Mark { entry, before });
             }
         }
+        let closed = inner.closed;
+        let write = inner.spilling.as_mut().is_some_and(|spilling| spilling.queue(closed));
         drop(inner);
+        if let (true, To::File(store, _)) = (write, &self.to) {
+            store.write(self);
+        }
         self.appended.notify_waiters();
     }
 
@@ -160,15 +214,16 @@ impl Journal {
         self.lock().next_seq - 1
     }
 
-    /// Bytes of output appended so far, of both streams.
-    pub fn output_bytes(&self) -> u64 {
-        self.lock().output_bytes
+    /// Bytes of each output stream appended so far.
+    pub fn output_bytes(&self) -> [u64; 2] {
+        self.lock().end
     }
 
     /// Memory that its events take, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let inner = self.lock();
-        inner.head_bytes + inner.tail_bytes
+        let index = inner.spilling.as_ref().map_or(0, Spilling::memory_bytes);
+        inner.marks_bytes + inner.head_bytes + inner.tail_bytes + index
     }
 
     /// The largest event to append at once: a few fit each half of the bound.
@@ -176,46 +231,130 @@ impl Journal {
         self.lock().half / 4
     }
 
-    /// Whether an event of `bytes` could be appended now without waiting for the owner.
+    /// Whether an event of `bytes` could be appended now without waiting for the owner or the disk.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.lock().has_room(bytes)
     }
 
     /// A reader from the event `from_seq` on; 0 and 1 mean the beginning.
     pub fn reader(self: &Arc<Self>, from_seq: u64) -> Reader {
-        let position = self.lock().position_before(from_seq);
-        Reader {
-            journal: Arc::clone(self),
-            next: from_seq.max(1),
-            position,
-            owner: false,
-        }
+        let before = self.lock().position_before(from_seq);
+        Reader::new(self, from_seq.max(1), before)
     }
 
     /// A reader from the beginning that holds the writer up. Once per journal, before anything is appended.
     pub fn owner(self: &Arc<Self>) -> Reader {
-        let mut inner = self.lock();
-        inner.owed = Some(inner.head_bytes + inner.tail_bytes);
-        drop(inner);
-        Reader {
-            journal: Arc::clone(self),
-            next: 1,
-            position: [0; 2],
-            owner: true,
-        }
+        self.lock().owed = Some(0);
+        Reader::new(self, 1, [0; 2]).into_owner()
     }
 
-    /// Waits until an event of `bytes` can be appended without taking something from the owner that it has not read.
+    /// Waits until an event of `bytes` can be appended without taking something from the owner that it has not read, and without more
+    /// waiting for the disk than may. A disk that takes nothing for [`STALL`](super::spill::STALL) is waited for no longer.
     pub async fn room(&self, bytes: usize) {
         loop {
             let taken = self.taken.notified();
             tokio::pin!(taken);
             // Registered before the look, so that nothing taken in between is missed.
             taken.as_mut().enable();
-            if self.has_room(bytes) {
-                return;
+            let patience = {
+                let mut inner = self.lock();
+                if inner.has_room(bytes) {
+                    return;
+                }
+                match inner.spilling.as_mut().filter(|spilling| !spilling.has_room(bytes)) {
+                    None => None,
+                    Some(spilling) => match spilling.patience() {
+                        Duration::ZERO => {
+                            spilling.stop("stalled".to_owned());
+                            inner.give_up();
+                            continue;
+                        }
+                        patience => Some(patience),
+                    },
+                }
+            };
+            match patience {
+                None => taken.await,
+                Some(patience) => drop(tokio::time::timeout(patience, taken).await),
             }
-            taken.await;
+        }
+    }
+
+    /// What became of writing the output to a file; `None` where that was not asked for.
+    pub fn spilled(&self) -> Option<Spilled> {
+        let spilled = self.lock().spilling.as_ref()?.told();
+        match &self.to {
+            To::File(_, file) if file.is_removed() => Some(Spilled {
+                bytes: 0,
+                stopped: super::spill::REMOVED.to_owned(),
+            }),
+            _ => Some(spilled),
+        }
+    }
+
+    /// Removes the file: the run is forgotten. Readers that have it open read on.
+    pub fn discard(&self) {
+        if let To::File(store, file) = &self.to {
+            store.remove(file);
+        }
+    }
+
+    /// Output that is not in the file yet, up to about `bytes`, at most `events`, with the file and its length. `None`: all is, or no
+    /// more is to be; the next append says again that there is something.
+    pub(super) fn unwritten(&self, bytes: usize, events: usize) -> Option<(Arc<SpillFile>, Vec<Entry>, u64)> {
+        let To::File(_, file) = &self.to else { return None };
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let spilling = inner.spilling.as_mut()?;
+        let written = spilling.written_seq();
+        let mut left = bytes;
+        let head = inner.head.partition_point(|entry| entry.seq <= written);
+        let tail = inner.tail.partition_point(|entry| entry.seq <= written);
+        let entries: Vec<Entry> = inner.head[head..]
+            .iter()
+            .chain(inner.tail.range(tail..))
+            .take(events)
+            .take_while(|entry| {
+                let takes = left > 0;
+                left = left.saturating_sub(cost(&entry.event));
+                takes
+            })
+            .cloned()
+            .collect();
+        if entries.is_empty() || !spilling.goes_on() {
+            spilling.unqueue();
+            return None;
+        }
+        Some((Arc::clone(file), entries, spilling.file_bytes()))
+    }
+
+    /// Takes note that `entries`, the next ones, are in the file, which ends at `end` now.
+    pub(super) fn written(&self, entries: &[Entry], end: u64) {
+        let mut inner = self.lock();
+        if let Some(spilling) = &mut inner.spilling {
+            spilling.written(entries, end);
+        }
+        inner.give_up();
+        drop(inner);
+        self.taken.notify_waiters();
+    }
+
+    /// Writes no more to the file.
+    pub(super) fn stop_spilling(&self, why: String) {
+        let mut inner = self.lock();
+        if let Some(spilling) = &mut inner.spilling {
+            spilling.stop(why);
+        }
+        inner.give_up();
+        drop(inner);
+        self.taken.notify_waiters();
+    }
+
+    /// The file, once nothing will be written to it any more.
+    pub(super) fn spill_to_finish(&self) -> Option<Arc<SpillFile>> {
+        match &self.to {
+            To::File(_, file) if self.lock().closed => Some(Arc::clone(file)),
+            _ => None,
         }
     }
 }
@@ -223,273 +362,125 @@ impl Journal {
 impl Inner {
     fn has_room(&self, bytes: usize) -> bool {
         // One event always fits: a bound below the size of a chunk must not stop everything.
-        self.owed
-            .is_none_or(|owed| owed == 0 || owed + bytes + EVENT_OVERHEAD <= self.half)
+        let owner = self
+            .owed
+            .is_none_or(|owed| owed == 0 || owed + bytes + EVENT_OVERHEAD <= self.half);
+        owner && self.spilling.as_ref().is_none_or(|spilling| spilling.has_room(bytes))
     }
 
-    /// Whether the oldest event of the tail is not owed to the owner.
-    fn oldest_is_free(&self) -> bool {
-        let oldest = self.tail.front().map_or(0, |entry| cost(&entry.event));
-        self.owed.is_none_or(|owed| owed <= self.tail_bytes - oldest)
-    }
-
-    fn give_up_oldest(&mut self) {
-        let Some(entry) = self.tail.pop_front() else { return };
-        self.tail_bytes -= cost(&entry.event);
-        if let Event::Output { stream, offset, data } = &entry.event {
-            self.tail_start[stream.index()] = offset + data.len() as u64;
+    /// Keeps output: in the head while that has room, then in the tail.
+    fn keep(&mut self, entry: Entry) {
+        let cost = cost(&entry.event);
+        if let Some(owed) = &mut self.owed {
+            *owed += cost;
+        }
+        if let Some(spilling) = &mut self.spilling {
+            spilling.add(cost);
+        }
+        if self.tail.is_empty() && self.head_bytes + cost <= self.half {
+            self.head_bytes += cost;
+            self.head_end = self.end;
+            self.tail_start = self.end;
+            self.head.push(entry);
+        } else {
+            self.tail_bytes += cost;
+            self.tail.push_back(entry);
+            self.give_up();
         }
     }
 
-    /// Bytes of each stream before the event `seq`, as far as kept events tell.
+    /// Gives up the oldest of the tail, as far as that is over its bound and nobody is to get it yet.
+    fn give_up(&mut self) {
+        while self.tail_bytes > self.half && self.tail.len() > 1 && self.oldest_is_free() {
+            let Some(entry) = self.tail.pop_front() else { return };
+            self.tail_bytes -= cost(&entry.event);
+            if let Event::Output { stream, offset, data } = &entry.event {
+                self.tail_start[stream.index()] = offset + data.len() as u64;
+            }
+        }
+    }
+
+    /// Whether the oldest event of the tail is neither owed to the owner nor waiting to be written.
+    fn oldest_is_free(&self) -> bool {
+        let Some(oldest) = self.tail.front() else { return false };
+        let written = |spilling: &Spilling| !spilling.goes_on() || oldest.seq <= spilling.written_seq();
+        let cost = cost(&oldest.event);
+        self.owed.is_none_or(|owed| owed <= self.tail_bytes - cost) && self.spilling.as_ref().is_none_or(written)
+    }
+
+    /// Bytes of each stream before the event `seq`, as far as is known: of events that are kept nowhere, where those before them end.
     fn position_before(&self, seq: u64) -> [u64; 2] {
+        if seq >= self.next_seq {
+            return self.end;
+        }
         let mut position = [0; 2];
+        let mut reach = |end: [u64; 2]| position = [position[0].max(end[0]), position[1].max(end[1])];
+        if let Some(place) = self.spilling.as_ref().and_then(|spilling| spilling.place_of(seq)) {
+            reach(place.before);
+        }
+        if self.tail.front().is_some_and(|first| first.seq <= seq) {
+            reach(self.tail_start);
+        }
         for entry in self.head.iter().chain(&self.tail).take_while(|entry| entry.seq < seq) {
             if let Event::Output { stream, offset, data } = &entry.event {
-                position[stream.index()] = offset + data.len() as u64;
+                let mut end = [0; 2];
+                end[stream.index()] = offset + data.len() as u64;
+                reach(end);
             }
+        }
+        for mark in self.marks.iter().take_while(|mark| mark.entry.seq <= seq) {
+            reach(mark.before);
         }
         position
     }
 
-    /// What a reader at `seq` gets. `None`: nothing yet, or nothing ever.
-    fn item(&self, seq: u64, position: [u64; 2]) -> Option<Item> {
-        if let Some(last) = self.head.last()
-            && seq <= last.seq
-        {
-            // The head has no holes: it begins with 1.
-            return self.head.get(seq as usize - 1).cloned().map(Item::Event);
+    /// An event that is kept in memory.
+    fn kept(&self, seq: u64) -> Option<&Entry> {
+        if let Ok(found) = self.marks.binary_search_by_key(&seq, |mark| mark.entry.seq) {
+            return Some(&self.marks[found].entry);
         }
-        let first = self.tail.front()?;
-        if seq < first.seq {
-            let lost = Stream::ALL.map(|stream| {
-                let index = stream.index();
-                self.tail_start[index].saturating_sub(position[index])
-            });
-            return Some(Item::Gap {
-                seq,
-                next_seq: first.seq,
-                time: first.time,
-                lost_bytes: lost,
-            });
+        if let Ok(found) = self.head.binary_search_by_key(&seq, |entry| entry.seq) {
+            return Some(&self.head[found]);
         }
-        self.tail.get((seq - first.seq) as usize).cloned().map(Item::Event)
-    }
-}
-
-/// A reader of a journal.
-#[derive(Debug)]
-pub struct Reader {
-    journal: Arc<Journal>,
-    next: u64,
-    /// Bytes of each stream that were read or declared lost.
-    position: [u64; 2],
-    owner: bool,
-}
-
-impl Reader {
-    /// The next item; waits for one. `None` after the last event. Cancelling loses nothing.
-    pub async fn next(&mut self) -> Option<Item> {
-        let journal = Arc::clone(&self.journal);
-        loop {
-            let appended = journal.appended.notified();
-            tokio::pin!(appended);
-            appended.as_mut().enable();
-            if let Some(item) = self.try_next() {
-                return Some(item);
-            }
-            if self.is_at_end() {
-                return None;
-            }
-            appended.await;
-        }
+        let found = self.tail.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        self.tail.get(found)
     }
 
-    /// The next item, if there is one now.
-    pub fn try_next(&mut self) -> Option<Item> {
-        let mut inner = self.journal.lock();
-        let item = inner.item(self.next, self.position)?;
-        match &item {
-            Item::Event(entry) => {
-                self.next = entry.seq + 1;
-                if let Event::Output { stream, offset, data } = &entry.event {
-                    self.position[stream.index()] = offset + data.len() as u64;
-                }
-                if self.owner {
-                    let cost = cost(&entry.event);
-                    inner.owed = inner.owed.map(|owed| owed.saturating_sub(cost));
-                }
-            }
-            Item::Gap { next_seq, .. } => {
-                self.next = *next_seq;
-                self.position = inner.tail_start;
-            }
-        }
-        drop(inner);
-        if self.owner {
-            self.journal.taken.notify_waiters();
-        }
-        Some(item)
+    /// The first event after `seq` that is kept in memory, and the bytes of each stream before it.
+    fn next_kept(&self, seq: u64) -> Option<(&Entry, [u64; 2])> {
+        let mark = self.marks.partition_point(|mark| mark.entry.seq <= seq);
+        let mark = self.marks.get(mark).map(|mark| (&mark.entry, mark.before));
+        // The head has no holes, and what is lost is behind it.
+        let tail = self.tail.front().filter(|first| first.seq > seq);
+        let tail = tail.map(|first| (first, self.tail_start));
+        [mark, tail].into_iter().flatten().min_by_key(|(entry, _)| entry.seq)
     }
 
-    fn is_at_end(&self) -> bool {
-        let inner = self.journal.lock();
-        inner.closed && self.next >= inner.next_seq
-    }
-}
-
-impl Drop for Reader {
-    /// An owner that leaves lets the writer go.
-    fn drop(&mut self) {
-        if self.owner {
-            self.journal.lock().owed = None;
-            self.journal.taken.notify_waiters();
-        }
+    /// The first event that holds output from these bytes on, or one a little before it.
+    fn seq_of(&self, offsets: [u64; 2]) -> u64 {
+        let of_stream = |stream: Stream| {
+            let index = stream.index();
+            let wanted = offsets[index];
+            if wanted >= self.end[index] {
+                return self.next_seq;
+            }
+            let holds = |entry: &&Entry| {
+                matches!(&entry.event, Event::Output { stream: of, offset, data }
+                    if *of == stream && offset + data.len() as u64 > wanted)
+            };
+            let kept = match wanted {
+                _ if wanted < self.head_end[index] => self.head.iter().find(holds),
+                _ if wanted >= self.tail_start[index] => self.tail.iter().find(holds),
+                _ => None,
+            };
+            let behind_head = self.head.last().map_or(1, |last| last.seq + 1);
+            let place = || self.spilling.as_ref()?.place_of_byte(index, wanted);
+            kept.map(|entry| entry.seq)
+                .unwrap_or_else(|| place().map_or(behind_head, |place| place.seq))
+        };
+        Stream::ALL.map(of_stream).into_iter().min().unwrap_or(self.next_seq)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::run::model::{Denials, Ending, Finished, Usage};
-
-    fn output(offset: u64, bytes: usize) -> Event {
-        Event::Output {
-            stream: Stream::Stdout,
-            offset,
-            data: Bytes::from(vec![b'x'; bytes]),
-        }
-    }
-
-    fn finished() -> Event {
-        Event::Finished(Arc::new(Finished {
-            ending: Ending::Exited { code: 0 },
-            usage: Usage::default(),
-            denials: Denials::default(),
-            recorded: None,
-        }))
-    }
-
-    /// Reads everything; returns bytes read and bytes declared lost.
-    async fn drain(mut reader: Reader) -> (u64, u64) {
-        let (mut read, mut lost, mut next) = (0, 0, None);
-        while let Some(item) = reader.next().await {
-            match item {
-                Item::Event(entry) => {
-                    assert!(next.is_none_or(|next| next == entry.seq), "numbers have no holes");
-                    next = Some(entry.seq + 1);
-                    if let Event::Output { offset, data, .. } = entry.event {
-                        assert_eq!(offset, read + lost);
-                        read += data.len() as u64;
-                    }
-                }
-                Item::Gap {
-                    seq,
-                    next_seq,
-                    lost_bytes,
-                    ..
-                } => {
-                    assert!(seq < next_seq);
-                    lost += lost_bytes[0];
-                    next = Some(next_seq);
-                }
-            }
-        }
-        (read, lost)
-    }
-
-    #[tokio::test]
-    async fn a_late_reader_sees_beginning_gap_and_end() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        for index in 0..1000 {
-            journal.append(output(index * 1000, 1000));
-        }
-        journal.append(finished());
-        let (read, lost) = drain(journal.reader(0)).await;
-        assert_eq!(read + lost, 1_000_000);
-        assert!(lost > 900_000 && read > 50_000, "read {read}, lost {lost}");
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_keeps_up_loses_nothing() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        let mut reader = journal.reader(0);
-        for index in 0..1000u64 {
-            journal.append(output(index * 1000, 1000));
-            assert!(matches!(reader.try_next(), Some(Item::Event(entry)) if entry.seq == index + 1));
-        }
-    }
-
-    #[tokio::test]
-    async fn the_writer_waits_for_its_owner_and_only_for_it() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        let owner = journal.owner();
-        let _idle = journal.reader(0);
-        let writer = tokio::spawn({
-            let journal = Arc::clone(&journal);
-            async move {
-                for index in 0..5000 {
-                    journal.room(1000).await;
-                    journal.append(output(index * 1000, 1000));
-                }
-                journal.append(finished());
-            }
-        });
-        assert_eq!(drain(owner).await, (5_000_000, 0));
-        writer.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_the_owner_has_not_taken_is_kept_even_past_the_bound() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        let owner = journal.owner();
-        for index in 0..500 {
-            journal.append(output(index * 1000, 1000));
-        }
-        journal.append(finished());
-        assert_eq!(drain(owner).await, (500_000, 0));
-        // Nobody is owed anything any more; what is appended next brings it back into its bound.
-        journal.append(output(500_000, 1000));
-        assert!(journal.memory_bytes() <= MIN_KEEP_BYTES + 2 * (1000 + EVENT_OVERHEAD));
-    }
-
-    #[tokio::test]
-    async fn an_owner_that_leaves_lets_the_writer_go() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        let owner = journal.owner();
-        for index in 0..100 {
-            journal.append(output(index * 1000, 1000));
-        }
-        let waiting = tokio::time::timeout(Duration::from_millis(20), journal.room(1000)).await;
-        assert!(waiting.is_err(), "it should have waited");
-        drop(owner);
-        journal.room(1000).await;
-    }
-
-    #[tokio::test]
-    async fn many_small_events_are_bounded_too() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        for index in 0..100_000 {
-            journal.append(output(index, 1));
-        }
-        let inner = journal.lock();
-        let kept = inner.head.len() + inner.tail.len();
-        assert!(kept <= MIN_KEEP_BYTES / EVENT_OVERHEAD + 1, "{kept} events kept");
-    }
-
-    #[tokio::test]
-    async fn a_reader_may_start_in_the_middle_and_after_the_end() {
-        let journal = Journal::new(MIN_KEEP_BYTES);
-        for index in 0..10 {
-            journal.append(output(index * 10, 10));
-        }
-        journal.append(finished());
-        let mut reader = journal.reader(6);
-        assert!(matches!(reader.next().await, Some(Item::Event(entry)) if entry.seq == 6));
-        assert!(journal.reader(100).next().await.is_none());
-    }
-}
+mod tests;

@@ -41,8 +41,12 @@ pub struct Request {
     pub limits: RequestedLimits,
     /// Whether the command's input is a pipe that clients fill; /dev/null otherwise.
     pub input: bool,
-    /// Bytes of output kept, of both streams together.
+    /// Bytes of output kept in memory, of both streams together.
     pub keep_bytes: usize,
+    /// Whether both output streams are one pipe, and one stream.
+    pub merged: bool,
+    /// Whether the whole output is written to a file.
+    pub spill: bool,
     /// Free text of the caller's.
     pub labels: BTreeMap<String, String>,
     /// Permission bits that new files do not get.

@@ -10,16 +10,15 @@ use fumehood_sandbox::event::SignalScope;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
 
-use super::actor::{Actor, Command, Input, Kill, Surroundings};
-use super::journal::{Journal, Reader};
-use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Usage};
+use super::actor::{Actor, Command, Kill, Surroundings};
+use super::input::{Input, InputError};
+use super::journal::{Journal, Position, Reader, Slice, To};
+use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Stream, Usage};
+use super::spill::Spilled;
 use crate::peer::Peer;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
 const COMMANDS: usize = 16;
-
-/// Messages of input that may wait for a command that does not read; more make the client wait.
-const INPUTS: usize = 4;
 
 /// Memory for the output of finished runs, of all together, in bytes.
 const MAX_RETAINED_BYTES: usize = 256 << 20;
@@ -63,22 +62,22 @@ pub struct Run {
     pub accepted_at: SystemTime,
     /// Its place in the order of acceptance.
     pub number: u64,
-    takes_input: bool,
     journal: Arc<Journal>,
     snapshot: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
-    input: Mutex<Option<mpsc::Sender<Input>>>,
+    input: Input,
+    /// How many follow it.
+    followers: watch::Sender<u32>,
 }
 
-/// Why input is not taken.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InputError {
-    /// The request said so.
-    #[error("the run takes no input: it was started with input NONE")]
-    NotTaken,
-    /// End of file was sent.
-    #[error("the run's input is closed: end of file was sent")]
-    Closed,
+/// Counts as a follower of a run until it is dropped.
+#[derive(Debug)]
+pub struct Follower(Arc<Run>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.followers.send_modify(|followers| *followers -= 1);
+    }
 }
 
 impl Run {
@@ -93,8 +92,58 @@ impl Run {
     }
 
     /// A reader of its events.
-    pub fn reader(&self, from_seq: u64) -> Reader {
-        self.journal.reader(from_seq)
+    pub async fn reader_at(&self, position: Position) -> Reader {
+        self.journal.reader_at(position).await
+    }
+
+    /// Up to `most` bytes of a stream from `offset` on; see [`Journal::read`].
+    pub async fn read(&self, stream: Stream, offset: u64, most: usize, wait: Duration) -> Slice {
+        self.journal.read(stream, offset, most, wait).await
+    }
+
+    /// The length of each output stream so far.
+    pub fn output_bytes(&self) -> [u64; 2] {
+        self.journal.output_bytes()
+    }
+
+    /// What became of writing the output to a file; `None` where that was not asked for.
+    pub fn spilled(&self) -> Option<Spilled> {
+        self.journal.spilled()
+    }
+
+    /// Bytes of input that were taken.
+    pub fn input_bytes(&self) -> u64 {
+        self.input.taken()
+    }
+
+    /// Counts somebody who follows it.
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        self.followers.send_modify(|followers| *followers += 1);
+        Follower(Arc::clone(self))
+    }
+
+    /// How many follow it.
+    pub fn followers(&self) -> u32 {
+        *self.followers.borrow()
+    }
+
+    /// Returns when nobody has followed it for `linger`, or when it is over: then false.
+    pub async fn abandoned(&self, linger: Duration) -> bool {
+        let mut followers = self.followers.subscribe();
+        let nobody = async {
+            loop {
+                // The sender is the run's own: it outlives this.
+                let _ = followers.wait_for(|followers| *followers == 0).await;
+                let somebody = followers.wait_for(|followers| *followers > 0);
+                if tokio::time::timeout(linger, somebody).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = nobody => true,
+            () = self.finished() => false,
+        }
     }
 
     /// Waits until it is over.
@@ -114,21 +163,13 @@ impl Run {
         self.commands.send(Command::Signal { signal, scope }).await.is_ok()
     }
 
-    /// Gives bytes to its input, waiting while the command has not read what was given before. What comes after the
-    /// command closed its input or ended is dropped.
-    pub async fn input(&self, data: bytes::Bytes, eof: bool) -> Result<(), InputError> {
-        if !self.takes_input {
-            return Err(InputError::NotTaken);
-        }
-        let sender = lock(&self.input).clone().ok_or(InputError::Closed)?;
-        if !data.is_empty() {
-            let _ = sender.send(Input::Data(data)).await;
-        }
-        if eof {
-            let _ = sender.send(Input::EndOfFile).await;
-            lock(&self.input).take();
-        }
-        Ok(())
+    /// Gives bytes to its input, waiting while the command has not read what was given before. `offset` is where they begin in the
+    /// whole input; without, right behind what was taken last.
+    ///
+    /// # Errors
+    /// When the run takes no input or no more of it, or bytes before these are missing.
+    pub async fn input(&self, data: bytes::Bytes, eof: bool, offset: Option<u64>) -> Result<(), InputError> {
+        self.input.take(data, eof, offset).await
     }
 }
 
@@ -225,7 +266,7 @@ impl RunTable {
             if run.digest != request.digest {
                 return Err(StartError::Exists(request.id));
             }
-            return Ok((Arc::clone(run), true, run.reader(0)));
+            return Ok((Arc::clone(run), true, run.journal.reader(0)));
         }
         if shared.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
@@ -351,6 +392,7 @@ impl RunTable {
         if runs.by_id.get(&key).is_some_and(|known| known.number == run.number) {
             runs.by_id.remove(&key);
         }
+        run.journal.discard();
         true
     }
 
@@ -420,11 +462,10 @@ impl Shared {
                 return;
             }
             // The id may have been released and taken again.
-            if runs
-                .by_id
-                .get(&oldest.key)
-                .is_some_and(|run| run.number == oldest.number)
+            if let Some(run) = runs.by_id.get(&oldest.key)
+                && run.number == oldest.number
             {
+                run.journal.discard();
                 runs.by_id.remove(&oldest.key);
             }
             runs.ended_bytes -= oldest.bytes;
@@ -440,10 +481,15 @@ fn prepare(
     number: u64,
     owned: bool,
 ) -> (Arc<Run>, Actor, Reader) {
-    let journal = Journal::new(request.keep_bytes);
+    let to = match (&surroundings.spill, request.spill) {
+        (_, false) => To::Memory,
+        (Ok(store), true) => To::File(store.clone(), store.file(number)),
+        (Err(why), true) => To::Nowhere(why.clone()),
+    };
+    let journal = Journal::new(request.keep_bytes, to);
     let reader = if owned { journal.owner() } else { journal.reader(0) };
     let (commands_sender, commands) = mpsc::channel(COMMANDS);
-    let (input_sender, input) = mpsc::channel(INPUTS);
+    let (input_sender, input) = Input::new(request.input);
     let initial = Snapshot {
         phase: Phase::Queued,
         awaiting: None,
@@ -464,11 +510,11 @@ fn prepare(
         labels: request.labels.clone(),
         accepted_at: SystemTime::now(),
         number,
-        takes_input: request.input,
         journal: Arc::clone(&journal),
         snapshot: snapshots,
         commands: commands_sender,
-        input: Mutex::new(request.input.then_some(input_sender)),
+        input: input_sender,
+        followers: watch::channel(0).0,
     });
     let actor = Actor {
         number,

@@ -12,7 +12,7 @@ use fumehood_sandbox::spec::{Protection, State};
 use super::approvals;
 use crate::run::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Item, Phase, Requirement, Run,
-    Snapshot, Started, Stream, Subject, TimeLimit, Usage,
+    Snapshot, Spilled, Started, Stream, Subject, TimeLimit, Usage,
 };
 
 /// In a list, argv is cut to so many arguments and bytes; the wire documents it.
@@ -385,6 +385,7 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         left -= cut.len();
         fits.then(|| cut.to_vec().into())
     });
+    let [stdout, stderr] = run.output_bytes();
     v1::RunInfo {
         run_id: run.id.clone(),
         state: state.into(),
@@ -402,6 +403,12 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         last_seq: run.last_seq(),
         finished: finished.map(|finished| self::finished(&finished)),
         approval_id: awaiting.map(|pending| pending.id.clone()).unwrap_or_default(),
-        ..v1::RunInfo::default()
+        input_bytes: run.input_bytes(),
+        output_bytes: Some(v1::StreamOffsets { stdout, stderr }),
+        spill: run
+            .spilled()
+            .map(|Spilled { bytes, stopped }| v1::Spill { bytes, stopped }),
+        terminal: None,
+        followers: run.followers(),
     }
 }

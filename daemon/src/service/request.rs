@@ -34,6 +34,10 @@ const MAX_LABELS: usize = 16;
 /// Entries of `Started.not_given`.
 pub(super) const MAX_NOT_GIVEN: usize = 16;
 
+/// How long a run lingers when the request does not say, and the most it may ask for; the wire documents them.
+const LINGER: Duration = Duration::from_secs(60);
+const MAX_LINGER: Duration = Duration::from_secs(24 * 3600);
+
 /// What shells start with.
 const DEFAULT_UMASK: u32 = 0o022;
 /// The label of runs to learn from; the wire documents it.
@@ -52,6 +56,8 @@ pub struct Door {
     pub keep_bytes: u64,
     /// Output kept at most.
     pub max_keep_bytes: u64,
+    /// Whether output is written to a file when a request does not say.
+    pub spill: bool,
     /// Where it is written down that a request gets no policy.
     pub audit: Option<AuditLog>,
 }
@@ -62,8 +68,27 @@ pub(super) struct Checked {
     pub request: Request,
     /// A slow reader of the Run stream holds the command back.
     pub block: bool,
-    /// The run goes on when the Run stream ends early.
-    pub keep: bool,
+    /// What becomes of the run when the Run stream ends early.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What becomes of a run whose Run stream ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDisconnect {
+    /// It is ended.
+    Kill,
+    /// It goes on.
+    Keep,
+    /// It goes on until nobody has followed it for so long.
+    Linger(Duration),
+}
+
+/// How output is kept.
+struct Kept {
+    keep_bytes: usize,
+    block: bool,
+    merged: bool,
+    spill: bool,
 }
 
 /// What is wrong so far.
@@ -135,8 +160,8 @@ impl Door {
             on_disconnect,
             mut labels,
             umask,
-            terminal: _,
-            linger: _,
+            terminal,
+            linger,
             learn,
         } = spec;
         let mut wrong = Violations::default();
@@ -189,15 +214,16 @@ impl Door {
                 false
             }
         };
-        let (keep_bytes, block) = self.output(&mut wrong, output);
-        let keep = match v1::OnDisconnect::try_from(on_disconnect) {
-            Ok(v1::OnDisconnect::Unspecified | v1::OnDisconnect::Kill) => false,
-            Ok(v1::OnDisconnect::Keep | v1::OnDisconnect::Linger) => true,
-            Err(_) => {
-                wrong.add("spec.on_disconnect", format!("{on_disconnect} is no OnDisconnect"));
-                false
-            }
-        };
+        let Kept {
+            keep_bytes,
+            block,
+            merged,
+            spill,
+        } = self.output(&mut wrong, output);
+        let on_disconnect = check_on_disconnect(&mut wrong, on_disconnect, linger);
+        if terminal.is_some() {
+            wrong.add("spec.terminal", "this daemon gives no terminals; leave it out");
+        }
         check_labels(&mut wrong, &labels);
         // Ours, whatever the caller said: lists and the audit log tell these runs from others.
         labels.remove(LEARNING_LABEL);
@@ -224,6 +250,8 @@ impl Door {
                     limits,
                     input,
                     keep_bytes,
+                    merged,
+                    spill,
                     labels,
                     umask,
                     learn: learn.map(|v1::LearnOptions { network }| Learn {
@@ -232,7 +260,7 @@ impl Door {
                     }),
                 },
                 block,
-                keep,
+                on_disconnect,
             }),
             _ => Err(status::invalid(wrong.0)),
         }
@@ -275,12 +303,12 @@ impl Door {
         Ok(None)
     }
 
-    fn output(&self, wrong: &mut Violations, options: Option<v1::OutputOptions>) -> (usize, bool) {
+    fn output(&self, wrong: &mut Violations, options: Option<v1::OutputOptions>) -> Kept {
         let v1::OutputOptions {
             keep_bytes,
             flow,
-            layout: _,
-            spill: _,
+            layout,
+            spill,
         } = options.unwrap_or_default();
         let keep = keep_bytes.unwrap_or(self.keep_bytes);
         if keep > self.max_keep_bytes {
@@ -297,7 +325,29 @@ impl Door {
                 false
             }
         };
-        (keep as usize, block)
+        let merged = match v1::OutputLayout::try_from(layout) {
+            Ok(v1::OutputLayout::Unspecified | v1::OutputLayout::Separate) => false,
+            Ok(v1::OutputLayout::Merged) => true,
+            Err(_) => {
+                wrong.add("spec.output.layout", format!("{layout} is no OutputLayout"));
+                false
+            }
+        };
+        let spill = match v1::OutputSpill::try_from(spill) {
+            Ok(v1::OutputSpill::Unspecified) => self.spill,
+            Ok(v1::OutputSpill::No) => false,
+            Ok(v1::OutputSpill::Yes) => true,
+            Err(_) => {
+                wrong.add("spec.output.spill", format!("{spill} is no OutputSpill"));
+                false
+            }
+        };
+        Kept {
+            keep_bytes: keep as usize,
+            block,
+            merged,
+            spill,
+        }
     }
 }
 
@@ -486,6 +536,43 @@ fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> 
     }
 }
 
+fn check_on_disconnect(
+    wrong: &mut Violations,
+    on_disconnect: i32,
+    linger: Option<prost_types::Duration>,
+) -> OnDisconnect {
+    let asked = match v1::OnDisconnect::try_from(on_disconnect) {
+        Ok(v1::OnDisconnect::Unspecified | v1::OnDisconnect::Kill) => OnDisconnect::Kill,
+        Ok(v1::OnDisconnect::Keep) => OnDisconnect::Keep,
+        Ok(v1::OnDisconnect::Linger) => OnDisconnect::Linger(LINGER),
+        Err(_) => {
+            wrong.add("spec.on_disconnect", format!("{on_disconnect} is no OnDisconnect"));
+            OnDisconnect::Kill
+        }
+    };
+    let Some(linger) = linger else { return asked };
+    if !matches!(asked, OnDisconnect::Linger(_)) {
+        wrong.add("spec.linger", "given without `on_disconnect` LINGER; give both or none");
+    }
+    match duration_to_std(&linger) {
+        Ok(linger) if linger.is_zero() => {
+            wrong.add(
+                "spec.linger",
+                "zero; choose `on_disconnect` KILL to end the run at once",
+            );
+        }
+        Ok(linger) if linger > MAX_LINGER => {
+            wrong.add(
+                "spec.linger",
+                "more than 24 hours; choose `on_disconnect` KEEP to keep the run",
+            );
+        }
+        Ok(linger) => return OnDisconnect::Linger(linger),
+        Err(error) => wrong.add("spec.linger", error.to_string()),
+    }
+    asked
+}
+
 fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
     let long = |(key, value): (&String, &String)| {
         key.is_empty() || key.len() > MAX_LABEL_KEY_BYTES || value.len() > MAX_LABEL_VALUE_BYTES
@@ -507,6 +594,7 @@ pub fn try_request(door: &Door, peer: &Peer, bytes: &[u8]) -> Option<Result<(), 
     let _ = v1::RunRequest::decode(bytes);
     let _ = v1::AttachRequest::decode(bytes);
     let _ = v1::ListRequest::decode(bytes);
+    let _ = v1::ReadRequest::decode(bytes);
     let _ = v1::SignalRequest::decode(bytes);
     if let Ok(v1::KillRequest { grace: Some(grace), .. }) = v1::KillRequest::decode(bytes) {
         let _ = fumehood_proto::convert::duration_to_std(&grace);

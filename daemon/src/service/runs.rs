@@ -16,10 +16,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::request::{Checked, Door};
+use super::request::{Checked, Door, OnDisconnect};
 use super::status::{self, Refused};
 use crate::peer::Peer;
-use crate::run::{CancelCause, InputError, Kill, Phase, Reader, Run, RunTable, Snapshot};
+use crate::run::{
+    CancelCause, Follower, InputError, Kill, Phase, Position, Reader, Run, RunTable, Slice, Snapshot, Stream as Output,
+};
 
 /// Events that wait for HTTP/2 flow control, per stream. The journal holds the rest.
 const EVENTS: usize = 4;
@@ -29,6 +31,13 @@ const MAX_INPUT_BYTES: usize = 1 << 20;
 
 /// Grace of a run whose owner went away: nobody waits for what it might still say. The wire documents it.
 const DISCONNECT_GRACE: Duration = Duration::from_millis(500);
+
+/// Bytes that Read gives when it is not told, and the most it gives; the wire documents them.
+const READ_BYTES: u32 = 256 * 1024;
+const MAX_READ_BYTES: u32 = 1 << 20;
+
+/// The longest that Read waits; the wire documents it.
+const MAX_READ_WAIT: Duration = Duration::from_secs(60);
 
 /// Most bytes of a reason.
 const MAX_REASON_BYTES: usize = 1024;
@@ -71,11 +80,23 @@ impl Runs for RunsService {
                 "missing; the first message says what to run",
             ));
         };
-        let Checked { request, block, keep } = self.door.check(&peer, start).await?;
+        let Checked {
+            request,
+            block,
+            on_disconnect,
+        } = self.door.check(&peer, start).await?;
         let (run, existed, reader) = self.runs.start(request, block).map_err(Refused::from)?;
+        let follower = run.follow();
         // A request that repeats another's id follows that run; it does not own it.
-        let owner = (!existed && !keep).then(|| Owner::new(Arc::clone(&run), &peer));
-        Ok(follow(run, reader, messages, owner))
+        let owner = match on_disconnect {
+            OnDisconnect::Kill if !existed => Some(Owner::new(Arc::clone(&run), &peer)),
+            OnDisconnect::Linger(linger) if !existed => {
+                tokio::spawn(end_when_abandoned(Arc::clone(&run), linger, peer.to_string()));
+                None
+            }
+            _ => None,
+        };
+        Ok(follow(run, follower, reader, messages, owner))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
@@ -83,7 +104,7 @@ impl Runs for RunsService {
         let Checked {
             request,
             block: _,
-            keep: _,
+            on_disconnect: _,
         } = self.door.check(&peer, request.into_inner()).await?;
         let (run, existed, _) = self.runs.start(request, false).map_err(Refused::from)?;
         Ok(Response::new(v1::StartResponse {
@@ -101,24 +122,69 @@ impl Runs for RunsService {
             .await
             .map_err(status::of_message)?
             .and_then(|request| request.message);
-        let Some(Said::Attach(v1::AttachStart { run_id, from_seq, .. })) = first else {
+        let Some(Said::Attach(v1::AttachStart {
+            run_id,
+            from_seq,
+            position,
+        })) = first
+        else {
             return Err(status::invalid_field(
                 "attach",
                 "missing; the first message says which run to follow",
             ));
         };
         let run = self.find(&peer, &run_id)?;
-        let newest = run.last_seq();
-        if from_seq > newest + 1 {
-            let what = format!("{from_seq} is beyond the newest event, {newest}");
-            return Err(status::invalid_field("attach.from_seq", what));
-        }
-        let reader = run.reader(from_seq);
-        Ok(follow(run, reader, messages, None))
+        let position = attach_position(&run, from_seq, position)?;
+        let follower = run.follow();
+        let reader = run.reader_at(position).await;
+        Ok(follow(run, follower, reader, messages, None))
     }
 
-    async fn read(&self, _: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
-        Err(Status::unimplemented("Read"))
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
+        let peer = peer(&request)?;
+        let v1::ReadRequest {
+            run_id,
+            stream,
+            offset,
+            max_bytes,
+            wait,
+        } = request.into_inner();
+        let stream = match v1::OutputStream::try_from(stream) {
+            Ok(v1::OutputStream::Stdout) => Output::Stdout,
+            Ok(v1::OutputStream::Stderr) => Output::Stderr,
+            Ok(v1::OutputStream::Unspecified) | Err(_) => {
+                return Err(status::invalid_field("stream", "name STDOUT or STDERR"));
+            }
+        };
+        let wait = duration("wait", wait)?.unwrap_or_default();
+        if wait > MAX_READ_WAIT {
+            return Err(status::invalid_field("wait", "more than 60 seconds; ask again instead"));
+        }
+        let run = self.find(&peer, &run_id)?;
+        let length = run.output_bytes()[stream.index()];
+        if offset > length {
+            let what = format!("{offset} is beyond the stream's end so far, {length}");
+            return Err(status::invalid_field("offset", what));
+        }
+        let most = if max_bytes == 0 {
+            READ_BYTES
+        } else {
+            max_bytes.min(MAX_READ_BYTES)
+        };
+        let Slice {
+            offset,
+            data,
+            lost_bytes,
+            total_bytes,
+            end,
+        } = run.read(stream, offset, most as usize, wait).await;
+        Ok(Response::new(v1::ReadResponse {
+            offset,
+            data,
+            lost_bytes,
+            total_bytes,
+            end,
+        }))
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
@@ -261,10 +327,42 @@ fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<
         .map_err(|error| status::invalid_field(field, error.to_string()))
 }
 
+/// Where an attachment begins.
+fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::Position>) -> Result<Position, Status> {
+    use v1::attach_start::Position as Wire;
+    if from_seq > 0 && position.is_some() {
+        let what = "given together with another position; give one of both";
+        return Err(status::invalid_field("attach.from_seq", what));
+    }
+    match position {
+        None | Some(Wire::Now(false)) => {
+            let newest = run.last_seq();
+            if from_seq > newest + 1 {
+                let what = format!("{from_seq} is beyond the newest event, {newest}");
+                return Err(status::invalid_field("attach.from_seq", what));
+            }
+            Ok(Position::Seq(from_seq))
+        }
+        Some(Wire::Now(true)) => Ok(Position::Now),
+        Some(Wire::Offsets(v1::StreamOffsets { stdout, stderr })) => {
+            let [stdout_end, stderr_end] = run.output_bytes();
+            for (field, offset, end) in [("stdout", stdout, stdout_end), ("stderr", stderr, stderr_end)] {
+                if offset > end {
+                    let what = format!("{offset} is beyond the stream's end so far, {end}");
+                    return Err(status::invalid_field(&format!("attach.offsets.{field}"), what));
+                }
+            }
+            Ok(Position::Offsets([stdout, stderr]))
+        }
+        Some(Wire::TailBytes(bytes)) => Ok(Position::Tail(bytes)),
+    }
+}
+
 /// What a client says on a stream after its first message.
 enum Said {
     Stdin(v1::Stdin),
     Signal(v1::SignalInput),
+    Resize,
     /// What only a first message says.
     First(&'static str),
     Nothing,
@@ -276,8 +374,9 @@ impl From<v1::RunRequest> for Said {
         match request.message {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
+            Some(Message::Resize(_)) => Said::Resize,
             Some(Message::Start(_)) => Said::First("start"),
-            Some(Message::Resize(_)) | None => Said::Nothing,
+            None => Said::Nothing,
         }
     }
 }
@@ -288,8 +387,9 @@ impl From<v1::AttachRequest> for Said {
         match request.message {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
+            Some(Message::Resize(_)) => Said::Resize,
             Some(Message::Attach(_)) => Said::First("attach"),
-            Some(Message::Resize(_)) | None => Said::Nothing,
+            None => Said::Nothing,
         }
     }
 }
@@ -306,6 +406,7 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
         let result = match message.into() {
             Said::Stdin(stdin) => inputs.stdin(stdin).await,
             Said::Signal(signal) => inputs.signal(signal).await,
+            Said::Resize => Err(inputs.resize()),
             Said::First(field) => Err(status::invalid_field(
                 field,
                 "only the first message of a stream carries it",
@@ -319,13 +420,22 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
 }
 
 /// The stream of a run's events. Ends after the last event, or with a wrong message of the client's.
-fn follow<M>(run: Arc<Run>, reader: Reader, messages: Streaming<M>, owner: Option<Owner>) -> Response<Events>
+fn follow<M>(
+    run: Arc<Run>,
+    follower: Follower,
+    reader: Reader,
+    messages: Streaming<M>,
+    owner: Option<Owner>,
+) -> Response<Events>
 where
     M: Into<Said> + Send + 'static,
 {
     let (events, stream) = mpsc::channel(EVENTS);
     let heard = hear(messages, Inputs { run: Arc::clone(&run) });
-    tokio::spawn(tell(run, reader, events, heard, owner));
+    tokio::spawn(async move {
+        tell(run, reader, events, heard, owner).await;
+        drop(follower);
+    });
     Response::new(Box::pin(ReceiverStream::new(stream)))
 }
 
@@ -388,13 +498,28 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         let Some(run) = self.run.take() else { return };
-        let kill = Kill {
-            cause: CancelCause::Disconnect,
-            by: std::mem::take(&mut self.by),
-            reason: "the stream that started the run ended".to_owned(),
-            grace: Some(DISCONNECT_GRACE),
-        };
+        let kill = disconnected(
+            std::mem::take(&mut self.by),
+            "the stream that started the run ended".to_owned(),
+        );
         tokio::spawn(async move { run.kill(kill).await });
+    }
+}
+
+/// Ends a run once nobody has followed it for `linger`.
+async fn end_when_abandoned(run: Arc<Run>, linger: Duration, by: String) {
+    if run.abandoned(linger).await {
+        run.kill(disconnected(by, format!("nobody followed the run for {linger:?}")))
+            .await;
+    }
+}
+
+fn disconnected(by: String, reason: String) -> Kill {
+    Kill {
+        cause: CancelCause::Disconnect,
+        by,
+        reason,
+        grace: Some(DISCONNECT_GRACE),
     }
 }
 
@@ -404,21 +529,23 @@ struct Inputs {
 }
 
 impl Inputs {
-    async fn stdin(&self, v1::Stdin { data, eof, .. }: v1::Stdin) -> Result<(), Status> {
+    async fn stdin(&self, v1::Stdin { data, eof, offset }: v1::Stdin) -> Result<(), Status> {
         if data.len() > MAX_INPUT_BYTES {
             return Err(status::invalid_field(
                 "stdin.data",
                 format!("{} bytes, more than {MAX_INPUT_BYTES}", data.len()),
             ));
         }
-        let reason = |error: &InputError| match error {
-            InputError::NotTaken => "INPUT_NOT_TAKEN",
-            InputError::Closed => "INPUT_CLOSED",
-        };
-        self.run
-            .input(data, eof)
-            .await
-            .map_err(|error| status::precondition(reason(&error), &self.run.id, error.to_string()))
+        let taken = self.run.input(data, eof, offset).await;
+        taken.map_err(|error| match error {
+            InputError::NotTaken => status::precondition("INPUT_NOT_TAKEN", &self.run.id, error.to_string()),
+            InputError::Closed(_) => status::precondition("INPUT_CLOSED", &self.run.id, error.to_string()),
+            InputError::Missing { .. } => status::input_gap(error.to_string()),
+        })
+    }
+
+    fn resize(&self) -> Status {
+        status::precondition("NO_TERMINAL", &self.run.id, "the run has no terminal to resize")
     }
 
     async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {

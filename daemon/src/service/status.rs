@@ -142,6 +142,13 @@ pub(super) fn precondition(reason: &str, run: &str, what: impl Into<String>) -> 
     status(Code::FailedPrecondition, reason, what, details)
 }
 
+/// Input begins beyond what was taken before it.
+pub(super) fn input_gap(what: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_bad_request(vec![FieldViolation::new("stdin.offset", &what)]);
+    status(Code::OutOfRange, "INPUT_GAP", what, details)
+}
+
 /// What this peer sends at once is more than is held for one peer.
 pub(super) fn too_much(what: &'static str) -> Status {
     let mut details = ErrorDetails::new();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_client::Client;
 use fumehood_client::proto::v1::run_event::Event;
 use fumehood_client::proto::v1::{
-    CapabilitiesResponse, EnvironmentVariable, FlowControl, InlinePolicy, OutputOptions, PolicyReference, RunEvent,
-    RunSpec, RunState, StartRequest, policy_reference::Reference,
+    CapabilitiesResponse, EnvironmentVariable, FlowControl, InlinePolicy, OutputOptions, OutputSpill, PolicyReference,
+    RunEvent, RunSpec, RunState, StartRequest, policy_reference::Reference,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -98,12 +98,13 @@ impl Connection {
         })
     }
 
-    /// Runs a command and counts its output; a gap is an error.
-    pub fn streamed(&self, daemon: &Daemon, argv: &[&str]) -> Result<u64> {
+    /// Runs a command and counts its output; a gap is an error. `spill` says whether the output goes to a file as well.
+    pub fn streamed(&self, daemon: &Daemon, argv: &[&str], spill: OutputSpill) -> Result<u64> {
         let mut request = request(daemon, argv);
         if let Some(spec) = &mut request.spec {
             spec.output = Some(OutputOptions {
                 flow: FlowControl::Block.into(),
+                spill: spill.into(),
                 ..OutputOptions::default()
             });
         }
@@ -118,6 +119,19 @@ impl Connection {
         } else {
             Ok(bytes)
         }
+    }
+
+    /// Runs a command to its end beside a reader that takes one event and no more; the bytes it wrote, and those in its file.
+    pub fn flooded(&self, daemon: &Daemon, argv: &[&str]) -> Result<(u64, u64)> {
+        self.runtime.block_on(async {
+            let started = self.client.start(request(daemon, argv)).await?;
+            let id = started.run.ok_or("the answer holds no run")?.run_id;
+            let mut slow = self.client.attach(id.as_str(), 0).await?;
+            slow.events().next().await?;
+            let run = self.client.wait(id.as_str(), None).await?;
+            let written = run.output_bytes.map_or(0, |bytes| bytes.stdout);
+            Ok((written, run.spill.map_or(0, |spill| spill.bytes)))
+        })
     }
 
     fn follow(&self, request: StartRequest, mut each: impl FnMut(RunEvent)) -> Result<()> {

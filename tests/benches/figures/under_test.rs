@@ -109,6 +109,13 @@ impl Daemon {
         memory(self.child.id())
     }
 
+    /// The most that the daemon has held so far, in bytes.
+    pub fn peak(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        field(&text, "VmHWM").ok_or(format!("{path} holds no VmHWM").into())
+    }
+
     pub fn launcher_memory(&self) -> Result<Memory> {
         memory(self.launcher()?)
     }

@@ -177,6 +177,7 @@ fn request(bytes: &[u8]) {
         private: Arc::from([PathBuf::from("/var/lib/fumehood")]),
         keep_bytes: 1 << 20,
         max_keep_bytes: 64 << 20,
+        spill: true,
         audit: None,
     });
     let peer = Peer {

@@ -32,6 +32,7 @@ mod layering;
 mod learn;
 mod mtls;
 mod network;
+mod output;
 mod policy_tools;
 mod python;
 mod requests;

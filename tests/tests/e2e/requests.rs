@@ -189,7 +189,7 @@ async fn each_malformed_field_is_named() {
             RunSpec {
                 output: Some(OutputOptions {
                     keep_bytes: Some(1 << 40),
-                    flow: 0,
+                    ..OutputOptions::default()
                 }),
                 ..valid()
             },
@@ -200,6 +200,27 @@ async fn each_malformed_field_is_named() {
                 output: Some(OutputOptions {
                     keep_bytes: None,
                     flow: 9,
+                    ..OutputOptions::default()
+                }),
+                ..valid()
+            },
+        ),
+        (
+            "spec.output.layout",
+            RunSpec {
+                output: Some(OutputOptions {
+                    layout: 7,
+                    ..OutputOptions::default()
+                }),
+                ..valid()
+            },
+        ),
+        (
+            "spec.output.spill",
+            RunSpec {
+                output: Some(OutputOptions {
+                    spill: 8,
+                    ..OutputOptions::default()
                 }),
                 ..valid()
             },

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fumehood_client::Error;
 use fumehood_client::proto::v1::{
-    EnvironmentVariable, InputMode, ListRequest, OnDisconnect, OutputOptions, OutputStream, ProtectionState, RunState,
-    SignalScope, StartRequest, UsageSource, ending::Kind, run_event::Event,
+    EnvironmentVariable, InputMode, ListRequest, OnDisconnect, OutputOptions, OutputSpill, OutputStream,
+    ProtectionState, RunState, SignalScope, StartRequest, UsageSource, ending::Kind, run_event::Event,
 };
 use fumehood_tests::{Told, declared_absent, eventually, is_root, send, within};
 
@@ -126,6 +126,7 @@ async fn what_is_no_longer_kept_comes_as_a_gap_with_exact_counts() {
     let mut spec = house.script("seq 1 1000000 | head -c 3000000");
     spec.output = Some(OutputOptions {
         keep_bytes: Some(64 * 1024),
+        spill: OutputSpill::No.into(),
         ..OutputOptions::default()
     });
     let id = client.start(start("", spec)).await.unwrap().run.unwrap().run_id;
@@ -380,6 +381,7 @@ async fn a_slow_reader_never_holds_a_command_back_unless_it_asked_to() {
         spec.output = Some(OutputOptions {
             keep_bytes: Some(64 * 1024),
             flow: flow.into(),
+            ..OutputOptions::default()
         });
         spec
     };

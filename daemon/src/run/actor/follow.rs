@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-use super::{
-    Actor, Command, Ending, Enforcement, Event, Input, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed,
-};
+use super::{Actor, Command, Ending, Enforcement, Event, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed};
 use crate::launch::Watched;
 use crate::run::denials::Collecting;
+use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
 use crate::run::model::{TimeLimit, Usage};
@@ -77,6 +77,17 @@ impl Output {
             },
             writer,
         ))
+    }
+
+    /// A stream that the command does not have.
+    fn absent(stream: Stream) -> Output {
+        Output {
+            stream,
+            pipe: None,
+            buffer: BytesMut::new(),
+            offset: 0,
+            digest: Sha256::new(),
+        }
     }
 
     /// Waits for output, once the journal has room for it. With `gone`, nobody is left to write: what the pipe still holds is taken
@@ -246,7 +257,7 @@ impl Actor {
         mut refused_hosts: mpsc::Receiver<String>,
     ) -> Outcome {
         let sent = self.send_command(sandbox.handle(), command).await;
-        let [mut stdout, mut stderr] = match sent {
+        let ([mut stdout, mut stderr], feeder) = match sent {
             Ok(outputs) => outputs,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
@@ -304,6 +315,10 @@ impl Actor {
                 let _ = sandbox.handle().kill();
             }
         }
+        // Nobody is left to read; clients may still hold the other end.
+        if let Some(feeder) = feeder {
+            feeder.abort();
+        }
         while let Ok(host) = refused_hosts.try_recv() {
             self.refused_host(&mut state, host);
         }
@@ -357,22 +372,33 @@ impl Actor {
         }
     }
 
-    /// Makes the pipes and sends the command with their far ends.
-    async fn send_command(&mut self, sandbox: &Sandbox, command: &CommandSpec) -> std::io::Result<[Output; 2]> {
+    /// Makes the pipes and sends the command with their far ends. With the outputs comes the task that fills the input, where there is
+    /// one.
+    async fn send_command(
+        &mut self,
+        sandbox: &Sandbox,
+        command: &CommandSpec,
+    ) -> std::io::Result<([Output; 2], Option<AbortHandle>)> {
         let (stdout, stdout_writer) = Output::new(Stream::Stdout)?;
-        let (stderr, stderr_writer) = Output::new(Stream::Stderr)?;
+        let (stderr, stderr_writer) = match self.request.merged {
+            // As `2>&1` does it: one pipe under two descriptors, so that every byte is where it was written.
+            true => (Output::absent(Stream::Stderr), stdout_writer.try_clone()?),
+            false => Output::new(Stream::Stderr)?,
+        };
+        let mut feeder = None;
         let stdin = if self.request.input {
             let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
             let writer = pipe::Sender::from_owned_fd(writer)?;
             // A receiver that never gets anything takes the place of the one that moves.
             let (_, nothing) = mpsc::channel(1);
-            tokio::spawn(feed(writer, std::mem::replace(&mut self.input, nothing)));
+            let feeding = tokio::spawn(feed(writer, std::mem::replace(&mut self.input, nothing)));
+            feeder = Some(feeding.abort_handle());
             reader
         } else {
             std::fs::File::open("/dev/null")?.into()
         };
         sandbox.exec(command, [stdin, stdout_writer, stderr_writer])?;
-        Ok([stdout, stderr])
+        Ok(([stdout, stderr], feeder))
     }
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
@@ -485,7 +511,7 @@ impl Actor {
             Read::Data(data) => {
                 state.last_output = Instant::now();
                 output.digest.update(&data);
-                if output.stream == Stream::Stderr {
+                if output.stream == Stream::Stderr || self.request.merged {
                     state.collecting.heard(&data);
                 }
                 let offset = output.offset;
@@ -493,7 +519,7 @@ impl Actor {
                 let stream = output.stream;
                 // What comes after the limit is read, so that the command does not block while it is being ended, and counted, but
                 // given to nobody.
-                let given = self.journal.output_bytes();
+                let given: u64 = self.journal.output_bytes().iter().sum();
                 let left = state
                     .limits
                     .output_bytes
@@ -566,7 +592,7 @@ impl Actor {
                     state.limits.grace,
                 );
             }
-            // A command that waits for its reader is not idle.
+            // A command that waits for its reader or for the disk is not idle.
             Deadline::Idle(_) if !self.journal.has_room(CHUNK_BYTES) => state.last_output = Instant::now(),
             Deadline::Idle(after) => {
                 self.set_phase(Phase::Ending);
@@ -588,10 +614,10 @@ impl Actor {
 }
 
 /// Fills the command's input until end of file, or until nobody reads it any more.
-async fn feed(mut pipe: pipe::Sender, mut input: mpsc::Receiver<Input>) {
-    while let Some(Input::Data(data)) = input.recv().await {
+async fn feed(mut pipe: pipe::Sender, mut input: mpsc::Receiver<Piece>) {
+    while let Some(Piece { data, eof }) = input.recv().await {
         // EPIPE: the command closed its input. What clients still send is dropped, as under a shell.
-        if pipe.write_all(&data).await.is_err() {
+        if pipe.write_all(&data).await.is_err() || eof {
             return;
         }
     }

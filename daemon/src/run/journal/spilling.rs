@@ -1,0 +1,155 @@
+//! How far a journal is written to its file.
+
+use std::time::{Duration, Instant};
+
+use super::{Entry, Event, cost};
+use crate::run::spill::record::{HEADER_BYTES, Index, MAGIC, Place};
+use crate::run::spill::{BACKLOG_BYTES, STALL, Spilled};
+
+#[derive(Debug)]
+pub(super) struct Spilling {
+    /// Every output event up to this one is in the file.
+    written_seq: u64,
+    /// Cost of those that are not.
+    unwritten: usize,
+    /// Whether the writer knows that there is something.
+    queued: bool,
+    file_bytes: u64,
+    output_bytes: u64,
+    index: Index,
+    stopped: Option<String>,
+    /// When something was written last, or began to wait.
+    progressed: Instant,
+    /// Bytes of each stream in the file.
+    ends: [u64; 2],
+}
+
+impl Default for Spilling {
+    fn default() -> Self {
+        Spilling {
+            written_seq: 0,
+            unwritten: 0,
+            queued: false,
+            file_bytes: 0,
+            output_bytes: 0,
+            index: Index::default(),
+            stopped: None,
+            progressed: Instant::now(),
+            ends: [0; 2],
+        }
+    }
+}
+
+impl Spilling {
+    pub(super) fn stopped(why: String) -> Self {
+        Spilling {
+            stopped: Some(why),
+            ..Spilling::default()
+        }
+    }
+
+    pub(super) fn written_seq(&self) -> u64 {
+        self.written_seq
+    }
+
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    pub(super) fn goes_on(&self) -> bool {
+        self.stopped.is_none()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes()
+    }
+
+    pub(super) fn told(&self) -> Spilled {
+        Spilled {
+            bytes: self.output_bytes,
+            stopped: self.stopped.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Output waits to be written.
+    pub(super) fn add(&mut self, cost: usize) {
+        if self.goes_on() {
+            if self.unwritten == 0 {
+                self.progressed = Instant::now();
+            }
+            self.unwritten += cost;
+        }
+    }
+
+    /// Whether the writer is to be told: there is something for it, or the end, and it does not know.
+    pub(super) fn queue(&mut self, closed: bool) -> bool {
+        let tell = !self.queued && ((self.goes_on() && self.unwritten > 0) || closed);
+        self.queued |= tell;
+        tell
+    }
+
+    pub(super) fn unqueue(&mut self) {
+        self.queued = false;
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        !self.goes_on() || self.unwritten == 0 || self.unwritten + bytes <= BACKLOG_BYTES
+    }
+
+    /// How long the disk may still take nothing.
+    pub(super) fn patience(&self) -> Duration {
+        STALL.saturating_sub(self.progressed.elapsed())
+    }
+
+    pub(super) fn stop(&mut self, why: String) {
+        self.stopped.get_or_insert(why);
+        self.unwritten = 0;
+    }
+
+    pub(super) fn written(&mut self, entries: &[Entry], end: u64) {
+        // Given up meanwhile, because the disk took too long over it.
+        if !self.goes_on() {
+            return;
+        }
+        let mut at = self.file_bytes.max(MAGIC.len() as u64);
+        for entry in entries {
+            let Event::Output { stream, offset, data } = &entry.event else {
+                continue;
+            };
+            self.index.note(Place {
+                at,
+                seq: entry.seq,
+                before: self.ends,
+            });
+            at += (HEADER_BYTES + data.len()) as u64;
+            self.ends[stream.index()] = offset + data.len() as u64;
+            self.output_bytes += data.len() as u64;
+            self.unwritten = self.unwritten.saturating_sub(cost(&entry.event));
+            self.written_seq = entry.seq;
+        }
+        debug_assert_eq!(at, end, "the file is as long as what was written to it");
+        self.file_bytes = end;
+        self.progressed = Instant::now();
+    }
+
+    /// Where to look in the file for the event `seq`, if it can be there.
+    pub(super) fn place_of(&self, seq: u64) -> Option<Place> {
+        let in_file = seq <= self.written_seq;
+        in_file.then(|| self.index.last_where(|place| place.seq <= seq))?
+    }
+
+    /// Where to look for a byte of a stream, if it is there.
+    pub(super) fn place_of_byte(&self, stream: usize, offset: u64) -> Option<Place> {
+        let in_file = offset < self.ends[stream];
+        in_file.then(|| self.index.last_where(|place| place.before[stream] <= offset))?
+    }
+
+    /// Where to look for the byte that has so many of both streams before it, if it is there.
+    pub(super) fn place_of_total(&self, before: u64) -> Option<Place> {
+        let in_file = before < self.ends.iter().sum();
+        in_file.then(|| {
+            self.index
+                .last_where(|place| place.before.iter().sum::<u64>() <= before)
+        })?
+    }
+}

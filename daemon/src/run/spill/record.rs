@@ -1,0 +1,229 @@
+//! The form of a spill file.
+//!
+//! ```text
+//! 8 bytes   "FHOUT" 0 0 and the version, 1
+//! then records: 4 bytes length of the data, 1 byte stream (0 stdout, 1 stderr), 3 bytes zero, 8 bytes number of the event, 8 bytes
+//!           offset of the data in its stream, 8 bytes time in nanoseconds since 1970, then the data. Numbers are little-endian.
+//! ```
+//!
+//! Records are in the order of their numbers. A last record that is cut short was not written to its end and counts as absent.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::run::journal::Entry;
+use crate::run::model::{Event, Stream};
+
+/// What a file begins with.
+pub const MAGIC: [u8; 8] = *b"FHOUT\0\0\x01";
+
+/// Bytes before the data of a record.
+pub const HEADER_BYTES: usize = 32;
+
+/// Bytes read from a file at once. More than the longest record (an output event has at most 256 KiB), so that one always fits.
+const BLOCK_BYTES: u64 = 512 * 1024;
+
+/// The bytes before an output event's data; `None` for other events.
+pub fn header(entry: &Entry) -> Option<[u8; HEADER_BYTES]> {
+    let Event::Output { stream, offset, data } = &entry.event else {
+        return None;
+    };
+    let time = entry.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&u32::try_from(data.len()).ok()?.to_le_bytes());
+    header[4] = stream.index() as u8;
+    header[8..16].copy_from_slice(&entry.seq.to_le_bytes());
+    header[16..24].copy_from_slice(&offset.to_le_bytes());
+    header[24..].copy_from_slice(&u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    Some(header)
+}
+
+/// Reads the records of one block of the file: those from `from` on, a record's place, that end before `end`; at least one. Also gives
+/// the place after the last one.
+///
+/// # Errors
+/// When the file cannot be read, or does not hold records there.
+pub fn read(file: &File, from: u64, end: u64) -> io::Result<(Vec<Entry>, u64)> {
+    let length = end.saturating_sub(from).min(BLOCK_BYTES) as usize;
+    let mut block = BytesMut::zeroed(length);
+    file.read_exact_at(&mut block, from)?;
+    let (entries, read) = parse(block.freeze())?;
+    Ok((entries, from + read as u64))
+}
+
+fn parse(block: Bytes) -> io::Result<(Vec<Entry>, usize)> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while let Some(header) = block.get(at..at + HEADER_BYTES) {
+        let number = |range: std::ops::Range<usize>| {
+            let mut bytes = [0; 8];
+            bytes[..range.len()].copy_from_slice(&header[range]);
+            u64::from_le_bytes(bytes)
+        };
+        let length = number(0..4);
+        let stream = Stream::ALL.get(usize::from(header[4]));
+        let (Some(stream), true) = (stream, length + (HEADER_BYTES as u64) < BLOCK_BYTES) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a record of output"));
+        };
+        let start = at + HEADER_BYTES;
+        let stop = start + length as usize;
+        if stop > block.len() {
+            break;
+        }
+        entries.push(Entry {
+            seq: number(8..16),
+            time: UNIX_EPOCH + Duration::from_nanos(number(24..32)),
+            event: Event::Output {
+                stream: *stream,
+                offset: number(16..24),
+                data: block.slice(start..stop),
+            },
+        });
+        at = stop;
+    }
+    if at == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a record that is cut short"));
+    }
+    Ok((entries, at))
+}
+
+/// Where in a file an event is, roughly: bounded, however long the file gets.
+#[derive(Debug)]
+pub struct Index {
+    places: Vec<Place>,
+    /// Bytes of the file between two places, at least.
+    spacing: u64,
+}
+
+/// A record's place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In bytes from the file's beginning.
+    pub at: u64,
+    /// The event's number.
+    pub seq: u64,
+    /// Bytes of each stream before it.
+    pub before: [u64; 2],
+}
+
+/// Most places remembered for a file: 40 KiB of memory. When they are all taken, every other one is given up.
+const MAX_PLACES: usize = 1024;
+
+/// Bytes between two places at first.
+const SPACING: u64 = 128 * 1024;
+
+impl Default for Index {
+    fn default() -> Self {
+        Index {
+            places: Vec::new(),
+            spacing: SPACING,
+        }
+    }
+}
+
+impl Index {
+    /// Notes a record; they come in the order of the file.
+    pub fn note(&mut self, place: Place) {
+        if self.places.last().is_some_and(|last| place.at - last.at < self.spacing) {
+            return;
+        }
+        if self.places.len() == MAX_PLACES {
+            let mut keep = false;
+            self.places.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.spacing *= 2;
+        }
+        self.places.push(place);
+    }
+
+    /// The last place for which `is_before` holds; it holds for a first part of the file. The first place when there is none.
+    pub fn last_where(&self, is_before: impl Fn(&Place) -> bool) -> Option<Place> {
+        let count = self.places.partition_point(is_before);
+        self.places.get(count.saturating_sub(1)).copied()
+    }
+
+    /// Memory that it takes, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.places.capacity() * size_of::<Place>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn entry(seq: u64, offset: u64, data: &'static [u8]) -> Entry {
+        Entry {
+            seq,
+            time: UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789 + seq),
+            event: Event::Output {
+                stream: Stream::ALL[seq as usize % 2],
+                offset,
+                data: Bytes::from_static(data),
+            },
+        }
+    }
+
+    fn write(file: &mut File, entry: &Entry) {
+        let Event::Output { data, .. } = &entry.event else {
+            panic!("not output")
+        };
+        file.write_all(&header(entry).unwrap()).unwrap();
+        file.write_all(data).unwrap();
+    }
+
+    #[test]
+    fn what_was_written_is_read_with_number_time_and_offset() {
+        let mut file = tempfile::tempfile().unwrap();
+        for seq in 1..=5 {
+            write(&mut file, &entry(seq, seq * 3, b"abc"));
+        }
+        let end = file.metadata().unwrap().len();
+        let (entries, at) = read(&file, 0, end).unwrap();
+        assert_eq!(at, end);
+        assert_eq!(
+            entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5]
+        );
+        assert_eq!(format!("{:?}", entries[2]), format!("{:?}", entry(3, 9, b"abc")));
+    }
+
+    #[test]
+    fn what_is_cut_short_or_no_record_is_an_error_and_no_panic() {
+        let mut file = tempfile::tempfile().unwrap();
+        write(&mut file, &entry(1, 0, b"abc"));
+        let end = file.metadata().unwrap().len();
+        for end in 1..end {
+            assert!(read(&file, 0, end).is_err(), "{end}");
+        }
+        assert!(read(&file, 0, end + 1).is_err());
+        file.write_all(&[0xff; 200]).unwrap();
+        assert!(read(&file, end, end + 200).is_err());
+    }
+
+    #[test]
+    fn an_index_stays_small_and_finds_a_place_before() {
+        let mut index = Index::default();
+        for number in 0..100_000u64 {
+            index.note(Place {
+                at: number * 100_000,
+                seq: number + 1,
+                before: [number * 10, 0],
+            });
+        }
+        assert!(index.memory_bytes() <= 2 * MAX_PLACES * size_of::<Place>());
+        for wanted in [1, 2, 777, 50_000, 100_000] {
+            let place = index.last_where(|place| place.seq <= wanted).unwrap();
+            assert!(place.seq <= wanted && wanted - place.seq < 400, "{wanted}: {place:?}");
+        }
+        assert_eq!(index.last_where(|_| false).unwrap().at, 0);
+    }
+}
