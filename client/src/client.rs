@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::error::Error;
+use crate::resume::Reconnect;
 use crate::run::{RunEvents, RunHandle, RunInput};
 
 /// Largest message taken from the daemon, in bytes: a page of runs or a policy's text; events are far smaller.
@@ -41,6 +42,7 @@ pub struct Client {
     policies: PoliciesClient<Channel>,
     learning: LearningClient<Channel>,
     node: NodeClient<Channel>,
+    pub(crate) reconnect: Reconnect,
 }
 
 impl Client {
@@ -51,11 +53,29 @@ impl Client {
             learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             node: NodeClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            reconnect: Reconnect::default(),
         }
     }
 
-    /// Starts a command and follows it. What becomes of it when the handle is dropped early, the request says
-    /// (`RunSpec.on_disconnect`; by default it is killed).
+    /// The same connection, on which runs are followed through breaks for as long as this says.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use fumehood_client::{Client, Reconnect};
+    ///
+    /// let patient = Client::connect().await?.with_reconnect(Reconnect::for_up_to(Duration::from_secs(300)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.reconnect = reconnect;
+        self
+    }
+
+    /// Starts a command and follows it over this one connection: [`Client::command`] is what survives a broken one. What becomes of
+    /// the run when the handle is dropped early, the request says (`RunSpec.on_disconnect`; by default it is killed).
     ///
     /// # Errors
     /// When the request was not taken. The end of the command is told by its last event, not here.
@@ -70,12 +90,12 @@ impl Client {
         Ok(RunHandle::new(input.clone(), RunEvents::new(events, input)))
     }
 
-    /// Follows a run that exists, from the event with number `from_seq` (0: the first). Dropping the handle leaves the
-    /// run alone.
+    /// Follows a run that exists over this one connection, from the event with number `from_seq` (0: the first); [`Client::attach`] is
+    /// what survives a broken one. Dropping the handle leaves the run alone, unless it was the last follower of one that lingers.
     ///
     /// # Errors
     /// [`Error::NotFound`] and the other refusals of a call.
-    pub async fn attach(&self, run_id: impl Into<String>, from_seq: u64) -> Result<RunHandle, Error> {
+    pub async fn attach_stream(&self, run_id: impl Into<String>, from_seq: u64) -> Result<RunHandle, Error> {
         self.attach_at(AttachStart {
             run_id: run_id.into(),
             from_seq,
@@ -84,10 +104,10 @@ impl Client {
         .await
     }
 
-    /// Follows a run that exists from any position: an event, a byte of each stream, the last bytes, or now.
+    /// As [`attach_stream`](Self::attach_stream), from any position that the wire knows.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for a position that is not there yet, and the other refusals of a call.
+    /// As there.
     pub async fn attach_at(&self, start: AttachStart) -> Result<RunHandle, Error> {
         let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
         let first = AttachRequest {
@@ -104,10 +124,10 @@ impl Client {
         Ok(RunHandle::new(input.clone(), RunEvents::new(events, input)))
     }
 
-    /// Bytes of one output stream from an offset on. With `wait`, waits for bytes where there are none yet.
+    /// Bytes of one output stream of a run, from an offset on.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for an offset beyond the stream's length so far, and the other refusals of a call.
+    /// [`Error::NotFound`] and the other refusals of a call. That bytes are no longer kept is in the answer.
     pub async fn read(&self, request: ReadRequest) -> Result<ReadResponse, Error> {
         Ok(self.runs.clone().read(request).await?.into_inner())
     }

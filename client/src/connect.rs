@@ -12,11 +12,14 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tower::service_fn;
 
 use crate::client::Client;
+use crate::directory::{self, Closed, DirectoryError};
+use crate::socket::{SOCKET_VARIABLE, SocketPathError, socket_path};
 
 /// Bytes of a stream that may be under way unread: two of the largest output events and room for their frames.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// The same for all streams of a connection, so that one reader that is slow does not hold back the others at once.
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// The same for all streams of a connection: so much that a thousand runs whose events nobody takes do not hold back the others. Only
+/// what streams have under way takes memory.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 /// The largest HTTP/2 frame taken: an output event of 256 KiB arrives in one piece.
 const FRAME_BYTES: u32 = 512 * 1024;
 
@@ -32,6 +35,12 @@ const BACKLOG_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// There is no path for the socket.
+    #[error(transparent)]
+    SocketPath(#[from] SocketPathError),
+    /// The directory of the socket cannot be trusted.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// No daemon listens there: no such socket, or one that nobody serves any more.
     #[error("no daemon listens on {}", path.display())]
     NotRunning {
@@ -126,6 +135,32 @@ impl std::fmt::Debug for TlsOptions {
 }
 
 impl Client {
+    /// Connects to this user's daemon, where `fumehood` looks for it: see [`socket_path`]. None is started: the program does that, as by
+    /// `fumehood doctor`.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = fumehood_client::Client::connect().await?;
+    /// let output = client.command("cargo").arg("test").output().await?;
+    /// assert!(output.status.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError::SocketPath`] and [`ConnectError::Directory`] where the socket cannot be trusted to be a daemon's, and those of
+    /// [`connect_unix`](Self::connect_unix).
+    pub async fn connect() -> Result<Self, ConnectError> {
+        let socket = socket_path()?;
+        let named = std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| !value.is_empty());
+        let directory = socket.parent().unwrap_or_else(|| Path::new("/"));
+        // A directory of ours is looked at before it is trusted; a named one may be the system's, that others look into.
+        if !named && directory.symlink_metadata().is_ok() {
+            directory::open_checked(directory, Closed::ToAll)?;
+        }
+        Self::connect_unix(socket).await
+    }
+
     /// Connects to the daemon on a Unix socket, after making sure by `SO_PEERCRED` that it runs as this user or as root.
     ///
     /// A connection that breaks later is made again by the next call, with the same check.

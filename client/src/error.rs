@@ -90,6 +90,29 @@ pub enum Error {
     /// The events of this run, or its input, are closed: the run is over.
     #[error("the run takes no more input")]
     InputClosed,
+    /// The connection broke, and could not be made again for as long as [`crate::Reconnect`] says.
+    #[error("the connection to the daemon broke and could not be made again (tried {attempts} times)")]
+    GivenUp {
+        /// How often it was tried.
+        attempts: u32,
+        /// Why it did not work the last time.
+        source: Box<Error>,
+    },
+    /// The connection broke, and when it was made again the daemon knew nothing of the run: it was restarted without it, or the run was
+    /// over and has been forgotten.
+    #[error("the daemon no longer knows the run {run_id}: it ended while the connection was broken")]
+    RunLost {
+        /// Which.
+        run_id: String,
+    },
+    /// The workspace cannot be found from here.
+    #[error("cannot find the workspace {}", path.display())]
+    Workspace {
+        /// As it was given.
+        path: std::path::PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// The daemon failed, or answered what it must not.
     #[error("the daemon failed ({code:?}): {message}")]
     Internal {
@@ -118,6 +141,14 @@ pub struct PreconditionViolation {
     pub subject: String,
     /// What is wrong, and what would mend it.
     pub description: String,
+}
+
+impl Error {
+    /// Whether the connection is at fault, and not what was said on it: the same call may succeed on another.
+    #[must_use]
+    pub fn is_broken_connection(&self) -> bool {
+        matches!(self, Self::Transport { .. } | Self::Interrupted)
+    }
 }
 
 impl From<Status> for Error {

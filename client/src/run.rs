@@ -4,7 +4,7 @@ use bytes::Bytes;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
 use fumehood_proto::v1::run_event::Event;
 use fumehood_proto::v1::run_request::Message as RunMessage;
-use fumehood_proto::v1::{AttachRequest, RunEvent, RunRequest, SignalInput, SignalScope, Stdin};
+use fumehood_proto::v1::{AttachRequest, RunEvent, RunRequest, SignalInput, SignalScope, Stdin, TerminalSize};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -71,13 +71,13 @@ impl RunEvents {
     /// # Errors
     /// [`Error::Interrupted`] when the stream ended before `finished`, [`Error::Transport`] when the connection broke, and
     /// what the daemon says otherwise. A run that was started with an id can be found again by
-    /// [`crate::Client::attach`] from [`last_seq`](Self::last_seq)` + 1`.
+    /// [`crate::Client::attach_stream`] from [`last_seq`](Self::last_seq)` + 1`.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, Error> {
         if self.finished {
             return Ok(None);
         }
         let event = self.stream.message().await?.ok_or(Error::Interrupted)?;
-        self.last_seq = event.seq;
+        self.last_seq = last_seq_of(&event);
         if let Some(Event::Finished(_)) = event.event {
             self.finished = true;
             self.input = None;
@@ -85,10 +85,18 @@ impl RunEvents {
         Ok(Some(event))
     }
 
-    /// The number of the last event taken; 0 before the first.
+    /// The number of the last event taken, or that a gap stood for; 0 before the first.
     #[must_use]
     pub fn last_seq(&self) -> u64 {
         self.last_seq
+    }
+}
+
+/// The number of the last event that `event` tells: of a gap, the last that it stands for.
+pub(crate) fn last_seq_of(event: &RunEvent) -> u64 {
+    match &event.event {
+        Some(Event::Gap(gap)) => gap.next_seq.saturating_sub(1).max(event.seq),
+        _ => event.seq,
     }
 }
 
@@ -112,6 +120,8 @@ pub enum Input {
     Stdin(Stdin),
     /// A signal.
     Signal(SignalInput),
+    /// The terminal's new size.
+    Resize(TerminalSize),
 }
 
 impl RunInput {
@@ -171,6 +181,14 @@ impl RunInput {
         .await
     }
 
+    /// Tells the run's terminal that it has a new size.
+    ///
+    /// # Errors
+    /// As [`send_stdin`](Self::send_stdin).
+    pub async fn resize(&self, rows: u32, columns: u32) -> Result<(), Error> {
+        self.send(Input::Resize(TerminalSize { rows, columns })).await
+    }
+
     /// Sends one message.
     ///
     /// # Errors
@@ -181,6 +199,7 @@ impl RunInput {
                 let message = match input {
                     Input::Stdin(stdin) => RunMessage::Stdin(stdin),
                     Input::Signal(signal) => RunMessage::Signal(signal),
+                    Input::Resize(size) => RunMessage::Resize(size),
                 };
                 sender.send(RunRequest { message: Some(message) }).await.is_ok()
             }
@@ -188,6 +207,7 @@ impl RunInput {
                 let message = match input {
                     Input::Stdin(stdin) => AttachMessage::Stdin(stdin),
                     Input::Signal(signal) => AttachMessage::Signal(signal),
+                    Input::Resize(size) => AttachMessage::Resize(size),
                 };
                 sender.send(AttachRequest { message: Some(message) }).await.is_ok()
             }

@@ -115,6 +115,10 @@ impl Runs for Echo {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
@@ -207,7 +211,7 @@ async fn input_of_a_run_that_is_over_is_refused() {
 #[tokio::test]
 async fn attaching_ends_with_finished_though_the_stream_stays_open() {
     let (_directory, client) = connected().await;
-    let mut handle = client.attach("echo", 7).await.unwrap();
+    let mut handle = client.attach_stream("echo", 7).await.unwrap();
     let event = handle.events().next().await.unwrap().unwrap();
     assert_eq!(event.seq, 7);
     assert!(handle.events().next().await.unwrap().is_none());

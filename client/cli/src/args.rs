@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration;
+use crate::tail::Tail;
 
 /// Run commands in a sandbox.
 #[derive(Debug, Parser)]
@@ -44,8 +45,16 @@ pub enum Command {
     Policy(PolicyArgs),
     /// List runs
     Ps(PsArgs),
+    /// Follow a run that is there, and write its input
+    Attach(AttachArgs),
+    /// Show what a run has written
+    Logs(LogsArgs),
+    /// Wait until runs are over
+    Wait(WaitArgs),
     /// End a run
     Kill(KillArgs),
+    /// Forget finished runs and their output
+    Rm(RmArgs),
     /// Answer runs that wait for an approval
     Approve(ApproveArgs),
     /// Refuse a run that waits for an approval
@@ -76,14 +85,17 @@ pub struct ConnectArgs {
         fumehood run -- make -j4\n  \
         fumehood run --timeout 10m -v -- npm test\n  \
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
-        fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n\n\
+        fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n  \
+        fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n\n\
         Exit code: the command's; 128+N when signal N ended it; 124 when a time limit did; 137 when it was killed or ran out of \
         memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed, the policy refused or there is no such \
         policy.\n\n\
         Signals: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command's process group, Ctrl-Z stops and \
         resumes it. A second SIGINT within 2 seconds kills the run; so do 10 seconds after SIGTERM or SIGHUP.\n\n\
         Input: standard input is passed on as it comes, whether the command reads it or not: in a shell's \
-        `while read` loop use --no-stdin.")]
+        `while read` loop use --no-stdin.\n\n\
+        When this program is gone (its terminal is closed, it is killed): the run is killed; with --linger it goes on for that time and is \
+        killed then, unless `fumehood attach` follows it; with --detach it does not depend on any program.")]
 pub struct RunArgs {
     /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
     #[arg(short, long, value_name = "NAME|FILE")]
@@ -116,6 +128,18 @@ pub struct RunArgs {
     /// Give the command no input: reading gives end of file at once
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
+    /// Start the command, print its run's id and leave it to itself; it has no input
+    #[arg(short, long, conflicts_with_all = ["linger", "verbose"])]
+    pub detach: bool,
+    /// With --detach: keep the command's input open, for `fumehood attach --input`
+    #[arg(short, long, requires = "detach", conflicts_with = "no_stdin")]
+    pub interactive: bool,
+    /// When this program is gone, let the run go on for this time, up to 24h, instead of killing it
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub linger: Option<Duration>,
+    /// Write everything to standard output, each byte in the order in which the command wrote it, as `2>&1`
+    #[arg(long)]
+    pub merged: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
     /// The command and its arguments
@@ -364,6 +388,9 @@ pub struct PsArgs {
     /// Finished runs as well
     #[arg(short, long)]
     pub all: bool,
+    /// Write them to standard output as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
 }
@@ -374,7 +401,7 @@ pub struct PsArgs {
     after_help = "Exit code: 0 when every run was ended or had ended, 1 when one could not be, or there is no such run."
 )]
 pub struct KillArgs {
-    /// The run's id, as `ps` shows it
+    /// The run's id, as `ps` shows it, or the beginning or end of it, at least 6 characters
     #[arg(required = true, value_name = "RUN ID")]
     pub run_ids: Vec<String>,
     /// From SIGTERM to SIGKILL; 0s: SIGKILL at once [default: as the run's policy says]
@@ -383,6 +410,112 @@ pub struct KillArgs {
     /// Why, for the record
     #[arg(long, default_value = "")]
     pub reason: String,
+    /// Write the runs as they are then to standard output as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `attach`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Any program of the same user can attach to a run, whoever started it, and as many as like.\n\n\
+        Ctrl-C (and SIGTERM, SIGHUP, SIGQUIT): this program lets go of the run, which goes on. With --signals they are the command's, as with \
+        `fumehood run`, and as `docker attach` does it; end this program then with `fumehood kill`, or by closing its output.\n\n\
+        Examples:\n  \
+        fumehood attach 5a05a5efea                  what is written from now on\n  \
+        fumehood attach --from-start 5a05a5efea     everything that is kept, and on\n  \
+        echo reload | fumehood attach --input 5a05a5efea\n\n\
+        Exit code: the command's, as of `fumehood run`, when it ended; 0 when this program let go of it; 125 when fumehood failed, or there \
+        is no such run."
+)]
+#[command(group = clap::ArgGroup::new("begin").args(["from_start", "tail"]))]
+pub struct AttachArgs {
+    /// The run's id, as `ps` shows it, or the beginning or end of it, at least 6 characters
+    #[arg(value_name = "RUN ID")]
+    pub run_id: String,
+    /// Begin with all that is kept, instead of now
+    #[arg(long)]
+    pub from_start: bool,
+    /// Begin with the last N lines, or with a unit, bytes: 20, 512B, 64K, 1M
+    #[arg(long, value_name = "N", value_parser = Tail::parse)]
+    pub tail: Option<Tail>,
+    /// Pass standard input on to the command; its end is the end of the command's
+    #[arg(short, long)]
+    pub input: bool,
+    /// Pass signals on to the command's process group
+    #[arg(long)]
+    pub signals: bool,
+    /// Write what happens to standard output as JSON, one event a line
+    #[arg(long)]
+    pub json: bool,
+    /// Do not tell how to let go of the run
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Output goes where the command wrote it: standard output or standard error.\n\n\
+        Examples:\n  \
+        fumehood logs 5a05a5efea                what was written so far\n  \
+        fumehood logs -f --tail 20 5a05a5efea   the last 20 lines, and what comes\n\n\
+        Exit code: 0; 125 when fumehood failed, or there is no such run."
+)]
+pub struct LogsArgs {
+    /// The run's id, as `ps` shows it, or the beginning or end of it, at least 6 characters
+    #[arg(value_name = "RUN ID")]
+    pub run_id: String,
+    /// Go on until the run is over
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N lines, or with a unit, bytes: 20, 512B, 64K, 1M; at most 16M are looked through
+    #[arg(short = 'n', long, value_name = "N", value_parser = Tail::parse)]
+    pub tail: Option<Tail>,
+    /// Write what happened to standard output as JSON, one event a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Prints how each run ended.\n\n\
+        Exit code: the command's, as of `fumehood run`, of several the last one's; 124 when --timeout was over first; 125 when fumehood \
+        failed, or there is no such run.")]
+pub struct WaitArgs {
+    /// The run's id, as `ps` shows it, or the beginning or end of it, at least 6 characters
+    #[arg(required = true, value_name = "RUN ID")]
+    pub run_ids: Vec<String>,
+    /// Wait no longer than this, for all of them
+    #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// Write the runs as they are then to standard output as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `rm`.
+#[derive(Debug, Args)]
+#[command(after_help = "The audit log keeps its records of them.\n\n\
+        Exit code: 0 when every run was forgotten, 1 when one could not be, or there is no such run.")]
+pub struct RmArgs {
+    /// The run's id, as `ps` shows it, or the beginning or end of it, at least 6 characters
+    #[arg(required = true, value_name = "RUN ID")]
+    pub run_ids: Vec<String>,
+    /// Kill the run first when it is not finished
+    #[arg(short, long)]
+    pub force: bool,
+    /// Write what was forgotten to standard output as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
 }

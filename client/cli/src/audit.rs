@@ -15,14 +15,13 @@ use crate::approve::safe;
 use crate::args::AuditShowArgs;
 use crate::daemon::{self, Heading, Next, Reader};
 use crate::failure::Failure;
+use crate::ids::Search;
 use crate::tell;
+
+pub use told::cut;
 
 /// The exit code when a line was no record, or there is no such run.
 const FOUND: u8 = 1;
-/// Fewest characters of a run's id that stand for the whole.
-const PART_CHARS: usize = 6;
-/// Runs that are named when part of an id stands for more than one.
-const RUNS_NAMED: usize = 4;
 /// Lines that are no records and are told one by one; further ones are counted.
 const MALFORMED_TOLD: u64 = 20;
 
@@ -154,35 +153,10 @@ impl Logs {
     }
 }
 
-/// How well a recorded id is what was asked for; none: not at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
-    /// Its beginning or end.
-    Part,
-    /// The id, without the peer's name behind it.
-    Id,
-    /// All of it.
-    Whole,
-}
-
-fn fit(recorded: &str, wanted: &str) -> Option<Fit> {
-    let id = recorded.split_once('@').map_or(recorded, |(id, _)| id);
-    let ends = id.ends_with(wanted) || wanted.contains('@') && recorded.ends_with(wanted);
-    if recorded == wanted {
-        Some(Fit::Whole)
-    } else if id == wanted {
-        Some(Fit::Id)
-    } else {
-        let long_enough = wanted.chars().count() >= PART_CHARS;
-        (long_enough && (recorded.starts_with(wanted) || ends)).then_some(Fit::Part)
-    }
-}
-
 /// The recorded id of the one run that `wanted` stands for, or why it stands for none.
 fn find(paths: &[PathBuf], wanted: String) -> Result<Result<String, String>, Failure> {
     let mut logs = Logs::open(paths)?;
-    let mut best = None;
-    let mut found: Vec<String> = Vec::new();
+    let mut search = Search::new(wanted);
     while let Some(log) = logs.next()? {
         let Next::Record(Heading {
             run_id: Some(recorded), ..
@@ -190,34 +164,11 @@ fn find(paths: &[PathBuf], wanted: String) -> Result<Result<String, String>, Fai
         else {
             continue;
         };
-        let fit = fit(recorded, &wanted);
-        if fit == Some(Fit::Whole) {
-            return Ok(Ok(wanted));
-        }
-        if fit > best {
-            best = fit;
-            found.clear();
-        }
-        if fit.is_some() && fit == best && found.len() <= RUNS_NAMED && !found.contains(recorded) {
-            found.push(recorded.clone());
+        if search.look_at(recorded) {
+            break;
         }
     }
-    let shown = told::cut(&safe(&wanted), told::NAME_CHARS);
-    Ok(match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] if wanted.chars().count() < PART_CHARS => Err(format!(
-            "no run has the id {shown}; part of an id must have {PART_CHARS} characters"
-        )),
-        [] => Err(format!("no run has an id that is {shown}, or begins or ends with it")),
-        many => {
-            let names: Vec<_> = many.iter().take(RUNS_NAMED).map(|id| safe(id)).collect();
-            let more = if many.len() > RUNS_NAMED { " and more" } else { "" };
-            Err(format!(
-                "{shown} stands for more than one run: {}{more}",
-                names.join(", ")
-            ))
-        }
-    })
+    Ok(search.found())
 }
 
 #[cfg(test)]
@@ -226,26 +177,6 @@ mod tests {
 
     const ONE: &str = "01a20627-101c-77f4-8db5-b7f87798714a";
     const OTHER: &str = "01a20627-6775-73ee-aa08-d90c9e304796@uid:1001";
-
-    #[test]
-    fn an_id_fits_in_whole_or_by_its_beginning_or_end() {
-        for (recorded, wanted, expected) in [
-            (ONE, ONE, Some(Fit::Whole)),
-            (OTHER, OTHER, Some(Fit::Whole)),
-            (OTHER, "01a20627-6775-73ee-aa08-d90c9e304796", Some(Fit::Id)),
-            (ONE, "01a206", Some(Fit::Part)),
-            (ONE, "98714a", Some(Fit::Part)),
-            (OTHER, "304796", Some(Fit::Part)),
-            (OTHER, "d90c9e304796@uid:1001", Some(Fit::Part)),
-            (ONE, "8714a", None),
-            (ONE, "101c-77f4", None),
-            (OTHER, "uid:1001", None),
-            ("b1@uid:7", "b1", Some(Fit::Id)),
-            ("b1", "b", None),
-        ] {
-            assert_eq!(fit(recorded, wanted), expected, "{recorded} {wanted}");
-        }
-    }
 
     fn record(seq: u64, time: &str, run_id: &str) -> String {
         format!(r#"{{"seq":{seq},"time":"{time}","kind":"end","prev":"","run_id":"{run_id}","hash":""}}"#)

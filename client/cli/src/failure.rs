@@ -43,6 +43,10 @@ pub enum Failure {
         "there is no terminal to ask on: name a question, `fumehood approve ID`; `fumehood approve --list` shows them"
     )]
     NoTerminal,
+    #[error("{0}; `fumehood ps --all` shows the runs that there are")]
+    NoRun(String),
+    #[error("this run was started without input: attach to it without --input")]
+    NoInput,
     #[error("no daemon listens on {}", .0.display())]
     NoDaemon(PathBuf),
     #[error("no daemon listens on {}, and --no-start forbids starting one", .0.display())]

@@ -115,6 +115,64 @@ pub fn capabilities(found: &CapabilitiesResponse, trial: Option<(&Enforcement, &
     })
 }
 
+/// What is known of a run.
+#[must_use]
+pub fn run(run: &wire::RunInfo) -> Value {
+    let wire::RunInfo {
+        run_id,
+        state: _,
+        argv,
+        workspace,
+        cwd,
+        peer,
+        policy_name,
+        policy_digest,
+        accepted_at,
+        started_at,
+        finished_at,
+        labels,
+        enforcement,
+        last_seq,
+        finished: ended,
+        approval_id,
+        input_bytes,
+        output_bytes,
+        spill,
+        terminal,
+        followers,
+    } = run;
+    let time = |at: &Option<prost_types::Timestamp>| at.as_ref().map(ToString::to_string);
+    let argv = argv.iter().map(|argument| {
+        let mut value = json!({});
+        put_bytes(&mut value, "argument", argument);
+        value
+    });
+    let mut value = json!({
+        "run_id": run_id,
+        "state": short(run.state().as_str_name(), "RUN_STATE_").to_lowercase(),
+        "argv": argv.collect::<Vec<_>>(),
+        "peer": peer,
+        "policy_name": policy_name,
+        "policy_digest": hex(policy_digest),
+        "accepted_at": time(accepted_at),
+        "started_at": time(started_at),
+        "finished_at": time(finished_at),
+        "labels": labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "enforcement": enforcement.as_ref().map(enforcement_entries),
+        "last_seq": last_seq,
+        "finished": ended.as_ref().map(finished),
+        "approval_id": Some(approval_id).filter(|id| !id.is_empty()),
+        "input_bytes": input_bytes,
+        "output_bytes": output_bytes.as_ref().map(|bytes| json!({ "stdout": bytes.stdout, "stderr": bytes.stderr })),
+        "spill": spill.as_ref().map(|spill| json!({ "bytes": spill.bytes, "stopped": spill.stopped })),
+        "terminal": terminal.as_ref().map(|size| json!({ "rows": size.rows, "columns": size.columns })),
+        "followers": followers,
+    });
+    put_bytes(&mut value, "workspace", workspace);
+    put_bytes(&mut value, "cwd", cwd);
+    value
+}
+
 /// A question of a policy.
 #[must_use]
 pub fn approval_requested(event: &wire::ApprovalRequested) -> Value {

@@ -215,6 +215,10 @@ fn request(args: &LearnArgs) -> Result<StartRequest, Failure> {
         verbose: false,
         labels: Vec::new(),
         no_stdin: true,
+        detach: false,
+        interactive: false,
+        linger: None,
+        merged: false,
         connect: args.connect.clone(),
         command: args.command.clone(),
     };

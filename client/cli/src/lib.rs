@@ -5,11 +5,13 @@
 
 mod approve;
 mod args;
+mod attach;
 mod audit;
 mod daemon;
 mod doctor;
 mod duration;
 mod failure;
+mod ids;
 mod json;
 mod learn;
 mod listing;
@@ -21,6 +23,7 @@ mod signals;
 mod start;
 mod stdio;
 mod table;
+mod tail;
 mod terminal;
 mod trust;
 
@@ -32,7 +35,7 @@ use clap::Parser;
 use args::{AuditCommand, Cli, Command};
 use failure::{EXIT_FAILURE, Failure, chain};
 
-/// The exit code for a command line that cannot be understood, but of `run`, whose codes are the command's.
+/// The exit code for a command line that cannot be understood, but of those whose codes are a command's.
 const EXIT_USAGE: u8 = 2;
 
 /// The program.
@@ -45,7 +48,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(error) => {
             let _ = error.print();
-            let running = std::env::args_os().nth(1).is_some_and(|first| first == "run");
+            let stands_in = |first: std::ffi::OsString| ["run", "attach", "wait"].iter().any(|one| first == *one);
+            let running = std::env::args_os().nth(1).is_some_and(stands_in);
             return ExitCode::from(match (error.use_stderr(), running) {
                 (false, _) => 0,
                 (true, true) => EXIT_FAILURE,
@@ -79,7 +83,11 @@ fn talk(command: Command) -> ExitCode {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Policy(args) => policy::run(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
+            Command::Attach(args) => attach::attach(args).await,
+            Command::Logs(args) => attach::logs(args).await,
+            Command::Wait(args) => listing::wait(args).await,
             Command::Kill(args) => listing::kill(args).await,
+            Command::Rm(args) => listing::rm(args).await,
             Command::Approve(args) => approve::approve(args).await,
             Command::Deny(args) => approve::deny(args).await,
             Command::Version(args) => listing::version(args).await,

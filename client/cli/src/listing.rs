@@ -1,19 +1,24 @@
-//! `fumehood ps`, `kill`, `policy list` and `version`: questions about what the daemon has.
+//! `fumehood ps`, `wait`, `kill`, `rm`, `policy list` and `version`: what the daemon has, and an end to it.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use fumehood_client::Client;
 use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
 use fumehood_client::proto::v1::{IgnoredPolicy, ListRequest, RunInfo, RunState, ending::Kind};
 
-use crate::args::{ConnectArgs, KillArgs, PsArgs};
+use crate::approve::safe;
+use crate::args::{ConnectArgs, KillArgs, PsArgs, RmArgs, WaitArgs};
 use crate::duration::show;
-use crate::failure::{Failure, chain};
-use crate::json::hex;
+use crate::failure::{EXIT_FAILURE, Failure, chain};
+use crate::ids::resolve;
+use crate::json::{self, hex};
 use crate::start::{self, Connected};
 use crate::{print, render, table, tell};
 
 /// Runs asked for at once.
 const PAGE: u32 = 200;
+/// The exit code when a time was over first, as of `timeout`.
+const EXIT_TIMEOUT: u8 = 124;
 /// Characters of a command that a line shows.
 const COMMAND_CHARS: usize = 60;
 
@@ -25,6 +30,7 @@ pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
             tell(&chain(&Failure::NoDaemon(socket)));
             return Ok(1);
         }
+        Err(_) if args.json => return Ok(0),
         Err(_) => {
             tell("no daemon is running, and so no run");
             return Ok(0);
@@ -39,7 +45,7 @@ pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
     ];
     let states = if args.all { vec![] } else { live.map(i32::from).to_vec() };
     let mut rows = vec![
-        ["RUN ID", "STATE", "AGE", "POLICY", "COMMAND"]
+        ["RUN ID", "STATE", "AGE", "FOLLOWERS", "POLICY", "COMMAND"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -52,14 +58,25 @@ pub async fn ps(args: PsArgs) -> Result<u8, Failure> {
                 page_token,
             })
             .await?;
-        rows.extend(page.runs.iter().map(|run| row(run, SystemTime::now())));
+        if args.json {
+            page.runs.iter().try_for_each(|run| print(&line(run)))?;
+        } else {
+            rows.extend(page.runs.iter().map(|run| row(run, SystemTime::now())));
+        }
         if page.next_page_token.is_empty() {
             break;
         }
         page_token = page.next_page_token;
     }
-    print(&(table::lines(&rows).join("\n") + "\n"))?;
+    if !args.json {
+        print(&(table::lines(&rows).join("\n") + "\n"))?;
+    }
     Ok(0)
+}
+
+/// A run on one line of JSON.
+fn line(run: &RunInfo) -> String {
+    format!("{}\n", json::run(run))
 }
 
 fn row(run: &RunInfo, now: SystemTime) -> Vec<String> {
@@ -77,7 +94,14 @@ fn row(run: &RunInfo, now: SystemTime) -> Vec<String> {
         Some((end, _)) => format!("{}...", &command[..end]),
         None => command,
     };
-    vec![run.run_id.clone(), state(run), age, run.policy_name.clone(), command]
+    vec![
+        run.run_id.clone(),
+        state(run),
+        age,
+        run.followers.to_string(),
+        run.policy_name.clone(),
+        command,
+    ]
 }
 
 /// `running`, or how it ended.
@@ -123,18 +147,83 @@ pub fn shell_word(argument: &[u8]) -> String {
     }
 }
 
+/// The daemon that has the runs: none is started, because it would have none.
+async fn existing(connect: &ConnectArgs) -> Result<Client, Failure> {
+    match start::connect_existing(connect).await? {
+        Ok(Connected { client, .. }) => Ok(client),
+        Err(socket) => Err(Failure::NoDaemon(socket)),
+    }
+}
+
 /// `kill`: each run in turn; 1 when one could not be ended.
 pub async fn kill(args: KillArgs) -> Result<u8, Failure> {
-    let client = match start::connect_existing(&args.connect).await? {
-        Ok(Connected { client, .. }) => client,
-        Err(socket) => return Err(Failure::NoDaemon(socket)),
-    };
+    let client = existing(&args.connect).await?;
     let mut code = 0;
-    for run_id in args.run_ids {
-        match client.kill(run_id.as_str(), args.grace, args.reason.as_str()).await {
-            Ok(run) => print(&format!("{run_id}: {}\n", state(&run)))?,
+    for wanted in args.run_ids {
+        let killed = async {
+            let run_id = resolve(&client, &wanted).await?;
+            Ok(client.kill(run_id, args.grace, args.reason.as_str()).await?)
+        };
+        code |= told(&wanted, killed.await, args.json)?;
+    }
+    Ok(code)
+}
+
+/// Prints a run as it is now; 1 when that is an error.
+fn told(wanted: &str, run: Result<RunInfo, Failure>, json: bool) -> Result<u8, Failure> {
+    match run {
+        Ok(run) if json => print(&line(&run))?,
+        Ok(run) => print(&format!("{}: {}\n", run.run_id, state(&run)))?,
+        Err(error) => {
+            tell(&format!("{}: {}", safe(wanted), chain(&error)));
+            return Ok(1);
+        }
+    }
+    Ok(0)
+}
+
+/// `wait`: for each run in turn; the last one's code.
+pub async fn wait(args: WaitArgs) -> Result<u8, Failure> {
+    let client = existing(&args.connect).await?;
+    let give_up = args.timeout.map(|timeout| Instant::now() + timeout);
+    // Whether there are all of them is said before the first is waited for.
+    let mut ids = Vec::with_capacity(args.run_ids.len());
+    for wanted in &args.run_ids {
+        ids.push(resolve(&client, wanted).await?);
+    }
+    let mut code = 0;
+    for id in ids {
+        let left = give_up.map(|give_up| give_up.saturating_duration_since(Instant::now()));
+        let run = client.wait(id.as_str(), left).await?;
+        told(&id, Ok(run.clone()), args.json)?;
+        match run.finished {
+            Some(finished) => code = u8::try_from(finished.shell_code).unwrap_or(EXIT_FAILURE),
+            None => return Ok(EXIT_TIMEOUT),
+        }
+    }
+    Ok(code)
+}
+
+/// `rm`: each run in turn; 1 when one is still there.
+pub async fn rm(args: RmArgs) -> Result<u8, Failure> {
+    let client = existing(&args.connect).await?;
+    let mut code = 0;
+    for wanted in args.run_ids {
+        let forgotten = async {
+            let run_id = resolve(&client, &wanted).await?;
+            if args.force {
+                client.kill(run_id.as_str(), None, "removed").await?;
+            }
+            client.release(run_id.as_str()).await?;
+            Ok::<_, Failure>(run_id)
+        };
+        match forgotten.await {
+            Ok(run_id) if args.json => print(&format!("{}\n", serde_json::json!({ "run_id": run_id })))?,
+            Ok(run_id) => print(&format!("{run_id}\n"))?,
             Err(error) => {
-                tell(&format!("{run_id}: {}", chain(&error)));
+                let running = matches!(&error, Failure::Call(fumehood_client::Error::Precondition { .. }));
+                let how = if running { "; --force kills it first" } else { "" };
+                tell(&format!("{}: {}{how}", safe(&wanted), chain(&error)));
                 code = 1;
             }
         }
@@ -228,7 +317,14 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(190_500);
         assert_eq!(
             row(&run, now),
-            ["r1", "running", "1m30s", "default", "sh -c 'echo '\\''a'\\''\\n' ''"]
+            [
+                "r1",
+                "running",
+                "1m30s",
+                "0",
+                "default",
+                "sh -c 'echo '\\''a'\\''\\n' ''"
+            ]
         );
     }
 

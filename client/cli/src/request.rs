@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fumehood_client::proto::convert::duration_from_std;
 use fumehood_client::proto::v1::{
-    EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputOptions, PolicyReference,
-    RequestedLimits, RunSpec, StartRequest, policy_reference::Reference,
+    EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputLayout, OutputOptions,
+    PolicyReference, RequestedLimits, RunSpec, StartRequest, policy_reference::Reference,
 };
 
 use crate::args::{RunArgs, Variable};
@@ -63,15 +63,25 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         input: if input { InputMode::Stream } else { InputMode::None }.into(),
         // As behind a shell's pipe: a slow reader holds the command back, and nothing is lost.
         output: Some(OutputOptions {
-            keep_bytes: None,
             flow: FlowControl::Block.into(),
+            layout: if args.merged {
+                OutputLayout::Merged
+            } else {
+                OutputLayout::Separate
+            }
+            .into(),
             ..OutputOptions::default()
         }),
-        on_disconnect: OnDisconnect::Kill.into(),
+        on_disconnect: match args.linger {
+            _ if args.detach => OnDisconnect::Keep,
+            Some(_) => OnDisconnect::Linger,
+            None => OnDisconnect::Kill,
+        }
+        .into(),
         labels: args.labels.iter().cloned().collect(),
         umask: umask(),
         terminal: None,
-        linger: None,
+        linger: args.linger.map(duration_from_std),
         learn: None,
     };
     Ok(StartRequest {

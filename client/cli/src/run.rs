@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fumehood_client::proto::v1::{
     Accepted, Ending, OutputStream, ProcessExited, RunEvent, SignalScope, StartRequest, Started, run_event::Event,
 };
-use fumehood_client::{Client, Error, RunEvents, RunHandle, RunInput};
+use fumehood_client::{Client, Error, Reconnect, Run, RunStdin};
 use nix::sys::signal::{Signal, raise};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,7 +21,7 @@ use crate::request::{self, Surroundings};
 use crate::signals::Signals;
 use crate::start::{self, Connected};
 use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
-use crate::{approve, json, render, tell};
+use crate::{approve, json, print, render, tell};
 
 /// A second SIGINT within this time kills the run.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -49,9 +49,11 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
             _ => Err(Failure::CurrentDirectory(error)),
         })?,
         environment: std::env::vars_os().collect(),
-        input: !args.no_stdin && stdin_kind() == Stdin::Readable,
+        input: match args.detach {
+            true => args.interactive,
+            false => !args.no_stdin && stdin_kind() == Stdin::Readable,
+        },
     };
-    let input = surroundings.input;
     let request = request::build(&args, surroundings)?;
     let workspace = request
         .spec
@@ -60,17 +62,20 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         .unwrap_or_default();
 
     let connected = start::connect(&args.connect).await?;
+    if args.detach {
+        return detach(&args, connected, request).await;
+    }
     let system = |action| move |source| Failure::System { action, source };
     // From here on a signal is the run's.
     let signals = Signals::listen().map_err(system("listen for signals"))?;
     let writers = Writers::start().map_err(system("start the writers of the output"))?;
-    let (Connected { client, socket, .. }, handle) = begin(&args, connected, request).await?;
-    let (to_run, events) = handle.split();
-    let pump = if input {
-        let reader = Reader::start().map_err(system("start the reader of the input"))?;
-        Some(Pump(tokio::spawn(pump(reader, to_run))))
-    } else {
-        None
+    let (Connected { client, socket, .. }, mut run) = begin(&args, connected, request).await?;
+    let pump = match run.stdin.take() {
+        Some(stdin) => {
+            let reader = Reader::start().map_err(system("start the reader of the input"))?;
+            Some(Pump::start(reader, stdin))
+        }
+        None => None,
     };
 
     let program = args
@@ -87,16 +92,30 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         program,
         workspace,
         named_socket: args.connect.socket.clone(),
+        lingers: args.linger.is_some(),
         run: None,
         started: None,
         notices: Vec::new(),
     };
-    follower.follow(events, writers, signals, pump).await
+    follower.follow(run, writers, signals, pump).await
 }
 
 /// Sends the request; once more to a new daemon when this one just began to drain.
-async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> Result<(Connected, RunHandle), Failure> {
-    let connected = match connected.client.run(request.clone()).await {
+async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> Result<(Connected, Run), Failure> {
+    // A run that is killed with its connection is not worth a wait for another one.
+    let policy = match args.linger {
+        Some(_) => Reconnect::default(),
+        None => Reconnect::never(),
+    };
+    let spawn = async |connected: &Connected| {
+        connected
+            .client
+            .clone()
+            .with_reconnect(policy)
+            .spawn(request.clone())
+            .await
+    };
+    let connected = match spawn(&connected).await {
         Ok(handle) => {
             if let Some(notice) = start::version_notice(&connected).filter(|_| args.verbose) {
                 tell(&notice);
@@ -106,12 +125,69 @@ async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> R
         Err(Error::Unavailable { .. }) => start::connect(&args.connect).await?,
         Err(error) => return Err(error.into()),
     };
-    let handle = connected.client.run(request).await?;
+    let handle = spawn(&connected).await?;
     Ok((connected, handle))
 }
 
+/// Starts the command and tells the run's id. Waits until the command runs, so that what keeps it from running is told here; not for a place
+/// or a person.
+async fn detach(args: &RunArgs, connected: Connected, request: StartRequest) -> Result<u8, Failure> {
+    let program = args.command.first().map(|program| program.as_encoded_bytes().to_vec());
+    let (connected, started) = match connected.client.start(request.clone()).await {
+        Err(Error::Unavailable { .. }) => {
+            let connected = start::connect(&args.connect).await?;
+            let started = connected.client.start(request).await?;
+            (connected, started)
+        }
+        started => (connected, started?),
+    };
+    let id = started.run.map(|run| run.run_id).unwrap_or_default();
+    print(&if args.json {
+        format!("{}\n", serde_json::json!({ "run_id": id }))
+    } else {
+        format!("{id}\n")
+    })?;
+    let mut run = connected.client.attach(id).start().await?;
+    let look = async {
+        while let Some(event) = run.next().await? {
+            match event.event {
+                Some(Event::Accepted(Accepted { queue_position })) if queue_position > 0 => {
+                    tell(&format!("waiting behind {queue_position} other runs"));
+                    break;
+                }
+                Some(Event::ApprovalRequested(asked)) => {
+                    approve::asked(&asked, args.connect.socket.as_deref())
+                        .iter()
+                        .for_each(|line| tell(line));
+                    break;
+                }
+                Some(Event::Started(started)) => {
+                    if let Some(line) = render::preferred_missing(&started).filter(|_| !args.quiet) {
+                        tell(&line);
+                    }
+                    break;
+                }
+                Some(Event::Finished(finished)) => {
+                    let notice = finished
+                        .ending
+                        .as_ref()
+                        .and_then(|ending| render::notice(ending, &program.unwrap_or_default()));
+                    if let Some(notice) = notice {
+                        tell(&notice);
+                    }
+                    return Ok(u8::try_from(finished.shell_code).unwrap_or(EXIT_FAILURE));
+                }
+                _ => {}
+            }
+        }
+        Ok(0)
+    };
+    // What takes longer, `ps` and `wait` tell.
+    timeout(FIRST_EVENT_PATIENCE, look).await.unwrap_or(Ok(0))
+}
+
 /// The task that passes input on; it ends with this.
-struct Pump(tokio::task::JoinHandle<()>);
+pub struct Pump(tokio::task::JoinHandle<()>);
 
 impl Drop for Pump {
     fn drop(&mut self) {
@@ -119,14 +195,19 @@ impl Drop for Pump {
     }
 }
 
-async fn pump(mut reader: Reader, input: RunInput) {
-    while let Some(piece) = reader.next().await {
-        // The run is over: its end is told by its events.
-        if input.send_stdin(piece).await.is_err() {
-            return;
-        }
+impl Pump {
+    /// Passes on what the reader gives, and its end.
+    pub fn start(mut reader: Reader, mut input: RunStdin) -> Self {
+        Self(tokio::spawn(async move {
+            while let Some(piece) = reader.next().await {
+                // The run is over: its end is told by its events.
+                if input.send(piece).await.is_err() {
+                    return;
+                }
+            }
+            let _ = input.close().await;
+        }))
     }
-    let _ = input.close_stdin().await;
 }
 
 /// What this program knows of the run it stands in for.
@@ -140,6 +221,8 @@ struct Follower {
     workspace: Vec<u8>,
     /// The socket that the command line named, for the commands that it is told.
     named_socket: Option<PathBuf>,
+    /// Whether the run goes on for a while without this program.
+    lingers: bool,
     /// The run's id, once it was told.
     run: Option<String>,
     started: Option<Started>,
@@ -170,7 +253,7 @@ enum Alarm {
 impl Follower {
     async fn follow(
         mut self,
-        mut events: RunEvents,
+        mut events: Run,
         mut writers: Writers,
         mut signals: Signals,
         mut pump: Option<Pump>,
@@ -224,7 +307,7 @@ impl Follower {
                         signal = ending_signal(&mut signals) => return Ok(exit_of(signal)),
                     }
                     return Err(match error {
-                        Error::Transport { .. } | Error::Interrupted => Failure::Lost {
+                        Error::Transport { .. } | Error::Interrupted | Error::RunLost { .. } => Failure::Lost {
                             socket: self.socket,
                             source: error,
                         },
@@ -249,6 +332,10 @@ impl Follower {
                             continue;
                         }
                         // Nothing runs yet: the daemon drops the request with the connection.
+                        if self.lingers {
+                            let killed = self.client.kill(events.id(), Some(Duration::ZERO), "interrupted");
+                            let _ = timeout(KILL_PATIENCE, killed).await;
+                        }
                         return Ok(exit_of(signal));
                     };
                     if signal == Signal::SIGINT {
@@ -392,7 +479,7 @@ impl Follower {
 }
 
 /// The next signal that asks this program to end.
-async fn ending_signal(signals: &mut Signals) -> Signal {
+pub async fn ending_signal(signals: &mut Signals) -> Signal {
     loop {
         match signals.next().await {
             Signal::SIGTSTP => {
@@ -405,7 +492,7 @@ async fn ending_signal(signals: &mut Signals) -> Signal {
 }
 
 /// A pipe without a reader is SIGPIPE to any other program.
-fn output_broken(broken: Broken) -> Result<u8, Failure> {
+pub fn output_broken(broken: Broken) -> Result<u8, Failure> {
     let Broken { stream, error } = broken;
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(EXIT_SIGPIPE);
@@ -418,7 +505,7 @@ fn output_broken(broken: Broken) -> Result<u8, Failure> {
 }
 
 /// 128+n.
-fn exit_of(signal: Signal) -> u8 {
+pub fn exit_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(EXIT_FAILURE)
 }
 

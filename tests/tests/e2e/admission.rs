@@ -40,7 +40,7 @@ async fn runs_beyond_the_bound_wait_and_beyond_the_queue_are_told_when_to_come_a
     // A place is handed on; a run in the queue can be ended as any other.
     first.input().close_stdin().await.unwrap();
     Told::all(first.events()).await;
-    let mut second = client.attach("second", 0).await.unwrap();
+    let mut second = client.attach_stream("second", 0).await.unwrap();
     let told = Told::until(second.events(), |event| matches!(event, Event::Output(_))).await;
     assert!(told.order().starts_with(&["accepted", "started"]));
     client.start(waiting(&house, "fourth")).await.unwrap();

@@ -171,7 +171,7 @@ async fn ids_are_each_peers_own_and_tell_nobody_elses() {
             said(peers[1].wait(id, None).await.err()),
             said(peers[1].kill(id, None, "").await.err()),
             said(peers[1].release(id).await.err()),
-            said(peers[1].attach(id, 0).await.err()),
+            said(peers[1].attach_stream(id, 0).await.err()),
         ]);
     }
     assert_eq!(answers[0], answers[1]);

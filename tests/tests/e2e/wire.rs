@@ -111,7 +111,7 @@ async fn attaching_after_the_fact_from_any_event_gives_the_same_bytes() {
     .await;
     assert_eq!(told.out(), "line 1\nline 2\nline 3\nline 4\nline 5\n");
     for from in [0, 1, 2, 4, told.events.len() as u64] {
-        let mut again = within("attach", client.attach(told.id(), from)).await.unwrap();
+        let mut again = within("attach", client.attach_stream(told.id(), from)).await.unwrap();
         let again = Told::all(again.events()).await;
         let skipped = from.saturating_sub(1) as usize;
         assert_eq!(again.events, told.events[skipped..], "from {from}");
@@ -133,7 +133,7 @@ async fn what_is_no_longer_kept_comes_as_a_gap_with_exact_counts() {
     let run = within("the end", client.wait(&id, None)).await.unwrap();
     assert_eq!(run.finished.unwrap().usage.unwrap().stdout_bytes, BYTES);
 
-    let mut late = within("attach", client.attach(&id, 0)).await.unwrap();
+    let mut late = within("attach", client.attach_stream(&id, 0)).await.unwrap();
     let told = Told::all(late.events()).await;
     let gaps = told.gaps();
     assert_eq!(gaps.len(), 1, "what is lost in one piece comes as one gap");
@@ -180,7 +180,7 @@ async fn a_run_that_was_started_can_be_asked_about_waited_for_and_released() {
         matches!(&refused, Error::Precondition { violations, .. } if violations.len() == 1),
         "{refused:?}"
     );
-    let mut attached = client.attach("ask-about-me", 0).await.unwrap();
+    let mut attached = client.attach_stream("ask-about-me", 0).await.unwrap();
     attached.input().send_stdin(Bytes::from_static(b"go\n")).await.unwrap();
     let told = Told::all(attached.events()).await;
     assert_eq!(told.out(), "went\n");
@@ -343,7 +343,7 @@ async fn a_run_that_is_kept_outlives_its_connection_and_another_client_finds_it(
     drop(first);
 
     let second = house.client().await;
-    let mut run = within("attach", second.attach("kept", 0)).await.unwrap();
+    let mut run = within("attach", second.attach_stream("kept", 0)).await.unwrap();
     run.input().send_stdin(Bytes::from_static(b"go\n")).await.unwrap();
     let told = Told::all(run.events()).await;
     assert_eq!(told.out(), "one\ntwo\n");

@@ -1,0 +1,303 @@
+//! `fumehood attach` and `fumehood logs`: what a run writes, for whoever comes later.
+//!
+//! Unlike `fumehood run`, this program does not stand in for the run: it may leave without harm. So a signal, or a reader that went away, ends
+//! the following and nothing else, unless signals are asked to be passed on.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use fumehood_client::proto::v1::{Finished, OutputStream, RunEvent, RunInfo, SignalScope, run_event::Event};
+use fumehood_client::{Error, Position, Run};
+use nix::sys::signal::{Signal, raise};
+
+use crate::args::{AttachArgs, ConnectArgs, LogsArgs};
+use crate::failure::{EXIT_FAILURE, Failure};
+use crate::ids::resolve;
+use crate::run::{Pump, ending_signal, exit_of, output_broken};
+use crate::signals::Signals;
+use crate::start::{self, Connected};
+use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
+use crate::tail::{Held, Tail};
+use crate::{approve, json, render, tell};
+
+/// `attach`.
+pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
+    let (client, info) = find(&args.connect, &args.run_id).await?;
+    let (signals, writers) = streams()?;
+    let over = info.finished.is_some();
+    let input = args.input && !over;
+    let position = match (args.from_start, args.tail) {
+        (true, _) => Position::Start,
+        (false, Some(tail)) => Position::Tail(tail.bytes()),
+        (false, None) => Position::Now,
+    };
+    let attach = client.attach(info.run_id.as_str()).from(position);
+    let mut run = if input { attach.input() } else { attach }.start().await?;
+    let pump = match run.stdin.take() {
+        Some(stdin) if stdin_kind() == Stdin::Readable => {
+            let reader = Reader::start().map_err(|source| Failure::System {
+                action: "start the reader of the input",
+                source,
+            })?;
+            Some(Pump::start(reader, stdin))
+        }
+        Some(stdin) => {
+            // `/dev/null`: nothing, and then the end.
+            let _ = stdin.close().await;
+            None
+        }
+        None => None,
+    };
+    if !args.quiet && !args.json && !over {
+        let id = &info.run_id;
+        if args.signals {
+            tell(&format!(
+                "attached to {id}; signals go to the command, `fumehood kill {id}` ends the run"
+            ));
+        } else {
+            tell(&format!("attached to {id}; Ctrl-C lets go of it, and it goes on"));
+        }
+    }
+    let show = Show {
+        until: None,
+        held: args.tail.map(Held::new),
+        newest: info.last_seq,
+        json: args.json,
+        pass_signals: args.signals,
+        stands_in: true,
+    };
+    let end = show.follow(run, writers, signals, pump).await;
+    match end? {
+        End::Over(finished) => {
+            if !args.json {
+                let program = info.argv.first().map(|program| program.to_vec()).unwrap_or_default();
+                let ending = finished.ending.as_ref();
+                if let Some(notice) = ending.and_then(|ending| render::notice(ending, &program)) {
+                    tell(&notice);
+                }
+            }
+            Ok(u8::try_from(finished.shell_code).unwrap_or(EXIT_FAILURE))
+        }
+        End::LetGo => {
+            if !args.quiet && !args.json {
+                tell(&format!(
+                    "let go of it; `fumehood attach {}` finds it again",
+                    info.run_id
+                ));
+            }
+            Ok(0)
+        }
+        End::Code(code) => Ok(code),
+    }
+}
+
+/// `logs`.
+pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
+    let (client, info) = find(&args.connect, &args.run_id).await?;
+    let (signals, writers) = streams()?;
+    let position = args
+        .tail
+        .map_or(Position::Start, |tail: Tail| Position::Tail(tail.bytes()));
+    let run = client.attach(info.run_id.as_str()).from(position).start().await?;
+    let show = Show {
+        until: (!args.follow).then_some(info.last_seq),
+        held: args.tail.map(Held::new),
+        newest: info.last_seq,
+        json: args.json,
+        pass_signals: false,
+        stands_in: false,
+    };
+    match show.follow(run, writers, signals, None).await? {
+        End::Over(_) | End::LetGo => Ok(0),
+        End::Code(code) => Ok(code),
+    }
+}
+
+/// The run that is meant, of a daemon that is there: none is started, because it would have no runs.
+async fn find(connect: &ConnectArgs, wanted: &str) -> Result<(fumehood_client::Client, RunInfo), Failure> {
+    let client = match start::connect_existing(connect).await? {
+        Ok(Connected { client, .. }) => client,
+        Err(socket) => return Err(Failure::NoDaemon(socket)),
+    };
+    let id = resolve(&client, wanted).await?;
+    let info = client.get(id).await?;
+    Ok((client, info))
+}
+
+fn streams() -> Result<(Signals, Writers), Failure> {
+    let system = |action| move |source| Failure::System { action, source };
+    let signals = Signals::listen().map_err(system("listen for signals"))?;
+    let writers = Writers::start().map_err(system("start the writers of the output"))?;
+    Ok((signals, writers))
+}
+
+/// Why the following ended.
+enum End {
+    /// The run is over.
+    Over(Box<Finished>),
+    /// It is not, or not looked at.
+    LetGo,
+    /// This program is to end with this code.
+    Code(u8),
+}
+
+/// What is shown, and how far.
+struct Show {
+    /// The number of the last event to be shown, where not all are.
+    until: Option<u64>,
+    /// Events up to `newest`, of which only the end is wanted.
+    held: Option<Held>,
+    /// The newest event when this began.
+    newest: u64,
+    json: bool,
+    /// Whether signals are the command's.
+    pass_signals: bool,
+    /// Whether this program tells what `run` would tell.
+    stands_in: bool,
+}
+
+/// What the loop woke up for.
+#[allow(clippy::large_enum_variant)] // One at a time, on the stack.
+enum Turn {
+    Event(Result<Option<RunEvent>, Error>),
+    Signal(Signal),
+    Broken(Broken),
+    Written,
+}
+
+impl Show {
+    async fn follow(
+        mut self,
+        mut run: Run,
+        mut writers: Writers,
+        mut signals: Signals,
+        mut pump: Option<Pump>,
+    ) -> Result<End, Failure> {
+        let mut pending: VecDeque<(Stream, Bytes)> = VecDeque::new();
+        let mut lost = (0, 0);
+        // Nothing has happened yet that is to be shown.
+        let mut end = (self.until == Some(0)).then_some(End::LetGo);
+        while end.is_none() || !pending.is_empty() {
+            let queue = pending.front().map(|(stream, _)| writers.queue(*stream).clone());
+            let turn = tokio::select! {
+                biased;
+                signal = signals.next() => Turn::Signal(signal),
+                broken = writers.broken() => Turn::Broken(broken),
+                room = async { queue.as_ref().expect("guarded by the condition").reserve().await }, if queue.is_some() => {
+                    match (room, pending.pop_front()) {
+                        (Ok(room), Some(chunk)) => {
+                            room.send(chunk);
+                            Turn::Written
+                        }
+                        (_, chunk) => {
+                            let stream = chunk.map_or(Stream::Stdout, |(stream, _)| stream);
+                            Turn::Broken(Broken { stream, error: io::Error::other("the writer ended") })
+                        }
+                    }
+                }
+                event = run.next(), if queue.is_none() => Turn::Event(event),
+            };
+            match turn {
+                Turn::Written => {}
+                Turn::Broken(broken) => return output_broken(broken).map(End::Code),
+                Turn::Signal(Signal::SIGTSTP) => {
+                    let _ = raise(Signal::SIGSTOP);
+                }
+                Turn::Signal(signal) if self.pass_signals => {
+                    // A refusal means that the command has ended, or not begun.
+                    let client = run.signal(signal as i32, SignalScope::Group);
+                    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), client).await;
+                }
+                Turn::Signal(Signal::SIGUSR1 | Signal::SIGUSR2) => {}
+                Turn::Signal(_) if self.stands_in => {
+                    end = Some(End::LetGo);
+                    pending.clear();
+                }
+                Turn::Signal(signal) => return Ok(End::Code(exit_of(signal))),
+                Turn::Event(Ok(Some(event))) => {
+                    if let Some(Event::Gap(gap)) = &event.event {
+                        lost.0 += gap.stdout_bytes;
+                        lost.1 += gap.stderr_bytes;
+                    }
+                    if let Some(Event::Exited(_)) = event.event {
+                        pump = None;
+                    }
+                    let finished = match &event.event {
+                        Some(Event::Finished(finished)) => Some(finished.clone()),
+                        _ => None,
+                    };
+                    let seq = run.last_seq();
+                    // What came after this began is of no interest to who wants what was there before.
+                    if self.until.is_none_or(|until| event.seq <= until) {
+                        self.take(event, seq, finished.is_some(), &mut pending);
+                    }
+                    end = match finished {
+                        Some(finished) => Some(End::Over(Box::new(finished))),
+                        None if self.until.is_some_and(|until| seq >= until) => Some(End::LetGo),
+                        None => None,
+                    };
+                }
+                Turn::Event(Ok(None)) => return Err(Error::Interrupted.into()),
+                Turn::Event(Err(error)) => {
+                    tokio::select! {
+                        _ = writers.finish() => {}
+                        signal = ending_signal(&mut signals) => return Ok(End::Code(exit_of(signal))),
+                    }
+                    let no_input = matches!(&error, Error::Precondition { violations, .. } if violations.iter().any(|one| one.kind == "INPUT_NOT_TAKEN"));
+                    return Err(if no_input { Failure::NoInput } else { error.into() });
+                }
+            }
+        }
+        drop(pump);
+        let written = tokio::select! {
+            written = writers.finish() => written,
+            signal = ending_signal(&mut signals) => return Ok(End::Code(exit_of(signal))),
+        };
+        if let Err(broken) = written {
+            return output_broken(broken).map(End::Code);
+        }
+        if lost != (0, 0) && !self.json {
+            tell(&format!(
+                "{} of standard output and {} of standard error are no longer kept",
+                render::bytes(lost.0),
+                render::bytes(lost.1)
+            ));
+        }
+        Ok(end.unwrap_or(End::LetGo))
+    }
+
+    /// Takes an event, the newest so far being `seq`; puts what is to be written into `pending`.
+    fn take(&mut self, event: RunEvent, seq: u64, last: bool, pending: &mut VecDeque<(Stream, Bytes)>) {
+        let Some(held) = &mut self.held else {
+            pending.extend(self.rendered(event));
+            return;
+        };
+        held.push(event);
+        if (last || seq >= self.newest)
+            && let Some(held) = self.held.take()
+        {
+            let events = held.take();
+            pending.extend(events.into_iter().filter_map(|event| self.rendered(event)));
+        }
+    }
+
+    fn rendered(&self, event: RunEvent) -> Option<(Stream, Bytes)> {
+        if self.json {
+            let mut line = json::event(&event);
+            line.push('\n');
+            return Some((Stream::Stdout, line.into()));
+        }
+        match event.event {
+            Some(Event::Output(output)) if output.stream() == OutputStream::Stderr => {
+                Some((Stream::Stderr, output.data))
+            }
+            Some(Event::Output(output)) => Some((Stream::Stdout, output.data)),
+            Some(Event::ApprovalRequested(asked)) if self.stands_in => {
+                approve::asked(&asked, None).iter().for_each(|line| tell(line));
+                None
+            }
+            _ => None,
+        }
+    }
+}
