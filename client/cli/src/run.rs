@@ -359,7 +359,9 @@ impl Follower {
                         pump = None;
                     }
                     pending = self.take(&event);
-                    if let (Some(Event::Started(_)), Some((stdin, left))) = (&event.event, self.keyboard.take()) {
+                    if let Some(Event::Started(_)) = event.event
+                        && let Some((stdin, left)) = self.keyboard.take()
+                    {
                         let system = |action| move |source| Failure::System { action, source };
                         self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
                         let reader = Reader::start().map_err(system("start the reader of the input"))?;
