@@ -531,8 +531,10 @@ impl Follower {
             let (client, run) = (self.client.clone(), run.clone());
             tokio::spawn(async move {
                 let attached = client.attach(run).from(Position::Now).start().await;
-                if let Ok(attached) = attached {
+                if let Ok(mut attached) = attached {
                     let _ = attached.resize(rows, columns).await;
+                    // The message goes with the stream: it is left only when the daemon has had time to take it.
+                    let _ = timeout(STOP_PATIENCE, attached.next()).await;
                     let _ = attached.detach();
                 }
             });
