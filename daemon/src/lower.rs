@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use fumehood_policies as policies;
 use fumehood_policies::{GitAccess, Grants, Home, PathPattern, SyscallProfile, WorkspaceAccess};
 use fumehood_sandbox::spec::{
-    Access, CommandSpec, Exceptions, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, View, ViewEntry,
+    Access, CommandSpec, Exceptions, Guard, Limits, Network, Protection, SandboxSpec, Syscalls, TerminalSize, View,
+    ViewEntry,
 };
 
 use crate::run::Host;
@@ -149,7 +150,27 @@ pub fn command(
             .collect(),
         cwd: host.cwd.clone(),
         umask,
+        terminal: None,
     }
+}
+
+/// TERM where neither the request nor the policy says one: what terminals have in common today.
+const DEFAULT_TERM: &str = "xterm-256color";
+
+/// Gives the command a terminal. TERM is the request's own variable, else `term`, else what the policy passed on.
+pub fn give_terminal(command: &mut CommandSpec, size: TerminalSize, term: &str, own_env: &[(Vec<u8>, Vec<u8>)]) {
+    command.terminal = Some(size);
+    if own_env.iter().any(|(name, _)| name == b"TERM") {
+        return;
+    }
+    let known = command.env.iter().any(|(name, _)| name == "TERM");
+    let term = match term {
+        "" if known => return,
+        "" => DEFAULT_TERM,
+        term => term,
+    };
+    command.env.retain(|(name, _)| name != "TERM");
+    command.env.push(("TERM".into(), term.into()));
 }
 
 /// The file tree, in the order in which it is mounted: the sandbox's own places; private places, the home and grants, each after what it

@@ -111,7 +111,7 @@ pub struct RunArgs {
     #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = VariableParser)]
     pub env: Vec<Variable>,
     /// End the command after this time: 500ms, 10s, 1h30m; at most what the policy allows
-    #[arg(short, long, value_name = "DURATION", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
     /// Write what happens to standard output as JSON, one event a line
     #[arg(long)]
@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// Give the command no input: reading gives end of file at once
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
+    /// Give the command a terminal: for shells, editors, pagers. Needs one at standard input; `Enter ~ .` leaves, whatever happens
+    #[arg(short, long, conflicts_with_all = ["json", "no_stdin", "detach", "linger", "merged"])]
+    pub tty: bool,
     /// Start the command, print its run's id and leave it to itself; it has no input
     #[arg(short, long, conflicts_with_all = ["linger", "verbose"])]
     pub detach: bool,
@@ -774,8 +777,8 @@ mod tests {
             ["-e", "A\n", "true"],
             ["--label", "x", "true"],
             ["--label", "=x", "true"],
-            ["-t", "10", "true"],
-            ["-t", "0s", "true"],
+            ["--timeout", "10", "true"],
+            ["--timeout", "0s", "true"],
         ] {
             assert!(run(&arguments).is_err(), "{arguments:?}");
         }

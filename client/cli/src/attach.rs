@@ -128,7 +128,7 @@ async fn find(connect: &ConnectArgs, wanted: &str) -> Result<(fumehood_client::C
 fn streams() -> Result<(Signals, Writers), Failure> {
     let system = |action| move |source| Failure::System { action, source };
     let signals = Signals::listen().map_err(system("listen for signals"))?;
-    let writers = Writers::start().map_err(system("start the writers of the output"))?;
+    let writers = Writers::start(false).map_err(system("start the writers of the output"))?;
     Ok((signals, writers))
 }
 

@@ -47,6 +47,10 @@ pub enum Failure {
     NoRun(String),
     #[error("this run was started without input: attach to it without --input")]
     NoInput,
+    #[error("standard input is no terminal, and --tty passes one on: leave it out, or run this on a terminal")]
+    NoTty,
+    #[error("left with `~.`: the daemon ends the command")]
+    Left,
     #[error("no daemon listens on {}", .0.display())]
     NoDaemon(PathBuf),
     #[error("no daemon listens on {}, and --no-start forbids starting one", .0.display())]

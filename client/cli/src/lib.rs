@@ -26,6 +26,7 @@ mod table;
 mod tail;
 mod terminal;
 mod trust;
+mod tty;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use fumehood_client::proto::convert::duration_from_std;
 use fumehood_client::proto::v1::{
     EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputLayout, OutputOptions,
-    PolicyReference, RequestedLimits, RunSpec, StartRequest, policy_reference::Reference,
+    PolicyReference, RequestedLimits, RunSpec, StartRequest, TerminalOptions, TerminalSize,
+    policy_reference::Reference,
 };
 
 use crate::args::{RunArgs, Variable};
@@ -80,7 +81,14 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         .into(),
         labels: args.labels.iter().cloned().collect(),
         umask: umask(),
-        terminal: None,
+        terminal: args.tty.then(|| TerminalOptions {
+            size: crate::tty::size().map(|(rows, columns)| TerminalSize { rows, columns }),
+            // Empty: the daemon's default.
+            term: std::env::var("TERM")
+                .ok()
+                .filter(|term| crate::tty::is_term(term))
+                .unwrap_or_default(),
+        }),
         linger: args.linger.map(duration_from_std),
         learn: None,
     };

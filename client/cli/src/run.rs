@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fumehood_client::proto::v1::{
     Accepted, Ending, OutputStream, ProcessExited, RunEvent, SignalScope, StartRequest, Started, run_event::Event,
 };
-use fumehood_client::{Client, Error, Reconnect, Run, RunStdin};
+use fumehood_client::{Client, Error, Position, Reconnect, Run, RunStdin};
 use nix::sys::signal::{Signal, raise};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,7 +21,7 @@ use crate::request::{self, Surroundings};
 use crate::signals::Signals;
 use crate::start::{self, Connected};
 use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
-use crate::{approve, json, print, render, tell};
+use crate::{approve, json, print, render, tell, tty};
 
 /// A second SIGINT within this time kills the run.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -61,6 +61,9 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         .map(|spec| spec.workspace.to_vec())
         .unwrap_or_default();
 
+    if args.tty && !tty::is_there() {
+        return Err(Failure::NoTty);
+    }
     let connected = start::connect(&args.connect).await?;
     if args.detach {
         return detach(&args, connected, request).await;
@@ -68,9 +71,15 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
     let system = |action| move |source| Failure::System { action, source };
     // From here on a signal is the run's.
     let signals = Signals::listen().map_err(system("listen for signals"))?;
-    let writers = Writers::start().map_err(system("start the writers of the output"))?;
+    let writers = Writers::start(args.tty).map_err(system("start the writers of the output"))?;
     let (Connected { client, socket, .. }, mut run) = begin(&args, connected, request).await?;
+    let (left_to, left) = tokio::sync::mpsc::channel(1);
+    let mut keyboard = None;
     let pump = match run.stdin.take() {
+        Some(stdin) if args.tty => {
+            keyboard = Some((stdin, left_to));
+            None
+        }
         Some(stdin) => {
             let reader = Reader::start().map_err(system("start the reader of the input"))?;
             Some(Pump::start(reader, stdin))
@@ -92,6 +101,10 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         program,
         workspace,
         named_socket: args.connect.socket.clone(),
+        tty: args.tty,
+        keyboard,
+        left,
+        raw: None,
         lingers: args.linger.is_some(),
         run: None,
         started: None,
@@ -195,7 +208,38 @@ impl Drop for Pump {
     }
 }
 
+/// Pieces of keys that wait for a daemon that does not take them: looking for the keys to leave goes on meanwhile.
+const KEYS_WAITING: usize = 4096;
+
 impl Pump {
+    /// Passes keys on, but those that say to leave.
+    fn keyboard(mut reader: Reader, mut input: RunStdin, left: tokio::sync::mpsc::Sender<()>) -> Self {
+        let (queue, mut queued) = tokio::sync::mpsc::channel::<Bytes>(KEYS_WAITING);
+        Self(tokio::spawn(async move {
+            let sends = async move {
+                while let Some(piece) = queued.recv().await {
+                    if input.send(piece).await.is_err() {
+                        return;
+                    }
+                }
+                let _ = input.close().await;
+            };
+            let reads = async move {
+                let mut keys = tty::Keys::default();
+                while let Some(piece) = reader.next().await {
+                    let Some(passed) = keys.pass(&piece) else {
+                        let _ = left.send(()).await;
+                        return;
+                    };
+                    if queue.send(passed.into()).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::join!(sends, reads);
+        }))
+    }
+
     /// Passes on what the reader gives, and its end.
     pub fn start(mut reader: Reader, mut input: RunStdin) -> Self {
         Self(tokio::spawn(async move {
@@ -221,6 +265,13 @@ struct Follower {
     workspace: Vec<u8>,
     /// The socket that the command line named, for the commands that it is told.
     named_socket: Option<PathBuf>,
+    /// Whether the command has a terminal.
+    tty: bool,
+    /// Where keys go, until the command has started; and who is told that they say to leave.
+    keyboard: Option<(RunStdin, tokio::sync::mpsc::Sender<()>)>,
+    left: tokio::sync::mpsc::Receiver<()>,
+    /// This program's terminal while the command has it.
+    raw: Option<tty::Raw>,
     /// Whether the run goes on for a while without this program.
     lingers: bool,
     /// The run's id, once it was told.
@@ -238,6 +289,8 @@ enum Turn {
     Written,
     Broken(Broken),
     Due,
+    Resized,
+    Left,
 }
 
 /// When the loop wakes up by itself, and what for.
@@ -262,11 +315,20 @@ impl Follower {
         let mut alarm = Some((Instant::now() + FIRST_EVENT_PATIENCE, Alarm::FirstEvent));
         let mut interrupted: Option<Instant> = None;
 
+        let mut resized =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()).map_err(|source| {
+                Failure::System {
+                    action: "listen for signals",
+                    source,
+                }
+            })?;
         let finished = loop {
             let queue = pending.as_ref().map(|(stream, _)| writers.queue(*stream).clone());
             let turn = tokio::select! {
                 biased;
                 signal = signals.next() => Turn::Signal(signal),
+                Some(()) = self.left.recv() => Turn::Left,
+                _ = resized.recv(), if self.raw.is_some() => Turn::Resized,
                 broken = writers.broken() => Turn::Broken(broken),
                 () = sleep_until(alarm.as_ref().map_or_else(Instant::now, |(at, _)| *at)), if alarm.is_some() => Turn::Due,
                 room = async { queue.as_ref().expect("guarded by the condition").reserve().await }, if queue.is_some() => {
@@ -286,6 +348,8 @@ impl Follower {
             };
             match turn {
                 Turn::Written => {}
+                Turn::Left => return Err(Failure::Left),
+                Turn::Resized => self.resize(),
                 Turn::Event(Ok(Some(event))) => {
                     if let Some((_, Alarm::FirstEvent)) = alarm {
                         alarm = None;
@@ -295,6 +359,16 @@ impl Follower {
                         pump = None;
                     }
                     pending = self.take(&event);
+                    if let Some(Event::Started(_)) = event.event
+                        && let Some((stdin, left)) = self.keyboard.take()
+                    {
+                        let system = |action| move |source| Failure::System { action, source };
+                        self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
+                        let reader = Reader::start().map_err(system("start the reader of the input"))?;
+                        pump = Some(Pump::keyboard(reader, stdin, left));
+                        // It may have changed since the request was made.
+                        self.resize();
+                    }
                     if let Some(Event::Finished(finished)) = event.event {
                         break finished;
                     }
@@ -338,6 +412,15 @@ impl Follower {
                         }
                         return Ok(exit_of(signal));
                     };
+                    if self.tty && matches!(signal, Signal::SIGTERM | Signal::SIGHUP) {
+                        // As when a terminal is closed. Shells on terminals ignore SIGTERM.
+                        self.raw = None;
+                        let ended = self
+                            .client
+                            .kill(run, Some(UNREAD_GRACE), "the terminal's program was ended");
+                        let _ = timeout(UNREAD_PATIENCE, ended).await;
+                        return Ok(exit_of(signal));
+                    }
                     if signal == Signal::SIGINT {
                         if let Some((_, Alarm::GiveUp(_))) = alarm {
                             // Even the kill takes too long for them.
@@ -376,6 +459,7 @@ impl Follower {
             Ok(()) => {}
             Err(broken) => return output_broken(broken),
         }
+        self.raw = None;
         if let Some(notice) = finished
             .ending
             .as_ref()
@@ -441,6 +525,22 @@ impl Follower {
         output
     }
 
+    /// Tells the command's terminal the size of this one, without waiting.
+    fn resize(&self) {
+        if let (Some(run), Some((rows, columns)), true) = (&self.run, tty::size(), self.tty) {
+            let (client, run) = (self.client.clone(), run.clone());
+            tokio::spawn(async move {
+                let attached = client.attach(run).from(Position::Now).start().await;
+                if let Ok(mut attached) = attached {
+                    let _ = attached.resize(rows, columns).await;
+                    // The message goes with the stream: it is left only when the daemon has had time to take it.
+                    let _ = timeout(STOP_PATIENCE, attached.next()).await;
+                    let _ = attached.detach();
+                }
+            });
+        }
+    }
+
     /// Kills the run, without waiting: its end comes as an event.
     fn kill(&self, reason: &'static str) {
         if let Some(run) = self.run.clone() {
@@ -462,8 +562,15 @@ impl Follower {
         };
         // SIGSTOP, because SIGTSTP does nothing to a group without a shell of its own (an orphaned one).
         signal(Signal::SIGSTOP).await;
+        if let Some(raw) = &self.raw {
+            raw.pause();
+        }
         let _ = raise(Signal::SIGSTOP);
+        if let Some(raw) = &self.raw {
+            let _ = raw.again();
+        }
         signal(Signal::SIGCONT).await;
+        self.resize();
     }
 
     /// Nobody reads this program's output any more: neither should the command write on.

@@ -54,7 +54,7 @@ impl Writers {
     ///
     /// # Errors
     /// When the system has no more descriptors or threads.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(interactive: bool) -> io::Result<Self> {
         let (out, err) = (duplicate(io::stdout().as_fd())?, duplicate(io::stderr().as_fd())?);
         let (broken_to, broken) = mpsc::channel(2);
         let same = same_file(&out, &err);
@@ -64,12 +64,13 @@ impl Writers {
             duplicate(out.as_fd())?,
             duplicate(err.as_fd())?,
             broken_to.clone(),
+            interactive,
         )?];
         let stderr = if same {
             stdout.clone()
         } else {
             let (stderr, from_stderr) = mpsc::channel(WRITE_QUEUE);
-            ended.push(writer(from_stderr, out, err, broken_to)?);
+            ended.push(writer(from_stderr, out, err, broken_to, interactive)?);
             stderr
         };
         Ok(Self {
@@ -124,10 +125,12 @@ fn writer(
     stdout: File,
     stderr: File,
     broken: mpsc::Sender<Broken>,
+    interactive: bool,
 ) -> io::Result<oneshot::Receiver<()>> {
     let (end, ended) = oneshot::channel();
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
-        let tame = |file: &File| file.is_terminal().then(Tame::default);
+        let kind = if interactive { Tame::interactive } else { Tame::default };
+        let tame = |file: &File| file.is_terminal().then(kind);
         let (mut tame_stdout, mut tame_stderr) = (tame(&stdout), tame(&stderr));
         while let Some((stream, bytes)) = queue.blocking_recv() {
             let (file, tame) = match stream {

@@ -4,8 +4,15 @@
 //! as if the user had, renders over what was there. A command that is not trusted must not have that. Text, colours, and what moves the
 //! cursor or clears lines pass, as progress bars and compilers need them; everything else that begins with an escape does not.
 //! Only where standard output or error is a terminal: pipes and files get every byte.
+//!
+//! A command that has a terminal (`run --tty`) gets more: the other screen, mouse, focus and paste reports, application keys, scroll regions, line
+//! drawing, and three questions: where the cursor is (DSR), what kind of terminal it is (DA), which modes are on (DECRQM). Their answers are digits and
+//! a letter, nothing the command chose and no end of line, so that one that comes too late is no command to the shell. Not let through
+//! are titles, window size and position, the clipboard, links, and the questions whose answers hold what was asked (DECRQSS, XTGETTCAP,
+//! XTVERSION, colours, titles): a program out there would take such an answer for keys.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
 
@@ -17,6 +24,13 @@ pub struct Tame {
 }
 
 impl Tame {
+    /// For a command that has a terminal.
+    pub fn interactive() -> Self {
+        let mut tame = Self::default();
+        tame.fit.interactive = true;
+        tame
+    }
+
     /// What of `bytes`, and of what was left in the middle before, a terminal may get.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.fit.out.reserve(bytes.len());
@@ -30,7 +44,21 @@ impl Tame {
 #[derive(Default)]
 struct Fit {
     out: Vec<u8>,
+    interactive: bool,
 }
+
+/// Whether the command has switched the terminal to its other screen, for whoever tidies up.
+static OTHER_SCREEN: AtomicBool = AtomicBool::new(false);
+
+/// See [`OTHER_SCREEN`].
+pub fn on_other_screen() -> bool {
+    OTHER_SCREEN.load(Ordering::SeqCst)
+}
+
+/// Modes that programs with a terminal switch: application keys, origin, other screen, mouse, focus, paste, meta key.
+const INTERACTIVE_MODES: &[u16] = &[
+    1, 6, 7, 12, 25, 47, 1000, 1002, 1003, 1004, 1006, 1034, 1047, 1048, 1049, 2004, 2026,
+];
 
 impl Perform for Fit {
     fn print(&mut self, character: char) {
@@ -42,7 +70,9 @@ impl Perform for Fit {
     }
 
     fn execute(&mut self, byte: u8) {
-        if matches!(byte, b'\n' | b'\r' | b'\t' | 0x07 | 0x08 | 0x0b | 0x0c) {
+        if matches!(byte, b'\n' | b'\r' | b'\t' | 0x07 | 0x08 | 0x0b | 0x0c)
+            || (self.interactive && matches!(byte, 0x0e | 0x0f))
+        {
             self.out.push(byte);
         }
     }
@@ -58,14 +88,28 @@ impl Perform for Fit {
             ([], b'm' | b'A'..=b'H' | b'J' | b'K' | b'L' | b'M' | b'P' | b'S' | b'T' | b'X' | b'@') => true,
             ([], b'd' | b'f' | b'`' | b'a' | b'e' | b's' | b'u') => true,
             // Line wrap (7), blinking (12) and showing (25) of the cursor, output at once (2026).
-            (b"?", b'h' | b'l') => mode(&[7, 12, 25, 2026]),
+            (b"?", b'h' | b'l') => mode(if self.interactive {
+                INTERACTIVE_MODES
+            } else {
+                &[7, 12, 25, 2026]
+            }),
+            // Insert mode; scroll region, tabs, repetition; the shape of the cursor; the questions.
+            ([], b'h' | b'l') if self.interactive => mode(&[4, 34]),
+            ([], b'r' | b'I' | b'Z' | b'g' | b'b' | b'c') | (b" ", b'q') | (b">", b'c') => self.interactive,
+            ([], b'n') | (b"?", b'n') => self.interactive && mode(&[5, 6]),
+            (b"?$", b'p') => self.interactive,
             _ => false,
         };
         if ignore || !fit {
             return;
         }
+        if intermediates == b"?" && params.iter().flatten().any(|value| matches!(value, 47 | 1047 | 1049)) {
+            OTHER_SCREEN.store(action == b'h', Ordering::SeqCst);
+        }
+        // `?` and `>` stand before the numbers, ` ` and `$` after them.
+        let (before, after): (Vec<u8>, Vec<u8>) = intermediates.iter().partition(|byte| **byte >= 0x3c);
         self.out.extend_from_slice(b"\x1b[");
-        self.out.extend_from_slice(intermediates);
+        self.out.extend_from_slice(&before);
         for (index, param) in params.iter().enumerate() {
             if index > 0 {
                 self.out.push(b';');
@@ -76,6 +120,7 @@ impl Perform for Fit {
                 let _ = write!(self.out, "{colon}{value}");
             }
         }
+        self.out.extend_from_slice(&after);
         self.out.push(action);
     }
 
@@ -83,6 +128,14 @@ impl Perform for Fit {
         // Position kept (7) and taken up (8), one line up (M): as old programs say it.
         if intermediates.is_empty() && matches!(byte, b'7' | b'8' | b'M') {
             self.out.extend_from_slice(&[0x1b, byte]);
+        }
+        // Keypad, lines and tabs; line drawing and back.
+        match (intermediates, byte) {
+            ([], b'=' | b'>' | b'D' | b'E' | b'H') if self.interactive => self.out.extend_from_slice(&[0x1b, byte]),
+            ([set @ (b'(' | b')')], b'0' | b'B' | b'A') if self.interactive => {
+                self.out.extend_from_slice(&[0x1b, *set, byte]);
+            }
+            _ => {}
         }
     }
 }
@@ -128,6 +181,32 @@ mod tests {
             ("a\x0e\x0f\x05b", "ab"),
         ] {
             assert_eq!(pass(order.as_bytes()), left, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_with_a_terminal_gets_what_editors_need_and_no_more() {
+        let pass = |text: &str| String::from_utf8(Tame::interactive().pass(text.as_bytes())).unwrap();
+        for text in [
+            "\x1b[?1000h\x1b[?2004h\x1b[?1h\x1b=\x1b[1;24r\x1b(0\x0e\x0f\x1b(B",
+            "\x1b[6n\x1b[0c\x1b[>0c\x1b[?2026$p\x1b[4h\x1b[2 q",
+        ] {
+            assert_eq!(pass(text), text);
+        }
+        for order in [
+            "\x1b]52;c;YmF0\x07",
+            "\x1b]0;t\x07",
+            "\x1b]11;?\x1b\\",
+            "\x1bP$qm\x1b\\",
+            "\x1bP+q544e\x1b\\",
+            "\x1b[21t",
+            "\x1b[18t",
+            "\x1b[>0q",
+            "\x1b[?3h",
+            "\x05",
+            "\x1b]8;;http://x\x1b\\",
+        ] {
+            assert_eq!(pass(order), "", "{order:?}");
         }
     }
 

@@ -88,6 +88,13 @@ pub(crate) struct Spawned {
     pub listener: Option<OwnedFd>,
 }
 
+impl SpawnError {
+    /// There is no terminal to be had.
+    pub(crate) fn terminal(error: &io::Error) -> Self {
+        SpawnError::new("open a terminal", sys::errno_of(error), "/dev/ptmx")
+    }
+}
+
 /// Forks, confines the child and makes it `command`. Returns once it has executed; init goes on as it was.
 pub(crate) fn spawn(
     command: &CommandSpec,
@@ -177,8 +184,12 @@ pub(crate) fn confine(
     // First, so that no later step can leak a descriptor. What is above 3 (the ruleset, still needed) is closed by exec.
     sys::install_stdio(stdio, errors.as_fd())
         .map_err(|error| SpawnError::layer(Protection::Descriptors, "install stdio", sys::errno_of(&error)))?;
-    // A session of its own: no controlling terminal, a process group that signals can address.
+    // A session of its own: no controlling terminal but its own, a process group that signals can address.
     nix::unistd::setsid().map_err(|errno| SpawnError::new("setsid", errno as i32, ""))?;
+    if command.terminal.is_some() {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+            .map_err(|errno| SpawnError::new("take the terminal", errno.raw_os_error(), ""))?;
+    }
     sys::reset_signals();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(command.umask));
     set_rlimits(&confinement.limits, &confinement.fallback)

@@ -22,7 +22,7 @@ pub enum Event {
         /// prepared, and a failure to take them on fails the spawn.
         enforcement: Vec<Enforced>,
     },
-    /// The command was executed.
+    /// The command was executed. Carries the master of its terminal where it has one.
     Started {
         /// Its pid inside.
         pid: i32,
@@ -251,7 +251,7 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Execute the command whose spec is in the memory file that comes along, with the three descriptors
-    /// after it as 0, 1 and 2. Once per sandbox.
+    /// after it as 0, 1 and 2; with none where the spec asks for a terminal. Once per sandbox.
     Exec,
     /// Try everything that must not work, in a confined process, and report; instead of `Exec`.
     SelfTest,
@@ -271,7 +271,7 @@ pub enum Request {
 pub enum SignalScope {
     /// The main process.
     Leader,
-    /// The main process's group.
+    /// The group in the foreground of the main process's terminal; its own group where it has none.
     Group,
     /// Every process of the sandbox but init.
     Tree,

@@ -230,6 +230,13 @@ impl Sandbox {
         )
     }
 
+    /// Sends a command that has a terminal, once `Ready` came. Init makes the terminal, and [`Event::Started`] carries its master: bytes
+    /// do not pass through init.
+    pub fn exec_on_terminal(&self, command: &CommandSpec) -> io::Result<()> {
+        let memory = wire::memory_file(command)?;
+        wire::send(self.socket.as_fd(), &Request::Exec, &[memory.as_fd()])
+    }
+
     /// Makes an unnamed pipe the command's user's. Only root can, and only root needs to.
     fn give_pipe(&self, fd: &OwnedFd) -> io::Result<()> {
         let (uid, gid) = self.owner;

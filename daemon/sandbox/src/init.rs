@@ -30,7 +30,7 @@ use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, 
 use crate::sys::{self, notify};
 use crate::waiting::Waiting;
 use crate::watch::Watch;
-use crate::{selftest, view, wire};
+use crate::{selftest, terminal, view, wire};
 
 /// Left-over processes named in a report, at most.
 const MAX_LEFTOVERS: usize = 64;
@@ -511,7 +511,8 @@ fn start(
         path: Vec::new(),
         protection: None,
     };
-    let Ok([spec, stdin, stdout, stderr]) = <[OwnedFd; 4]>::try_from(fds) else {
+    let mut fds = fds.into_iter();
+    let (Some(spec), stdio) = (fds.next(), fds.collect::<Vec<_>>()) else {
         refuse(invalid());
         return None;
     };
@@ -522,14 +523,29 @@ fn start(
             return None;
         }
     };
+    let (stdio, master) = match (command.terminal, <[OwnedFd; 3]>::try_from(stdio)) {
+        (None, Ok(stdio)) => (stdio, None),
+        (Some(size), Err(none)) if none.is_empty() => match terminal::open(size) {
+            Ok((master, stdio)) => (stdio, Some(master)),
+            Err(error) => {
+                refuse(command::SpawnError::terminal(&error));
+                return None;
+            }
+        },
+        _ => {
+            refuse(invalid());
+            return None;
+        }
+    };
     waiting.note_command(&command);
-    match command::spawn(&command, &[stdin, stdout, stderr], confinement, waiting) {
+    match command::spawn(&command, &stdio, confinement, waiting) {
         Ok(spawned) => {
             if let Some(listener) = &spawned.listener {
                 notify::prefer_turns(listener.as_fd());
             }
             let pid = spawned.pid.as_raw();
-            let _ = wire::send(socket.as_fd(), &Event::Started { pid }, &[]);
+            let master: Vec<_> = master.iter().map(AsFd::as_fd).collect();
+            let _ = wire::send(socket.as_fd(), &Event::Started { pid }, &master);
             Some(spawned)
         }
         Err(error) => {
@@ -665,11 +681,19 @@ fn send_signal(leader: Option<Pid>, signal: i32, scope: SignalScope) {
         // Everything init may signal: every process of the pid namespace but init itself.
         (SignalScope::Tree, _) => -1,
         (SignalScope::Leader, Some(pid)) => pid.as_raw(),
-        (SignalScope::Group, Some(pid)) => -pid.as_raw(),
+        (SignalScope::Group, Some(pid)) => -foreground_group(pid).unwrap_or(pid.as_raw()),
         (_, None) => return,
     };
     // nix's kill takes its own enum, which has no real-time signals.
     sys::kill(target, signal);
+}
+
+/// The process group in the foreground of the terminal that controls a process's session.
+fn foreground_group(pid: Pid) -> Option<i32> {
+    let (_, stat) = processes().find(|(number, _)| *number == pid.as_raw())?;
+    // tpgid is field 8 of proc_pid_stat(5); `fields` begins with field 3. -1 without a terminal, 0 for a group of another namespace;
+    // as a target of kill(2) those and 1 would mean more than one group.
+    stat.fields.get(5)?.parse().ok().filter(|group| *group > 1)
 }
 
 fn hung_up(fd: BorrowedFd<'_>) -> bool {

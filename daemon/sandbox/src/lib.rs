@@ -7,7 +7,7 @@
 //! ```text
 //! launcher.rs   one process, one thread: makes sandboxes, reaps inits, cleans up
 //! init.rs       pid 1 of a sandbox: builds it, confines itself, starts and reaps the command
-//! command.rs    from init's fork to execve
+//! command.rs    from init's fork to execve      terminal.rs  the terminal it may have
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
 //! waiting.rs    calls that wait for init: refused and told, or the guard's
@@ -41,6 +41,7 @@ mod shed;
 pub mod spec;
 mod starter;
 mod sys;
+mod terminal;
 mod view;
 mod waiting;
 mod watch;
@@ -53,5 +54,6 @@ pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use lister::Lister;
 pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
+pub use terminal::resize as resize_terminal;
 #[doc(hidden)]
 pub use wire::try_decoders;

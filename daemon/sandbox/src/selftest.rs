@@ -108,6 +108,7 @@ fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, 
         env: Vec::new(),
         cwd: "/".into(),
         umask: 0o022,
+        terminal: None,
     };
     // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)

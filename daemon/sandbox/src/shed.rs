@@ -285,6 +285,8 @@ fn conditional() -> Vec<(i64, Vec<Condition>)> {
                     libc::FIOCLEX,
                     libc::TCGETS,
                     libc::TIOCGWINSZ,
+                    // The terminals of commands get another size.
+                    libc::TIOCSWINSZ,
                 ],
             ),
         ),

@@ -416,6 +416,17 @@ pub struct CommandSpec {
     pub cwd: PathBuf,
     /// Permission bits taken from new files.
     pub umask: u32,
+    /// A terminal of its own as 0, 1 and 2, and as what controls its session; descriptors of the daemon's otherwise.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters to a line.
+    pub columns: u16,
 }
 
 /// Paths on the way to the launcher. serde's own form of a path is text, and on Linux a path need not be any.

@@ -6,6 +6,7 @@
 
 mod ask;
 mod follow;
+mod terminal;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{Protection, SandboxSpec, State};
+use fumehood_sandbox::spec::{Protection, SandboxSpec, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::find::{FindError, find};
@@ -51,6 +52,7 @@ pub struct Kill {
 pub(super) enum Command {
     Kill(Kill),
     Signal { signal: i32, scope: SignalScope },
+    Resize(TerminalSize),
 }
 
 /// What runs share.
@@ -264,6 +266,7 @@ impl Actor {
                     Some(Command::Kill(kill)) => return Err(kill),
                     // There is nobody yet to signal.
                     Some(Command::Signal { .. }) => {}
+                    Some(Command::Resize(size)) => self.resize(size),
                     // The table forgot the run: it is not announced any more, nobody can end it.
                     None => return Err(Kill::nobody()),
                 },
@@ -335,13 +338,16 @@ impl Actor {
             .surroundings
             .launching
             .judge(enforcement, &spec, &lower::preferred(grants));
-        let command = lower::command(
+        let mut command = lower::command(
             &self.request.argv,
             self.request.umask,
             &self.request.env,
             grants,
             &self.request.host,
         );
+        if let Some(terminal) = &self.request.terminal {
+            lower::give_terminal(&mut command, terminal.size, &terminal.term, &self.request.env);
+        }
         let outcome = self
             .follow(sandbox, &command, grants, enforcement, starting, refused_hosts)
             .await;
@@ -412,6 +418,14 @@ impl Actor {
             .map_err(|error| error.to_string());
         self.recorded = ends && written.is_ok();
         self.surroundings.judge_audit(written)
+    }
+
+    /// Notes the terminal's size.
+    fn resize(&mut self, size: TerminalSize) {
+        if let Some(terminal) = &mut self.request.terminal {
+            terminal.size = size;
+            self.snapshot.send_modify(|snapshot| snapshot.terminal = Some(size));
+        }
     }
 
     fn set_phase(&self, phase: Phase) {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fumehood_policies::{Limits, Policy, RequestedLimits};
 use fumehood_sandbox::event::{DiskResource, Leftover};
-use fumehood_sandbox::spec::{Protection, State};
+use fumehood_sandbox::spec::{Protection, State, TerminalSize};
 
 use super::host::Host;
 use super::learn::Recorded;
@@ -51,8 +51,19 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Permission bits that new files do not get.
     pub umask: u32,
+    /// The terminal that it gets.
+    pub terminal: Option<Terminal>,
     /// Whether it is there to learn from, and how.
     pub learn: Option<Learn>,
+}
+
+/// A terminal for a command.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// Its size, the latest that anybody asked for.
+    pub size: TerminalSize,
+    /// The value of TERM; empty: the policy's, or a default.
+    pub term: String,
 }
 
 /// How a run to learn from differs from others: it is recorded, and its changes vanish.
@@ -501,4 +512,6 @@ pub struct Snapshot {
     pub started: Option<Arc<Started>>,
     /// How it ended.
     pub finished: Option<Arc<Finished>>,
+    /// The size of its terminal, where it has one.
+    pub terminal: Option<TerminalSize>,
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fumehood_policies::Policy;
 use fumehood_sandbox::event::SignalScope;
+use fumehood_sandbox::spec::TerminalSize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
 
@@ -156,6 +157,16 @@ impl Run {
     /// Asks for its end. Returns at once; a run that is over is none the worse.
     pub async fn kill(&self, kill: Kill) {
         let _ = self.commands.send(Command::Kill(kill)).await;
+    }
+
+    /// Gives its terminal another size. False when it has none.
+    pub async fn resize(&self, size: TerminalSize) -> bool {
+        let has_one = self.snapshot.borrow().terminal.is_some();
+        if has_one {
+            // An error: it is over.
+            let _ = self.commands.send(Command::Resize(size)).await;
+        }
+        has_one
     }
 
     /// Sends a signal to a running command. False when it is over.
@@ -514,6 +525,7 @@ fn prepare(
         finished_at: None,
         started: None,
         finished: None,
+        terminal: request.terminal.as_ref().map(|terminal| terminal.size),
     };
     let (snapshot, snapshots) = watch::channel(initial);
     let run = Arc::new(Run {

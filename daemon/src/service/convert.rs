@@ -368,6 +368,7 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         finished_at,
         started,
         finished,
+        terminal,
     } = run.snapshot();
     let state = match phase {
         Phase::AwaitingApproval => v1::RunState::AwaitingApproval,
@@ -408,7 +409,10 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         spill: run
             .spilled()
             .map(|Spilled { bytes, stopped }| v1::Spill { bytes, stopped }),
-        terminal: None,
+        terminal: terminal.map(|size| v1::TerminalSize {
+            rows: size.rows.into(),
+            columns: size.columns.into(),
+        }),
         followers: run.followers(),
     }
 }

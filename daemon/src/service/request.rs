@@ -11,6 +11,7 @@ use bytes::Bytes;
 use fumehood_policies::RequestedLimits;
 use fumehood_proto::convert::duration_to_std;
 use fumehood_proto::v1;
+use fumehood_sandbox::spec::TerminalSize;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
@@ -19,7 +20,7 @@ use super::status;
 use crate::audit::{AuditLog, RequestRefused};
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
-use crate::run::{Asked, Host, Learn, Request, RunTable};
+use crate::run::{Asked, Host, Learn, Request, RunTable, Terminal};
 use crate::telemetry;
 
 /// Bounds of a request; the wire documents them.
@@ -30,6 +31,10 @@ const MAX_NAME_BYTES: usize = 4096;
 const MAX_ARGUMENTS_TOTAL_BYTES: usize = 2_097_152;
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_LABELS: usize = 16;
+const MAX_TERM_BYTES: usize = 64;
+
+/// What terminals begin with; the wire documents it.
+const DEFAULT_SIZE: TerminalSize = TerminalSize { rows: 24, columns: 80 };
 
 /// Entries of `Started.not_given`.
 pub(super) const MAX_NOT_GIVEN: usize = 16;
@@ -221,9 +226,9 @@ impl Door {
             spill,
         } = self.output(&mut wrong, output);
         let on_disconnect = check_on_disconnect(&mut wrong, on_disconnect, linger);
-        if terminal.is_some() {
-            wrong.add("spec.terminal", "this daemon gives no terminals; leave it out");
-        }
+        let terminal = terminal.map(|options| check_terminal(&mut wrong, options));
+        // Its keyboard is there whatever was said of input.
+        let input = input || terminal.is_some();
         check_labels(&mut wrong, &labels);
         // Ours, whatever the caller said: lists and the audit log tell these runs from others.
         labels.remove(LEARNING_LABEL);
@@ -254,6 +259,7 @@ impl Door {
                     spill,
                     labels,
                     umask,
+                    terminal,
                     learn: learn.map(|v1::LearnOptions { network }| Learn {
                         network,
                         own: choice.own,
@@ -379,6 +385,33 @@ pub(super) fn policy_reference(
         under,
         cut: *cut,
     }))
+}
+
+fn check_terminal(wrong: &mut Violations, options: v1::TerminalOptions) -> Terminal {
+    let v1::TerminalOptions { size, term } = options;
+    let size = wrong.take("spec.terminal.size", check_size(size.unwrap_or_default()).map(Some));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+    if term.len() > MAX_TERM_BYTES || !term.bytes().all(allowed) {
+        let what = format!("not 1 to {MAX_TERM_BYTES} of A-Z a-z 0-9 . _ + -");
+        wrong.add("spec.terminal.term", what);
+    }
+    Terminal {
+        size: size.unwrap_or(DEFAULT_SIZE),
+        term,
+    }
+}
+
+/// A terminal's size; zeroes stand for the usual one.
+pub(super) fn check_size(v1::TerminalSize { rows, columns }: v1::TerminalSize) -> Result<TerminalSize, String> {
+    let one = |what: &str, value: u32, usual: u16| match u16::try_from(value) {
+        Ok(0) => Ok(usual),
+        Ok(value) => Ok(value),
+        Err(_) => Err(format!("{value} {what}, more than {}", u16::MAX)),
+    };
+    Ok(TerminalSize {
+        rows: one("rows", rows, DEFAULT_SIZE.rows)?,
+        columns: one("columns", columns, DEFAULT_SIZE.columns)?,
+    })
 }
 
 fn check_id(id: String) -> Result<String, String> {

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::request::{Checked, Door, OnDisconnect};
+use super::request::{Checked, Door, OnDisconnect, check_size};
 use super::status::{self, Refused};
 use crate::peer::Peer;
 use crate::run::{
@@ -362,7 +362,7 @@ fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::
 enum Said {
     Stdin(v1::Stdin),
     Signal(v1::SignalInput),
-    Resize,
+    Resize(v1::TerminalSize),
     /// What only a first message says.
     First(&'static str),
     Nothing,
@@ -374,7 +374,7 @@ impl From<v1::RunRequest> for Said {
         match request.message {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
-            Some(Message::Resize(_)) => Said::Resize,
+            Some(Message::Resize(size)) => Said::Resize(size),
             Some(Message::Start(_)) => Said::First("start"),
             None => Said::Nothing,
         }
@@ -387,7 +387,7 @@ impl From<v1::AttachRequest> for Said {
         match request.message {
             Some(Message::Stdin(stdin)) => Said::Stdin(stdin),
             Some(Message::Signal(signal)) => Said::Signal(signal),
-            Some(Message::Resize(_)) => Said::Resize,
+            Some(Message::Resize(size)) => Said::Resize(size),
             Some(Message::Attach(_)) => Said::First("attach"),
             None => Said::Nothing,
         }
@@ -406,7 +406,7 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
         let result = match message.into() {
             Said::Stdin(stdin) => inputs.stdin(stdin).await,
             Said::Signal(signal) => inputs.signal(signal).await,
-            Said::Resize => Err(inputs.resize()),
+            Said::Resize(size) => inputs.resize(size).await,
             Said::First(field) => Err(status::invalid_field(
                 field,
                 "only the first message of a stream carries it",
@@ -544,8 +544,16 @@ impl Inputs {
         })
     }
 
-    fn resize(&self) -> Status {
-        status::precondition("NO_TERMINAL", &self.run.id, "the run has no terminal to resize")
+    async fn resize(&self, size: v1::TerminalSize) -> Result<(), Status> {
+        let size = check_size(size).map_err(|what| status::invalid_field("resize", what))?;
+        match self.run.resize(size).await {
+            true => Ok(()),
+            false => Err(status::precondition(
+                "NO_TERMINAL",
+                &self.run.id,
+                "the run has no terminal to resize",
+            )),
+        }
     }
 
     async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {

@@ -192,7 +192,9 @@ fn a_ceiling_holds_and_what_does_not_count_is_listed() {
                 "{options:?}: {}",
                 ended.err()
             );
-            let ended = house.run_with(&[options, &["-t", "40s"]].concat(), &["true"]).finish();
+            let ended = house
+                .run_with(&[options, &["--timeout", "40s"]].concat(), &["true"])
+                .finish();
             ended.expect(125);
         }
         let ended = house.run_with(&["-p", "loose"], &["true"]).finish();
@@ -212,12 +214,12 @@ fn a_ceiling_holds_and_what_does_not_count_is_listed() {
             "{}",
             ended.err()
         );
-        house.run_with(&["-t", "40s"], &["true"]).finish().expect(125);
+        house.run_with(&["--timeout", "40s"], &["true"]).finish().expect(125);
         fs::remove_file(house.path("policies/bad.toml")).unwrap();
         let ended = policy(house, &["reload"]);
         ended.expect(0);
         assert_eq!(ended.out().lines().next(), Some("changed: org"));
-        house.run_with(&["-t", "40s"], &["true"]).finish().expect(0);
+        house.run_with(&["--timeout", "40s"], &["true"]).finish().expect(0);
     });
 }
 
@@ -446,7 +448,9 @@ fn what_is_explained_under_a_ceiling_is_what_a_run_does() {
                     "{named:?} {}",
                     pushed.err()
                 );
-                let long = house.run_with(&[named, &["-t", "30m"]].concat(), &["true"]).finish();
+                let long = house
+                    .run_with(&[named, &["--timeout", "30m"]].concat(), &["true"])
+                    .finish();
                 assert_eq!(long.code() == 0, !ceiling, "{named:?} {}", long.err());
                 if ceiling {
                     assert!(long.err().contains("org (system)"), "{}", long.err());

@@ -16,6 +16,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::terminal::{self, Terminal};
 use super::{Actor, Command, Ending, Enforcement, Event, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed};
 use crate::launch::Watched;
 use crate::run::denials::Collecting;
@@ -39,6 +40,9 @@ const CPU_PERIOD: Duration = Duration::from_millis(500);
 /// SIGTERM, what an end begins with.
 const STOP_SIGNAL: i32 = 15;
 
+/// SIGHUP, for the end of a terminal as well: interactive shells ignore SIGTERM.
+const HANG_UP_SIGNAL: i32 = 1;
+
 /// SIGKILL, what the kernel ends a process with for its memory.
 const KILL_SIGNAL: i32 = 9;
 
@@ -48,10 +52,18 @@ const CONTINUE_SIGNAL: i32 = 18;
 /// One output stream while it is open.
 struct Output {
     stream: Stream,
-    pipe: Option<pipe::Receiver>,
+    pipe: Option<Source>,
+    /// The main process has ended.
+    ended: bool,
     buffer: BytesMut,
     offset: u64,
     digest: Sha256,
+}
+
+/// Where output comes from.
+enum Source {
+    Pipe(pipe::Receiver),
+    Terminal(Terminal),
 }
 
 /// What happened to an output pipe.
@@ -66,11 +78,12 @@ impl Output {
     fn new(stream: Stream) -> std::io::Result<(Output, OwnedFd)> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let _ = fcntl(&reader, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-        let pipe = Some(pipe::Receiver::from_owned_fd(reader)?);
+        let pipe = Some(Source::Pipe(pipe::Receiver::from_owned_fd(reader)?));
         Ok((
             Output {
                 stream,
                 pipe,
+                ended: false,
                 buffer: BytesMut::new(),
                 offset: 0,
                 digest: Sha256::new(),
@@ -84,6 +97,7 @@ impl Output {
         Output {
             stream,
             pipe: None,
+            ended: false,
             buffer: BytesMut::new(),
             offset: 0,
             digest: Sha256::new(),
@@ -99,6 +113,24 @@ impl Output {
         if !gone {
             journal.room(CHUNK_BYTES.min(journal.chunk_bytes())).await;
         }
+        let pipe = match pipe {
+            Source::Pipe(pipe) => pipe,
+            Source::Terminal(terminal) => {
+                let read = terminal.read(gone || self.ended);
+                let read = match gone {
+                    true => match tokio::time::timeout(DRAIN_GRACE, read).await {
+                        Ok(read) => read,
+                        Err(_) => return Read::Closed(false),
+                    },
+                    false => read.await,
+                };
+                return match read {
+                    Ok(data) if data.is_empty() => Read::Closed(true),
+                    Ok(data) => Read::Data(data),
+                    Err(_) => Read::Closed(false),
+                };
+            }
+        };
         loop {
             if gone {
                 match tokio::time::timeout(DRAIN_GRACE, pipe.readable()).await {
@@ -148,6 +180,8 @@ struct Following {
     /// How init ended: its exit code, or minus the signal.
     init_status: i32,
     limits: Limits,
+    /// Whether the command has a terminal.
+    terminal: bool,
     next_cpu_check: Instant,
     collecting: Collecting,
     recording: Recording,
@@ -177,6 +211,7 @@ impl Following {
             measured: false,
             init_status: 0,
             limits,
+            terminal: false,
             next_cpu_check: now + CPU_PERIOD,
             collecting: Collecting::default(),
             recording: Recording::default(),
@@ -206,6 +241,9 @@ impl Following {
         } else {
             if self.kill_at.is_none() {
                 let _ = sandbox.signal(STOP_SIGNAL, SignalScope::Tree);
+                if self.terminal {
+                    let _ = sandbox.signal(HANG_UP_SIGNAL, SignalScope::Tree);
+                }
                 // What is stopped takes the signal only once it continues.
                 let _ = sandbox.signal(CONTINUE_SIGNAL, SignalScope::Tree);
             }
@@ -257,7 +295,7 @@ impl Actor {
         mut refused_hosts: mpsc::Receiver<String>,
     ) -> Outcome {
         let sent = self.send_command(sandbox.handle(), command).await;
-        let ([mut stdout, mut stderr], feeder) = match sent {
+        let ([mut stdout, mut stderr], mut feeder) = match sent {
             Ok(outputs) => outputs,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
@@ -267,6 +305,7 @@ impl Actor {
             }
         };
         let mut state = Following::new(grants.limits);
+        state.terminal = self.request.terminal.is_some();
         let mut setup = Duration::ZERO;
         while !(state.gone && stdout.pipe.is_none() && stderr.pipe.is_none()) {
             let deadline = state.next_deadline();
@@ -280,11 +319,12 @@ impl Actor {
             let readable = gone || state.started.is_some();
             tokio::select! {
                 event = sandbox.receive(), if !gone => match event {
-                    Ok(Some((event, _))) => {
+                    Ok(Some((event, fds))) => {
                         if let sandbox_event::Event::Started { pid } = event {
                             state.started = Some(Instant::now());
                             state.last_output = Instant::now();
                             setup = starting.elapsed();
+                            feeder = self.take_terminal(&mut stdout, fds).or(feeder);
                             self.announce_start(Started {
                                 enforcement: enforcement.clone(),
                                 policy_name: self.request.policy.name.clone(),
@@ -296,6 +336,7 @@ impl Actor {
                             });
                         } else {
                             self.sandbox_event(&mut state, sandbox.handle(), event);
+                            stdout.ended = state.exited.is_some();
                         }
                     }
                     // The launcher died, and every sandbox with it.
@@ -305,7 +346,14 @@ impl Actor {
                 read = stdout.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stdout, read),
                 read = stderr.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stderr, read),
                 Some(host) = refused_hosts.recv(), if !gone => self.refused_host(&mut state, host),
-                Some(command) = self.commands.recv() => self.command(&mut state, sandbox.handle(), command),
+                Some(command) = self.commands.recv() => if let Command::Resize(size) = command {
+                    self.resize(size);
+                    if let Some(Source::Terminal(terminal)) = &stdout.pipe {
+                        terminal.resize(size);
+                    }
+                } else {
+                    self.command(&mut state, sandbox.handle(), command);
+                },
                 () = sleep => if let Some((_, deadline)) = deadline {
                     self.deadline(&mut state, sandbox.handle(), deadline);
                 },
@@ -379,6 +427,10 @@ impl Actor {
         sandbox: &Sandbox,
         command: &CommandSpec,
     ) -> std::io::Result<([Output; 2], Option<AbortHandle>)> {
+        if self.request.terminal.is_some() {
+            sandbox.exec_on_terminal(command)?;
+            return Ok((Stream::ALL.map(Output::absent), None));
+        }
         let (stdout, stdout_writer) = Output::new(Stream::Stdout)?;
         let (stderr, stderr_writer) = match self.request.merged {
             // As `2>&1` does it: one pipe under two descriptors, so that every byte is where it was written.
@@ -399,6 +451,25 @@ impl Actor {
         };
         sandbox.exec(command, [stdin, stdout_writer, stderr_writer])?;
         Ok(([stdout, stderr], feeder))
+    }
+
+    /// Takes the terminal's master, if the command has one: its output is `stdout`, and a task types what clients send.
+    fn take_terminal(&mut self, stdout: &mut Output, mut fds: Vec<OwnedFd>) -> Option<AbortHandle> {
+        let size = self.request.terminal.as_ref()?.size;
+        match Terminal::new(fds.pop()?) {
+            Ok((terminal, keyboard)) => {
+                // It may have been changed since the command was sent.
+                terminal.resize(size);
+                stdout.pipe = Some(Source::Terminal(terminal));
+                let (_, nothing) = mpsc::channel(1);
+                let input = std::mem::replace(&mut self.input, nothing);
+                Some(tokio::spawn(terminal::feed(keyboard, input)).abort_handle())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a terminal cannot be watched; its command is hung up");
+                None
+            }
+        }
     }
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
@@ -511,7 +582,7 @@ impl Actor {
             Read::Data(data) => {
                 state.last_output = Instant::now();
                 output.digest.update(&data);
-                if output.stream == Stream::Stderr || self.request.merged {
+                if output.stream == Stream::Stderr || self.request.merged || self.request.terminal.is_some() {
                     state.collecting.heard(&data);
                 }
                 let offset = output.offset;
@@ -561,6 +632,8 @@ impl Actor {
 
     fn command(&self, state: &mut Following, sandbox: &Sandbox, command: Command) {
         match command {
+            // Taken where the terminal is.
+            Command::Resize(_) => {}
             Command::Signal { signal, scope } => {
                 let _ = sandbox.signal(signal, scope);
             }
