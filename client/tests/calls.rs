@@ -101,13 +101,6 @@ impl Runs for Echo {
         Err(Status::not_found(format!("no run `{}`", request.into_inner().run_id)))
     }
 
-    async fn read(
-        &self,
-        _: Request<fumehood_client::proto::v1::ReadRequest>,
-    ) -> Result<Response<fumehood_client::proto::v1::ReadResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
     async fn wait(&self, _: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
         Ok(Response::new(WaitResponse { run: None }))
     }
