@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fumehood_policies::{Limits, Policy, RequestedLimits};
 use fumehood_sandbox::event::{DiskResource, Leftover};
-use fumehood_sandbox::spec::{Protection, State, TerminalSize};
+pub use fumehood_sandbox::spec::TerminalSize;
+use fumehood_sandbox::spec::{Protection, State};
 
 use super::host::Host;
 use super::learn::Recorded;

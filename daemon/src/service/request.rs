@@ -11,7 +11,6 @@ use bytes::Bytes;
 use fumehood_policies::RequestedLimits;
 use fumehood_proto::convert::duration_to_std;
 use fumehood_proto::v1;
-use fumehood_sandbox::spec::TerminalSize;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
@@ -20,7 +19,7 @@ use super::status;
 use crate::audit::{AuditLog, RequestRefused};
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
-use crate::run::{Asked, Host, Learn, Request, RunTable, Terminal};
+use crate::run::{Asked, Host, Learn, Request, RunTable, Terminal, TerminalSize};
 use crate::telemetry;
 
 /// Bounds of a request; the wire documents them.
