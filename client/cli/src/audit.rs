@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::approve::safe;
 use crate::args::AuditShowArgs;
 use crate::daemon::{self, Heading, Next, Reader};
 use crate::failure::Failure;
+use crate::render::safe;
 use crate::tell;
 
 /// The exit code when a line was no record, or there is no such run.
