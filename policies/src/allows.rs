@@ -223,21 +223,15 @@ impl Policy {
     /// Whether the path has a protected name in a tree that is written for good.
     fn protects(&self, path: &str, facts: Facts<'_>) -> bool {
         let hooks = self.filesystem.git == GitAccess::Guarded && is_hook(path);
-        self.written_roots().any(|root| {
-            let names: Vec<&str> = names_in(&root, facts);
-            let mut rest = names_of(path);
-            let below = names
-                .iter()
-                .all(|wanted| rest.next().is_some_and(|name| crate::matches_name(wanted, name)));
-            let rest: Vec<&str> = rest.collect();
+        self.in_written(path, facts).any(|rest| {
             let mut names = self.filesystem.protect.iter();
-            below && (hooks || names.any(|name| is_at_or_below(rest.iter().copied(), name)))
+            hooks || names.any(|name| is_at_or_below(rest.iter().copied(), name))
         })
     }
 
-    /// The names of a path below the tree written for good that holds it. `None`: none does.
-    pub(crate) fn in_written<'p>(&self, path: &'p str, facts: Facts<'_>) -> Option<Vec<&'p str>> {
-        self.written_roots().find_map(|root| {
+    /// The names of a path below each tree that is written for good and holds it.
+    pub(crate) fn in_written<'p>(&self, path: &'p str, facts: Facts<'_>) -> impl Iterator<Item = Vec<&'p str>> {
+        self.written_roots().filter_map(move |root| {
             let mut rest = names_of(path);
             let below = names_in(&root, facts)
                 .iter()

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::allows::{self, Access, Facts, covers, is_in, names_in};
+use crate::allows::{self, Access, Facts, covers, is_in};
 use crate::command::{Finding, Judgement, Verdict};
 use crate::environment::name_matches;
 use crate::error::quoted;
 use crate::file::{Expected, Subject};
 use crate::keys::{Absent, KEYS, Kind, Nature};
 use crate::model::{GitAccess, Home, NetworkMode, PathPattern, Tool, WorkspaceAccess};
-use crate::pattern::{is_at_or_below, names_of};
+use crate::pattern::is_at_or_below;
 use crate::resolve::Resolved;
 use crate::statement::{Entry, Place, Value};
 
@@ -263,7 +263,7 @@ impl Resolved {
     /// What git's guard says of writing a path, as far as a path tells.
     fn explain_guard(&self, path: &str, facts: Facts<'_>, answer: &mut Answer) {
         let fs = &self.policy.filesystem;
-        let Some(rest) = self.policy.in_written(path, facts) else {
+        let Some(rest) = self.policy.in_written(path, facts).next() else {
             return;
         };
         let git = fs.git == GitAccess::Guarded;
@@ -294,13 +294,8 @@ impl Resolved {
 
     /// Whether a protected name is that of a path in a tree that is written for good.
     fn protects(&self, name: &str, path: &str, facts: Facts<'_>) -> bool {
-        self.policy.written_roots().any(|root| {
-            let mut rest = names_of(path);
-            names_in(&root, facts)
-                .iter()
-                .all(|wanted| rest.next().is_some_and(|found| crate::matches_name(wanted, found)))
-                && is_at_or_below(rest, name)
-        })
+        let mut below = self.policy.in_written(path, facts);
+        below.any(|rest| is_at_or_below(rest.into_iter(), name))
     }
 
     fn explain_ports(&self, key: &str, port: u16, host: Option<&str>, answer: &mut Answer) {

@@ -17,6 +17,7 @@ use fumehood_client::{Client, Error};
 use crate::args::{ApproveArgs, ConnectArgs, DenyArgs};
 use crate::duration::show;
 use crate::failure::{Failure, chain};
+use crate::render::safe;
 use crate::start::{self, Connected};
 use crate::{json, print, render, table, tell};
 
@@ -384,20 +385,6 @@ fn left(question: &ApprovalRequested, now: SystemTime) -> String {
         || "?".to_owned(),
         |left| show(Duration::from_secs((left.as_millis() as u64 + 500) / 1000)),
     )
-}
-
-/// Text of somebody else's as a terminal may have it: escaped where it is a control character, or one that is not seen or changes the order
-/// of what is.
-pub fn safe(text: &str) -> String {
-    let unseen = |c: char| matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
-    let mut shown = String::with_capacity(text.len());
-    for c in render::text(text.as_bytes()).chars() {
-        match unseen(c) {
-            true => shown.extend(c.escape_unicode()),
-            false => shown.push(c),
-        }
-    }
-    shown
 }
 
 fn safe_bytes(bytes: &[u8]) -> String {

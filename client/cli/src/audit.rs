@@ -11,11 +11,11 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::approve::safe;
 use crate::args::AuditShowArgs;
 use crate::daemon::{self, Heading, Next, Reader};
 use crate::failure::Failure;
 use crate::ids::Search;
+use crate::render::safe;
 use crate::tell;
 
 pub use told::cut;

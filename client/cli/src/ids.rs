@@ -3,9 +3,9 @@
 use fumehood_client::proto::v1::ListRequest;
 use fumehood_client::{Client, Error};
 
-use crate::approve::safe;
 use crate::audit::cut;
 use crate::failure::Failure;
+use crate::render::safe;
 
 /// Fewest characters of a run's id that stand for the whole.
 const PART_CHARS: usize = 6;

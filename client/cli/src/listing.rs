@@ -6,12 +6,12 @@ use fumehood_client::Client;
 use fumehood_client::proto::convert::{signal_name, timestamp_to_system};
 use fumehood_client::proto::v1::{IgnoredPolicy, ListRequest, RunInfo, RunState, ending::Kind};
 
-use crate::approve::safe;
 use crate::args::{ConnectArgs, KillArgs, PsArgs, RmArgs, WaitArgs};
 use crate::duration::show;
 use crate::failure::{EXIT_FAILURE, Failure, chain};
 use crate::ids::resolve;
 use crate::json::{self, hex};
+use crate::render::safe;
 use crate::start::{self, Connected};
 use crate::{print, render, table, tell};
 

@@ -532,6 +532,20 @@ pub fn text(bytes: &[u8]) -> String {
     shown
 }
 
+/// Text of somebody else's as a terminal may have it: escaped where it is a control character, or one that is not seen or changes the order
+/// of what is.
+pub fn safe(untrusted: &str) -> String {
+    let unseen = |c: char| matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+    let mut shown = String::with_capacity(untrusted.len());
+    for c in text(untrusted.as_bytes()).chars() {
+        match unseen(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

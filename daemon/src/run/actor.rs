@@ -20,7 +20,7 @@ use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{Protection, SandboxSpec, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::find::{FindError, find};
+use super::find::{self, FindError, find};
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
@@ -222,6 +222,9 @@ impl Actor {
 
     /// Looks for what the patterns of the policy stand for; most have none.
     async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
+        if !find::is_needed(&grants) {
+            return Ok(grants);
+        }
         let host = self.request.host.clone();
         let launching = self.surroundings.launching.clone();
         let looked = tokio::task::spawn_blocking(move || {

@@ -78,6 +78,30 @@ impl FindError {
 /// The names in a directory, as many as asked for at most.
 pub type Names<'a> = dyn FnMut(&Path, usize) -> io::Result<Vec<OsString>> + 'a;
 
+/// Whether there is anything to look for; most policies have nothing.
+pub fn is_needed(grants: &Grants) -> bool {
+    let mut lists = lists(grants).into_iter();
+    lists.any(|(rule, patterns)| patterns.iter().any(|pattern| is_looked_for(rule, pattern)))
+}
+
+/// Read-only names of the workspace hold before they exist.
+fn is_looked_for(rule: &str, pattern: &PathPattern) -> bool {
+    let inside = matches!(pattern, PathPattern::Workspace(rest) if !rest.is_empty());
+    pattern.has_wildcards() || inside && rule != "filesystem.read-only"
+}
+
+fn lists(grants: &Grants) -> [(&'static str, &Vec<PathPattern>); 6] {
+    let filesystem = &grants.filesystem;
+    [
+        ("filesystem.execute", &filesystem.execute),
+        ("filesystem.read", &filesystem.read),
+        ("filesystem.write", &filesystem.write),
+        ("filesystem.copy-on-write", &filesystem.copy_on_write),
+        ("filesystem.hide", &filesystem.hide),
+        ("filesystem.read-only", &filesystem.read_only),
+    ]
+}
+
 /// Looks for everything that the grants' patterns stand for, with `names` to list directories. Blocks on the file system, where there is
 /// anything to look for.
 pub fn find(
@@ -85,22 +109,12 @@ pub fn find(
     host: &Host,
     names: &mut Names<'_>,
 ) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
-    let filesystem = &grants.filesystem;
     let mut all = BTreeMap::new();
     let (mut paths, mut looked_at) = (0, 0);
-    for (rule, patterns) in [
-        ("filesystem.execute", &filesystem.execute),
-        ("filesystem.read", &filesystem.read),
-        ("filesystem.write", &filesystem.write),
-        ("filesystem.copy-on-write", &filesystem.copy_on_write),
-        ("filesystem.hide", &filesystem.hide),
-        ("filesystem.read-only", &filesystem.read_only),
-    ] {
+    for (rule, patterns) in lists(grants) {
         let grants_it = !matches!(rule, "filesystem.hide" | "filesystem.read-only");
         for pattern in patterns {
-            // Read-only names of the workspace hold before they exist.
-            let inside = matches!(pattern, PathPattern::Workspace(rest) if !rest.is_empty());
-            if !pattern.has_wildcards() && (!inside || rule == "filesystem.read-only") {
+            if !is_looked_for(rule, pattern) {
                 continue;
             }
             let found = match expand(pattern, host, names, &mut looked_at) {

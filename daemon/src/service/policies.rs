@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::runs::peer;
 use super::{explain, status};
 use crate::audit::{self, AuditLog};
-use crate::peer::{Identity, Peer};
+use crate::peer::Peer;
 use crate::policy::{self, Examined, Ignored, Stored, Trusted};
 use crate::telemetry::chain;
 
@@ -37,12 +37,17 @@ pub struct PoliciesService {
 }
 
 impl PoliciesService {
+    /// Whether a peer is the daemon's own user, or root, at the Unix socket.
+    fn keeps(&self, peer: &Peer) -> bool {
+        peer.is_user(0) || peer.is_user(self.uid)
+    }
+
     /// The daemon's own user, or root, at the Unix socket: who decides what is trusted.
     fn keeper<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         let peer = peer(request)?;
-        match peer.identity {
-            Identity::Unix { uid, .. } if uid == self.uid || uid == 0 => Ok(peer),
-            _ => {
+        match self.keeps(&peer) {
+            true => Ok(peer),
+            false => {
                 let message = format!(
                     "{peer} may not do this: trust is given by the daemon's own user (uid {}) or root, over the Unix socket",
                     self.uid
@@ -149,8 +154,7 @@ impl Policies for PoliciesService {
             }
         }
         // Paths of files are nothing that others need.
-        let keeper = peer.is_user(0) || peer.is_user(self.uid);
-        let without_effect = store.ignored().iter().filter(|_| keeper);
+        let without_effect = store.ignored().iter().filter(|_| self.keeps(&peer));
         Ok(Response::new(v1::ListPoliciesResponse {
             policies,
             ignored: without_effect.map(ignored).collect(),

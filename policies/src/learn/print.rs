@@ -8,7 +8,9 @@ use super::gather::{Gathered, Grant, Kind, names, plain};
 use super::places::{within, written};
 use super::{Facts, Reach};
 use crate::builtin::builtin;
+use crate::decide::{duration, size};
 use crate::model::{Filesystem, PathPattern, Policy};
+use crate::print::quoted as string;
 
 /// Least limits: what a machine under load needs for next to nothing.
 const LEAST_WALL: Duration = Duration::from_secs(60);
@@ -349,23 +351,6 @@ fn list(text: &mut String, name: &str, entries: impl Iterator<Item = (String, St
     let _ = writeln!(text, "]");
 }
 
-/// A basic string of TOML.
-fn string(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            c if c.is_control() => {
-                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 /// The next length of time that people would say.
 fn pleasant_wall(wall: Duration) -> Duration {
     const MINUTES: &[u64] = &[
@@ -380,23 +365,4 @@ fn pleasant_wall(wall: Duration) -> Duration {
 fn pleasant_memory(bytes: u64) -> u64 {
     let step: u64 = if bytes <= 4 << 30 { 512 << 20 } else { 1 << 30 };
     bytes.div_ceil(step).saturating_mul(step)
-}
-
-fn duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    match millis {
-        _ if millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
-        _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
-        _ if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
-        _ => format!("{millis}ms"),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes.is_multiple_of(1 << shift) {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes}B")
 }

@@ -10,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use fumehood_client::proto::convert::{errno_name, signal_name};
 use serde_json::Value;
 
-use crate::approve::safe;
 use crate::daemon::Heading;
 use crate::duration::show;
 use crate::listing::shell_word;
 use crate::render;
+use crate::render::safe;
 
 /// Most characters of a line.
 pub const LINE_CHARS: usize = 800;
