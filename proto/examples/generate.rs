@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 /// The sources, relative to `proto/`, in the order they are compiled.
-pub const SOURCES: [&str; 6] = [
+pub const SOURCES: [&str; 8] = [
     "fumehood/v1/types.proto",
     "fumehood/v1/approvals.proto",
     "fumehood/v1/runs.proto",
+    "fumehood/v1/sessions.proto",
+    "fumehood/v1/files.proto",
     "fumehood/v1/policies.proto",
     "fumehood/v1/learning.proto",
     "fumehood/v1/node.proto",

@@ -140,6 +140,7 @@ pub fn run(run: &wire::RunInfo) -> Value {
         spill,
         terminal,
         followers,
+        session,
     } = run;
     let time = |at: &Option<prost_types::Timestamp>| at.as_ref().map(ToString::to_string);
     let argv = argv.iter().map(|argument| {
@@ -167,6 +168,7 @@ pub fn run(run: &wire::RunInfo) -> Value {
         "spill": spill.as_ref().map(|spill| json!({ "bytes": spill.bytes, "stopped": spill.stopped })),
         "terminal": terminal.as_ref().map(|size| json!({ "rows": size.rows, "columns": size.columns })),
         "followers": followers,
+        "session": Some(session).filter(|id| !id.is_empty()),
     });
     put_bytes(&mut value, "workspace", workspace);
     put_bytes(&mut value, "cwd", cwd);

@@ -48,6 +48,8 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
     };
     let spec = RunSpec {
         argv: args.command.iter().map(|argument| bytes(argument)).collect(),
+        shell: None,
+        session: String::new(),
         env: variables(&args.env, &environment)?,
         caller_env: distinct(
             environment

@@ -414,5 +414,6 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
             columns: size.columns.into(),
         }),
         followers: run.followers(),
+        session: String::new(),
     }
 }

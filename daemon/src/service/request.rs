@@ -152,6 +152,8 @@ impl Door {
         };
         // Every field is named: one that is added to the wire and forgotten here does not compile.
         let v1::RunSpec {
+            session: _,
+            shell: _,
             argv,
             env,
             caller_env,

@@ -522,6 +522,8 @@ pub enum CancelCause {
     Disconnect = 2,
     /// The daemon drains and its grace was over.
     Drain = 3,
+    /// The session that it ran in was closed or reset.
+    Session = 4,
 }
 impl CancelCause {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -534,6 +536,7 @@ impl CancelCause {
             Self::Kill => "CANCEL_CAUSE_KILL",
             Self::Disconnect => "CANCEL_CAUSE_DISCONNECT",
             Self::Drain => "CANCEL_CAUSE_DRAIN",
+            Self::Session => "CANCEL_CAUSE_SESSION",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -543,6 +546,7 @@ impl CancelCause {
             "CANCEL_CAUSE_KILL" => Some(Self::Kill),
             "CANCEL_CAUSE_DISCONNECT" => Some(Self::Disconnect),
             "CANCEL_CAUSE_DRAIN" => Some(Self::Drain),
+            "CANCEL_CAUSE_SESSION" => Some(Self::Session),
             _ => None,
         }
     }
@@ -1603,7 +1607,7 @@ pub mod approvals_server {
 /// What is asked: a command, its surroundings and its bounds.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunSpec {
-    /// The program and its arguments. At least one; the first not empty; none holds NUL; each at most
+    /// The program and its arguments; empty with `shell`. At least one; the first not empty; none holds NUL; each at most
     /// 131,071 bytes, all of argv and `env` together at most 2,097,152 bytes, each string counted with its NUL and a pointer, as execve does.
     /// A first argument without '/' is searched in PATH inside the sandbox.
     #[prost(bytes = "bytes", repeated, tag = "1")]
@@ -1656,11 +1660,29 @@ pub struct RunSpec {
     /// How long a run goes on whose `on_disconnect` is LINGER and that nobody follows; more than zero, at most 24 hours. Unset: 60 seconds.
     #[prost(message, optional, tag = "15")]
     pub linger: ::core::option::Option<::prost_types::Duration>,
+    /// The session to run in; empty: in a sandbox of its own, which ends with the run. In a session, `workspace`, `policy` and `caller_env` are
+    /// the session's and stay empty here; so do `learn` and the limits of memory, processes and disk. Background processes are kept when the
+    /// run is over, and go on to write to its pipes: see SessionContents.background.
+    #[prost(string, tag = "16")]
+    pub session: ::prost::alloc::string::String,
+    /// A line for a shell, in place of `argv`.
+    #[prost(message, optional, tag = "17")]
+    pub shell: ::core::option::Option<ShellLine>,
     /// Set: the run is there to learn from. What its command asks for is recorded (service Learning gives it), and every change that it
     /// makes vanishes, also those of the workspace. It gets nothing that its policy does not give. Its labels in lists and in the
     /// audit log hold `fumehood.learning` = `true`.
     #[prost(message, optional, tag = "13")]
     pub learn: ::core::option::Option<LearnOptions>,
+}
+/// A line for a shell: bash where the sandbox has one, else sh.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShellLine {
+    /// What the shell reads; 1 to 131,000 bytes without NUL.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub line: ::prost::bytes::Bytes,
+    /// What of the shell's state the next line of the same session finds.
+    #[prost(enumeration = "ShellCarry", tag = "2")]
+    pub carry: i32,
 }
 /// How a run to learn from differs from others.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2113,7 +2135,7 @@ pub struct ProcessExited {
     /// What wait(2) said: `exited` or `signaled` only. The run's ending may say more (a time limit, say).
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<Ending>,
-    /// Processes still there, at most 64; they are ended before `finished`.
+    /// Processes still there, at most 64; they are ended before `finished`, in a session kept.
     #[prost(message, repeated, tag = "2")]
     pub leftovers: ::prost::alloc::vec::Vec<Leftover>,
     /// How many there were in all.
@@ -2223,6 +2245,9 @@ pub struct RunInfo {
     /// Who follows it now: how many streams of Run and Attach are open.
     #[prost(uint32, tag = "21")]
     pub followers: u32,
+    /// The session that it runs in; empty: none.
+    #[prost(string, tag = "22")]
+    pub session: ::prost::alloc::string::String,
 }
 /// The whole output in a file.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2335,6 +2360,45 @@ pub struct ReleaseRequest {
 /// It is forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {}
+/// What of a shell's state the next line of the same session finds. A line begins with what the last one that ended left; lines that run at the
+/// same time each begin with that, and the last to end leaves what it has. A shell that was killed, was replaced by `exec`, or whose line set an EXIT trap of its
+/// own and called `exit`, leaves nothing: what was there stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ShellCarry {
+    /// As ENVIRONMENT.
+    Unspecified = 0,
+    /// Nothing of this line: what was there stays.
+    Nothing = 1,
+    /// The working directory and the exported variables.
+    Environment = 2,
+    /// Also functions, aliases, options (`set -o`, `shopt`) and variables that are not exported; of bash only.
+    Everything = 3,
+}
+impl ShellCarry {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SHELL_CARRY_UNSPECIFIED",
+            Self::Nothing => "SHELL_CARRY_NOTHING",
+            Self::Environment => "SHELL_CARRY_ENVIRONMENT",
+            Self::Everything => "SHELL_CARRY_EVERYTHING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SHELL_CARRY_UNSPECIFIED" => Some(Self::Unspecified),
+            "SHELL_CARRY_NOTHING" => Some(Self::Nothing),
+            "SHELL_CARRY_ENVIRONMENT" => Some(Self::Environment),
+            "SHELL_CARRY_EVERYTHING" => Some(Self::Everything),
+            _ => None,
+        }
+    }
+}
 /// Where the command's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3554,6 +3618,2160 @@ pub mod runs_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "fumehood.v1.Runs";
     impl<T> tonic::server::NamedService for RunsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// What a session is made of.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionSpec {
+    /// As in RunSpec.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// The first working directory: absolute, or relative to the workspace. Empty: the workspace.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cwd: ::prost::bytes::Bytes,
+    /// Which policy decides; as in RunSpec.
+    #[prost(message, optional, tag = "3")]
+    pub policy: ::core::option::Option<PolicyReference>,
+    /// The environment of the caller, from which the policy's `pass` list chooses; as in RunSpec, for all runs of the session.
+    #[prost(message, repeated, tag = "4")]
+    pub caller_env: ::prost::alloc::vec::Vec<EnvironmentVariable>,
+    /// Variables that every run of the session gets; those of a run win over them. As in RunSpec.
+    #[prost(message, repeated, tag = "5")]
+    pub env: ::prost::alloc::vec::Vec<EnvironmentVariable>,
+    /// Bounds tighter than the policy's. `memory_bytes`, `processes`, `disk_bytes` and `files` hold for everything in the session together,
+    /// the others are those of each run that names none.
+    #[prost(message, optional, tag = "6")]
+    pub limits: ::core::option::Option<RequestedLimits>,
+    /// As in RunSpec; also for its runs' records.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Permission bits that new files do not get (umask(2)); of each run that names none. Unset: 0o022.
+    #[prost(uint32, optional, tag = "8")]
+    pub umask: ::core::option::Option<u32>,
+    /// Close it when for so long no run was in it; at least 1 second, at most 7 days. Unset: 30 minutes. Background processes do not
+    /// count as use.
+    #[prost(message, optional, tag = "9")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Close it so long after it was created, whatever goes on in it; at least 1 second, at most 7 days. Unset: 24 hours.
+    #[prost(message, optional, tag = "10")]
+    pub lifetime: ::core::option::Option<::prost_types::Duration>,
+}
+/// What is known of a session.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionInfo {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// Where it is in its life.
+    #[prost(enumeration = "SessionState", tag = "2")]
+    pub state: i32,
+    /// Why it was closed; unset while it is not.
+    #[prost(enumeration = "SessionEnd", tag = "3")]
+    pub end: i32,
+    /// More about that, for people: who closed it, which limit, what was lost.
+    #[prost(string, tag = "4")]
+    pub end_detail: ::prost::alloc::string::String,
+    /// The workspace.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// The working directory of the next shell line.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub cwd: ::prost::bytes::Bytes,
+    /// Who created it, as the audit log names peers.
+    #[prost(string, tag = "7")]
+    pub peer: ::prost::alloc::string::String,
+    /// The policy's name.
+    #[prost(string, tag = "8")]
+    pub policy_name: ::prost::alloc::string::String,
+    /// SHA-256 of the policy's canonical form, 32 bytes.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub policy_digest: ::prost::bytes::Bytes,
+    /// When it was asked for.
+    #[prost(message, optional, tag = "10")]
+    pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When a run last began or ended in it.
+    #[prost(message, optional, tag = "11")]
+    pub used_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was closed; unset before.
+    #[prost(message, optional, tag = "12")]
+    pub closed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it will be closed at the latest; unset once it is.
+    #[prost(message, optional, tag = "13")]
+    pub closes_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The two times of its request, as they hold.
+    #[prost(message, optional, tag = "14")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// See `idle_timeout`.
+    #[prost(message, optional, tag = "15")]
+    pub lifetime: ::core::option::Option<::prost_types::Duration>,
+    /// The labels of the request.
+    #[prost(btree_map = "string, string", tag = "16")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The state of every protection; unset while it is STARTING.
+    #[prost(message, optional, tag = "17")]
+    pub enforcement: ::core::option::Option<Enforcement>,
+    /// The bounds in force.
+    #[prost(message, optional, tag = "18")]
+    pub limits: ::core::option::Option<EffectiveLimits>,
+    /// Runs in it that are not finished.
+    #[prost(uint32, tag = "19")]
+    pub active_runs: u32,
+    /// Runs that there were in it, those included.
+    #[prost(uint64, tag = "20")]
+    pub total_runs: u64,
+    /// How often it was reset.
+    #[prost(uint32, tag = "21")]
+    pub resets: u32,
+}
+/// What is in a session now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionContents {
+    /// Its processes but those of Fumehood, by pid; at most 512.
+    #[prost(message, repeated, tag = "1")]
+    pub processes: ::prost::alloc::vec::Vec<SessionProcess>,
+    /// How many there are in all.
+    #[prost(uint32, tag = "2")]
+    pub process_count: u32,
+    /// What they listen on, on TCP and UDP; at most 256.
+    #[prost(message, repeated, tag = "3")]
+    pub listening: ::prost::alloc::vec::Vec<ListeningSocket>,
+    /// Memory that they use, in bytes: the cgroup's figure, or the sum of their resident sets where there is none.
+    #[prost(uint64, tag = "4")]
+    pub memory_bytes: u64,
+    /// What is in `/tmp` and `/var/tmp`, without what lies in directories there; at most 512, the largest first.
+    #[prost(message, repeated, tag = "5")]
+    pub temporary_files: ::prost::alloc::vec::Vec<TemporaryFile>,
+    /// How many there are in all.
+    #[prost(uint32, tag = "6")]
+    pub temporary_file_count: u32,
+    /// What background processes wrote to the output of runs that were over; at most 64 streams, the newest runs' first.
+    #[prost(message, repeated, tag = "7")]
+    pub background: ::prost::alloc::vec::Vec<BackgroundOutput>,
+}
+/// A process of a session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionProcess {
+    /// Its pid inside.
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    /// Its parent's, inside.
+    #[prost(int32, tag = "2")]
+    pub parent_pid: i32,
+    /// The run that it came from; empty where that is not known any more.
+    #[prost(string, tag = "3")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Whether that run is over: it is a background process.
+    #[prost(bool, tag = "4")]
+    pub background: bool,
+    /// Its command line, each argument with its end; cut at 4,096 bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub command: ::prost::bytes::Bytes,
+    /// Its name (`comm`), at most 15 bytes.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub name: ::prost::bytes::Bytes,
+    /// Its state as proc_pid_stat(5) has it: `R`, `S`, `D`, `T`, `Z`.
+    #[prost(string, tag = "7")]
+    pub state: ::prost::alloc::string::String,
+    /// CPU time that it used.
+    #[prost(message, optional, tag = "8")]
+    pub cpu_time: ::core::option::Option<::prost_types::Duration>,
+    /// Its resident set, in bytes.
+    #[prost(uint64, tag = "9")]
+    pub memory_bytes: u64,
+    /// How long it has lived.
+    #[prost(message, optional, tag = "10")]
+    pub age: ::core::option::Option<::prost_types::Duration>,
+}
+/// A socket that something in a session listens on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListeningSocket {
+    /// `tcp` or `udp`.
+    #[prost(string, tag = "1")]
+    pub protocol: ::prost::alloc::string::String,
+    /// The address: `127.0.0.1`, `::`.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// The port.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// The process that has it; 0 where that cannot be seen.
+    #[prost(int32, tag = "4")]
+    pub pid: i32,
+}
+/// Something in `/tmp` or `/var/tmp`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TemporaryFile {
+    /// Its path inside.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    /// Its length in bytes; of a directory, 0.
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// Whether it is a directory.
+    #[prost(bool, tag = "3")]
+    pub directory: bool,
+}
+/// What a background process wrote to the output of a run that was over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackgroundOutput {
+    /// The run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Which stream.
+    #[prost(enumeration = "OutputStream", tag = "2")]
+    pub stream: i32,
+    /// How many bytes since the run was over.
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+    /// The last of them, at most 65,536.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub tail: ::prost::bytes::Bytes,
+}
+/// A request for a session.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSessionRequest {
+    /// Its id, chosen by the client: 1 to 128 of the characters A-Z a-z 0-9 . _ : -. Empty: the daemon chooses one. The same id with the same
+    /// request is the same session while it lives; with another request, ALREADY_EXISTS. The id of a closed one can be taken anew.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// What it is made of.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<SessionSpec>,
+}
+/// The session.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSessionResponse {
+    /// Its state.
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<SessionInfo>,
+    /// True when it was there already.
+    #[prost(bool, tag = "2")]
+    pub existed: bool,
+}
+/// Which session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeSessionRequest {
+    /// The session.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+}
+/// A session and what is in it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeSessionResponse {
+    /// Its state.
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<SessionInfo>,
+    /// What is in it; unset unless it is OPEN.
+    #[prost(message, optional, tag = "2")]
+    pub contents: ::core::option::Option<SessionContents>,
+}
+/// Which sessions to list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSessionsRequest {
+    /// Only sessions in one of these states. Empty: all.
+    #[prost(enumeration = "SessionState", repeated, tag = "1")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    /// At most this many; 0: 100; more than 1,000 counts as 1,000.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before. Empty: the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// A page of sessions.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSessionsResponse {
+    /// Newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<SessionInfo>,
+    /// For the next page; empty: this was the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Which session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResetSessionRequest {
+    /// The session.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+}
+/// It begins anew.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResetSessionResponse {
+    /// Its state.
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<SessionInfo>,
+}
+/// Which session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessionRequest {
+    /// The session.
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    /// From SIGTERM to the end of everything in it. Unset or zero: SIGKILL at once.
+    #[prost(message, optional, tag = "2")]
+    pub grace: ::core::option::Option<::prost_types::Duration>,
+    /// Why, for the record; at most 1,024 bytes.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// It is closed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CloseSessionResponse {
+    /// Its state.
+    #[prost(message, optional, tag = "1")]
+    pub session: ::core::option::Option<SessionInfo>,
+}
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SessionState {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// Its sandbox is being made, for the first time or after a reset.
+    Starting = 1,
+    /// It takes runs.
+    Open = 2,
+    /// Its sandbox is being ended; it is not yet confirmed empty.
+    Closing = 3,
+    /// Nothing of it exists any more.
+    Closed = 4,
+}
+impl SessionState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SESSION_STATE_UNSPECIFIED",
+            Self::Starting => "SESSION_STATE_STARTING",
+            Self::Open => "SESSION_STATE_OPEN",
+            Self::Closing => "SESSION_STATE_CLOSING",
+            Self::Closed => "SESSION_STATE_CLOSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SESSION_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SESSION_STATE_STARTING" => Some(Self::Starting),
+            "SESSION_STATE_OPEN" => Some(Self::Open),
+            "SESSION_STATE_CLOSING" => Some(Self::Closing),
+            "SESSION_STATE_CLOSED" => Some(Self::Closed),
+            _ => None,
+        }
+    }
+}
+/// Why a session was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SessionEnd {
+    /// It is not closed.
+    Unspecified = 0,
+    /// Somebody called Close.
+    Closed = 1,
+    /// It was not used for `idle_timeout`.
+    Idle = 2,
+    /// It lived for `lifetime`.
+    Lifetime = 3,
+    /// What was in it took more memory or disk than the session may, and all of it was ended.
+    Limit = 4,
+    /// The daemon ended.
+    Drain = 5,
+    /// Its sandbox was lost: its init was killed, the launcher died; or could not be made.
+    Lost = 6,
+}
+impl SessionEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SESSION_END_UNSPECIFIED",
+            Self::Closed => "SESSION_END_CLOSED",
+            Self::Idle => "SESSION_END_IDLE",
+            Self::Lifetime => "SESSION_END_LIFETIME",
+            Self::Limit => "SESSION_END_LIMIT",
+            Self::Drain => "SESSION_END_DRAIN",
+            Self::Lost => "SESSION_END_LOST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SESSION_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "SESSION_END_CLOSED" => Some(Self::Closed),
+            "SESSION_END_IDLE" => Some(Self::Idle),
+            "SESSION_END_LIFETIME" => Some(Self::Lifetime),
+            "SESSION_END_LIMIT" => Some(Self::Limit),
+            "SESSION_END_DRAIN" => Some(Self::Drain),
+            "SESSION_END_LOST" => Some(Self::Lost),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod sessions_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Sandboxes that live on. The runs of a session (`RunSpec.session`) share its view of the file tree with the changes they make to `/tmp` and
+    /// to the home directory, its loopback network, its background processes, and its limits of memory, processes and disk. The working
+    /// directory and the exported variables carry from one shell line to the next (`RunSpec.shell`).
+    ///
+    /// A session belongs to its peer, not to a connection: it lives until it is closed, has not been used for `idle_timeout`, or has lived for
+    /// `lifetime`. Its policy is read once, when it is created; what each run may do in it is decided for each by the same policy.
+    ///
+    /// INVALID_ARGUMENT     a field is malformed (BadRequest names each one)
+    /// PERMISSION_DENIED    this peer may not use the daemon, the policy, or not this session
+    /// NOT_FOUND            no session of that id, or not one of this peer's
+    /// ALREADY_EXISTS       the id is taken by a session with another request
+    /// FAILED_PRECONDITION  the session is closed, or its sandbox could not be made (ErrorInfo says why)
+    /// RESOURCE_EXHAUSTED   too many sessions
+    /// UNAVAILABLE          the daemon drains
+    #[derive(Debug, Clone)]
+    pub struct SessionsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl SessionsClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> SessionsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SessionsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SessionsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Make a session. Returns when its sandbox stands and a run would start at once.
+        pub async fn create(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Sessions/Create",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Sessions", "Create"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The state of one session, and what is in it now.
+        pub async fn describe(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Sessions/Describe",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Sessions", "Describe"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The sessions of this peer, newest first; root and the daemon's own user see all of them. Those that are closed are kept for a while, as
+        /// finished runs are.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSessionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Sessions/List",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Sessions", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// End everything in a session and begin it anew under the same id: an empty `/tmp`, the home directory as it is outside, the
+        /// working directory and the variables as they were at first. Runs in it end as `cancelled` (SESSION). Returns when that is done.
+        pub async fn reset(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResetSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResetSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Sessions/Reset",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Sessions", "Reset"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// End a session and everything in it. Returns when no process of it is left. Closing a closed one is no error.
+        pub async fn close(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Sessions/Close",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Sessions", "Close"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod sessions_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SessionsServer.
+    #[async_trait]
+    pub trait Sessions: std::marker::Send + std::marker::Sync + 'static {
+        /// Make a session. Returns when its sandbox stands and a run would start at once.
+        async fn create(
+            &self,
+            request: tonic::Request<super::CreateSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSessionResponse>,
+            tonic::Status,
+        >;
+        /// The state of one session, and what is in it now.
+        async fn describe(
+            &self,
+            request: tonic::Request<super::DescribeSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeSessionResponse>,
+            tonic::Status,
+        >;
+        /// The sessions of this peer, newest first; root and the daemon's own user see all of them. Those that are closed are kept for a while, as
+        /// finished runs are.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSessionsResponse>,
+            tonic::Status,
+        >;
+        /// End everything in a session and begin it anew under the same id: an empty `/tmp`, the home directory as it is outside, the
+        /// working directory and the variables as they were at first. Runs in it end as `cancelled` (SESSION). Returns when that is done.
+        async fn reset(
+            &self,
+            request: tonic::Request<super::ResetSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResetSessionResponse>,
+            tonic::Status,
+        >;
+        /// End a session and everything in it. Returns when no process of it is left. Closing a closed one is no error.
+        async fn close(
+            &self,
+            request: tonic::Request<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Sandboxes that live on. The runs of a session (`RunSpec.session`) share its view of the file tree with the changes they make to `/tmp` and
+    /// to the home directory, its loopback network, its background processes, and its limits of memory, processes and disk. The working
+    /// directory and the exported variables carry from one shell line to the next (`RunSpec.shell`).
+    ///
+    /// A session belongs to its peer, not to a connection: it lives until it is closed, has not been used for `idle_timeout`, or has lived for
+    /// `lifetime`. Its policy is read once, when it is created; what each run may do in it is decided for each by the same policy.
+    ///
+    /// INVALID_ARGUMENT     a field is malformed (BadRequest names each one)
+    /// PERMISSION_DENIED    this peer may not use the daemon, the policy, or not this session
+    /// NOT_FOUND            no session of that id, or not one of this peer's
+    /// ALREADY_EXISTS       the id is taken by a session with another request
+    /// FAILED_PRECONDITION  the session is closed, or its sandbox could not be made (ErrorInfo says why)
+    /// RESOURCE_EXHAUSTED   too many sessions
+    /// UNAVAILABLE          the daemon drains
+    #[derive(Debug)]
+    pub struct SessionsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SessionsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SessionsServer<T>
+    where
+        T: Sessions,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fumehood.v1.Sessions/Create" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSvc<T: Sessions>(pub Arc<T>);
+                    impl<
+                        T: Sessions,
+                    > tonic::server::UnaryService<super::CreateSessionRequest>
+                    for CreateSvc<T> {
+                        type Response = super::CreateSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::create(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Sessions/Describe" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeSvc<T: Sessions>(pub Arc<T>);
+                    impl<
+                        T: Sessions,
+                    > tonic::server::UnaryService<super::DescribeSessionRequest>
+                    for DescribeSvc<T> {
+                        type Response = super::DescribeSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::describe(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Sessions/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Sessions>(pub Arc<T>);
+                    impl<
+                        T: Sessions,
+                    > tonic::server::UnaryService<super::ListSessionsRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListSessionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Sessions/Reset" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResetSvc<T: Sessions>(pub Arc<T>);
+                    impl<
+                        T: Sessions,
+                    > tonic::server::UnaryService<super::ResetSessionRequest>
+                    for ResetSvc<T> {
+                        type Response = super::ResetSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResetSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::reset(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Sessions/Close" => {
+                    #[allow(non_camel_case_types)]
+                    struct CloseSvc<T: Sessions>(pub Arc<T>);
+                    impl<
+                        T: Sessions,
+                    > tonic::server::UnaryService<super::CloseSessionRequest>
+                    for CloseSvc<T> {
+                        type Response = super::CloseSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CloseSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Sessions>::close(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CloseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SessionsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fumehood.v1.Sessions";
+    impl<T> tonic::server::NamedService for SessionsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// In which sandbox a call sees files.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilesView {
+    /// One of both.
+    #[prost(oneof = "files_view::View", tags = "1, 2")]
+    pub view: ::core::option::Option<files_view::View>,
+}
+/// Nested message and enum types in `FilesView`.
+pub mod files_view {
+    /// One of both.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum View {
+        /// In a session: also what its runs left in `/tmp` and the home directory. Counts as use of it.
+        #[prost(string, tag = "1")]
+        Session(::prost::alloc::string::String),
+        /// As a run with this workspace and policy would, in a sandbox made for this call. What it writes outside of what the policy lets
+        /// it write for good is gone afterwards.
+        #[prost(message, tag = "2")]
+        Workspace(super::WorkspaceView),
+    }
+}
+/// The view of a run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkspaceView {
+    /// As in RunSpec.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub workspace: ::prost::bytes::Bytes,
+    /// As in RunSpec.
+    #[prost(message, optional, tag = "2")]
+    pub policy: ::core::option::Option<PolicyReference>,
+}
+/// What is known of a file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileInfo {
+    /// Its name in its directory.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    /// What it is.
+    #[prost(enumeration = "FileKind", tag = "2")]
+    pub kind: i32,
+    /// Its length in bytes.
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    /// Permission bits, 0 to 0o7777.
+    #[prost(uint32, tag = "4")]
+    pub mode: u32,
+    /// Its owner as seen inside.
+    #[prost(uint32, tag = "5")]
+    pub uid: u32,
+    /// Its group as seen inside.
+    #[prost(uint32, tag = "6")]
+    pub gid: u32,
+    /// When its contents last changed.
+    #[prost(message, optional, tag = "7")]
+    pub modified_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Where a symbolic link points.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub link_target: ::prost::bytes::Bytes,
+    /// Its inode's number, and the device's: the same file has the same two.
+    #[prost(uint64, tag = "9")]
+    pub inode: u64,
+    /// See `inode`.
+    #[prost(uint64, tag = "10")]
+    pub device: u64,
+    /// Names that it has (hard links).
+    #[prost(uint64, tag = "11")]
+    pub links: u64,
+}
+/// Which path.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// Absolute, or relative to the view's working directory; 1 to 4,095 bytes without NUL. So are all paths.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// Whether to say what a symbolic link at its end leads to, and not what it is.
+    #[prost(bool, tag = "3")]
+    pub follow: bool,
+}
+/// What it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatResponse {
+    /// What it is.
+    #[prost(message, optional, tag = "1")]
+    pub file: ::core::option::Option<FileInfo>,
+}
+/// Which directory.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDirectoryRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// The directory.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// At most so many entries; 0: 1,000; more than 10,000 counts as 10,000.
+    #[prost(uint32, tag = "3")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before. Empty: the first page. A page begins behind the last name of the one before, so that
+    /// nothing that stays is left out or comes twice when the directory changes meanwhile.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub page_token: ::prost::bytes::Bytes,
+}
+/// A page of a directory.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDirectoryResponse {
+    /// What is in it, without `.` and `..`.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<FileInfo>,
+    /// For the next page; empty: this was the last.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub next_page_token: ::prost::bytes::Bytes,
+}
+/// Which file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadFileRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// The file; a symbolic link is followed. One that is no regular file is FAILED_PRECONDITION.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// From which byte on.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// At most so many bytes. Unset: to its end.
+    #[prost(uint64, optional, tag = "4")]
+    pub length: ::core::option::Option<u64>,
+}
+/// Contents of a file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadFileResponse {
+    /// Comes first, without data.
+    #[prost(message, optional, tag = "1")]
+    pub file: ::core::option::Option<FileInfo>,
+    /// At most 262,144 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+}
+/// A part of a file to write.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteFileRequest {
+    /// What the message is. `write` in the first message and only there.
+    #[prost(oneof = "write_file_request::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<write_file_request::Message>,
+}
+/// Nested message and enum types in `WriteFileRequest`.
+pub mod write_file_request {
+    /// What the message is. `write` in the first message and only there.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// Which file.
+        #[prost(message, tag = "1")]
+        Write(super::WriteFileStart),
+        /// Its next bytes, at most 1,048,576.
+        #[prost(bytes, tag = "2")]
+        Data(::prost::bytes::Bytes),
+    }
+}
+/// Which file, and how.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteFileStart {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// The file.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// How.
+    #[prost(enumeration = "WriteMode", tag = "3")]
+    pub mode: i32,
+    /// Permission bits of a new file, 0 to 0o777, as they are (no umask). Unset: 0o644.
+    #[prost(uint32, optional, tag = "4")]
+    pub permissions: ::core::option::Option<u32>,
+    /// Whether to make missing directories above it, with 0o755.
+    #[prost(bool, tag = "5")]
+    pub parents: bool,
+    /// Whether it is on disk (fsync) before the call returns.
+    #[prost(bool, tag = "6")]
+    pub sync: bool,
+}
+/// It is written.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteFileResponse {
+    /// What it is now.
+    #[prost(message, optional, tag = "1")]
+    pub file: ::core::option::Option<FileInfo>,
+    /// Whether it was not there before.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+}
+/// Which directory to make.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MakeDirectoryRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// The directory.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// Permission bits, 0 to 0o777, as they are (no umask). Unset: 0o755.
+    #[prost(uint32, optional, tag = "3")]
+    pub permissions: ::core::option::Option<u32>,
+    /// Whether to make missing directories above it too; then one that is there already is no error.
+    #[prost(bool, tag = "4")]
+    pub parents: bool,
+}
+/// It is made.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MakeDirectoryResponse {
+    /// What it is.
+    #[prost(message, optional, tag = "1")]
+    pub file: ::core::option::Option<FileInfo>,
+    /// Whether it was not there before.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+}
+/// What to remove.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// What. A symbolic link itself, never what it leads to.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub path: ::prost::bytes::Bytes,
+    /// Whether a directory goes with all that is in it. Other file systems mounted there are not entered (EBUSY). Not atomic: what
+    /// could not be removed stops it, and what was removed is gone.
+    #[prost(bool, tag = "3")]
+    pub recursive: bool,
+}
+/// It is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveResponse {
+    /// How many files and directories went.
+    #[prost(uint64, tag = "1")]
+    pub removed: u64,
+}
+/// What to rename.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub view: ::core::option::Option<FilesView>,
+    /// The old name.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub from: ::prost::bytes::Bytes,
+    /// The new name.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub to: ::prost::bytes::Bytes,
+    /// Whether nothing may be there yet (ALREADY_EXISTS). False: a file, or an empty directory, that is there is replaced.
+    #[prost(bool, tag = "4")]
+    pub keep_existing: bool,
+}
+/// It is renamed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameResponse {}
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FileKind {
+    /// Never sent by this version.
+    Unspecified = 0,
+    /// A regular file.
+    File = 1,
+    /// A directory.
+    Directory = 2,
+    /// A symbolic link.
+    Symlink = 3,
+    /// A pipe, socket or device.
+    Other = 4,
+}
+impl FileKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FILE_KIND_UNSPECIFIED",
+            Self::File => "FILE_KIND_FILE",
+            Self::Directory => "FILE_KIND_DIRECTORY",
+            Self::Symlink => "FILE_KIND_SYMLINK",
+            Self::Other => "FILE_KIND_OTHER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FILE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "FILE_KIND_FILE" => Some(Self::File),
+            "FILE_KIND_DIRECTORY" => Some(Self::Directory),
+            "FILE_KIND_SYMLINK" => Some(Self::Symlink),
+            "FILE_KIND_OTHER" => Some(Self::Other),
+            _ => None,
+        }
+    }
+}
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WriteMode {
+    /// As REPLACE.
+    Unspecified = 0,
+    /// Make it, or put another file in the place of the one that is there, atomically: it keeps that one's permission bits. What a symbolic
+    /// link leads to is replaced, not the link.
+    Replace = 1,
+    /// Make it; ALREADY_EXISTS where something is. Also atomically.
+    Create = 2,
+    /// Write behind what is there; make it where nothing is. Not atomically.
+    Append = 3,
+}
+impl WriteMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WRITE_MODE_UNSPECIFIED",
+            Self::Replace => "WRITE_MODE_REPLACE",
+            Self::Create => "WRITE_MODE_CREATE",
+            Self::Append => "WRITE_MODE_APPEND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WRITE_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "WRITE_MODE_REPLACE" => Some(Self::Replace),
+            "WRITE_MODE_CREATE" => Some(Self::Create),
+            "WRITE_MODE_APPEND" => Some(Self::Append),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod files_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Files as a sandbox shows them. Each call is carried out by a process inside a sandbox, confined as a command is: it reaches what a command
+    /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
+    ///
+    /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
+    /// `errno` (its number), `operation` (`open`, `rename`) and `path` (as asked for, bytes that are no UTF-8 as `\xNN`):
+    /// NOT_FOUND            ENOENT
+    /// ALREADY_EXISTS       EEXIST
+    /// PERMISSION_DENIED    EACCES, EPERM, EROFS
+    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY and the like
+    /// RESOURCE_EXHAUSTED   ENOSPC, EDQUOT, EMFILE, EFBIG
+    /// INVALID_ARGUMENT     ENAMETOOLONG, EINVAL; or a field of the request is malformed (BadRequest)
+    /// INTERNAL             EIO and others
+    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name.
+    ///
+    /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
+    #[derive(Debug, Clone)]
+    pub struct FilesClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl FilesClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> FilesClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> FilesClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            FilesClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// What a path is.
+        pub async fn stat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StatRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/fumehood.v1.Files/Stat");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Files", "Stat"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What is in a directory, in the order of names as bytes.
+        pub async fn list_directory(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDirectoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDirectoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Files/ListDirectory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Files", "ListDirectory"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The contents of a file, or a part of them. The first message carries `file`; data follows in order.
+        pub async fn read_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ReadFileResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Files/ReadFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Files", "ReadFile"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Make or replace a file. The first message carries `write`, the following ones data; the end of the stream ends the file. With `replace`
+        /// atomically: until then others see the old file, and a stream that breaks leaves it as it was.
+        pub async fn write_file(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::WriteFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WriteFileResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Files/WriteFile",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Files", "WriteFile"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// Make a directory.
+        pub async fn make_directory(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MakeDirectoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MakeDirectoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fumehood.v1.Files/MakeDirectory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fumehood.v1.Files", "MakeDirectory"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Remove a file, a symbolic link or a directory.
+        pub async fn remove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/fumehood.v1.Files/Remove");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Files", "Remove"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Give a file or directory another name, atomically.
+        pub async fn rename(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenameRequest>,
+        ) -> std::result::Result<tonic::Response<super::RenameResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/fumehood.v1.Files/Rename");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Files", "Rename"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod files_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with FilesServer.
+    #[async_trait]
+    pub trait Files: std::marker::Send + std::marker::Sync + 'static {
+        /// What a path is.
+        async fn stat(
+            &self,
+            request: tonic::Request<super::StatRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatResponse>, tonic::Status>;
+        /// What is in a directory, in the order of names as bytes.
+        async fn list_directory(
+            &self,
+            request: tonic::Request<super::ListDirectoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDirectoryResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ReadFile method.
+        type ReadFileStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ReadFileResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The contents of a file, or a part of them. The first message carries `file`; data follows in order.
+        async fn read_file(
+            &self,
+            request: tonic::Request<super::ReadFileRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadFileStream>, tonic::Status>;
+        /// Make or replace a file. The first message carries `write`, the following ones data; the end of the stream ends the file. With `replace`
+        /// atomically: until then others see the old file, and a stream that breaks leaves it as it was.
+        async fn write_file(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WriteFileRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<super::WriteFileResponse>,
+            tonic::Status,
+        >;
+        /// Make a directory.
+        async fn make_directory(
+            &self,
+            request: tonic::Request<super::MakeDirectoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MakeDirectoryResponse>,
+            tonic::Status,
+        >;
+        /// Remove a file, a symbolic link or a directory.
+        async fn remove(
+            &self,
+            request: tonic::Request<super::RemoveRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveResponse>, tonic::Status>;
+        /// Give a file or directory another name, atomically.
+        async fn rename(
+            &self,
+            request: tonic::Request<super::RenameRequest>,
+        ) -> std::result::Result<tonic::Response<super::RenameResponse>, tonic::Status>;
+    }
+    /// Files as a sandbox shows them. Each call is carried out by a process inside a sandbox, confined as a command is: it reaches what a command
+    /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
+    ///
+    /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
+    /// `errno` (its number), `operation` (`open`, `rename`) and `path` (as asked for, bytes that are no UTF-8 as `\xNN`):
+    /// NOT_FOUND            ENOENT
+    /// ALREADY_EXISTS       EEXIST
+    /// PERMISSION_DENIED    EACCES, EPERM, EROFS
+    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY and the like
+    /// RESOURCE_EXHAUSTED   ENOSPC, EDQUOT, EMFILE, EFBIG
+    /// INVALID_ARGUMENT     ENAMETOOLONG, EINVAL; or a field of the request is malformed (BadRequest)
+    /// INTERNAL             EIO and others
+    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name.
+    ///
+    /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
+    #[derive(Debug)]
+    pub struct FilesServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> FilesServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for FilesServer<T>
+    where
+        T: Files,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/fumehood.v1.Files/Stat" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatSvc<T: Files>(pub Arc<T>);
+                    impl<T: Files> tonic::server::UnaryService<super::StatRequest>
+                    for StatSvc<T> {
+                        type Response = super::StatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::stat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/ListDirectory" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDirectorySvc<T: Files>(pub Arc<T>);
+                    impl<
+                        T: Files,
+                    > tonic::server::UnaryService<super::ListDirectoryRequest>
+                    for ListDirectorySvc<T> {
+                        type Response = super::ListDirectoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDirectoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::list_directory(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDirectorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/ReadFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadFileSvc<T: Files>(pub Arc<T>);
+                    impl<
+                        T: Files,
+                    > tonic::server::ServerStreamingService<super::ReadFileRequest>
+                    for ReadFileSvc<T> {
+                        type Response = super::ReadFileResponse;
+                        type ResponseStream = T::ReadFileStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadFileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::read_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/WriteFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteFileSvc<T: Files>(pub Arc<T>);
+                    impl<
+                        T: Files,
+                    > tonic::server::ClientStreamingService<super::WriteFileRequest>
+                    for WriteFileSvc<T> {
+                        type Response = super::WriteFileResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WriteFileRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::write_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteFileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/MakeDirectory" => {
+                    #[allow(non_camel_case_types)]
+                    struct MakeDirectorySvc<T: Files>(pub Arc<T>);
+                    impl<
+                        T: Files,
+                    > tonic::server::UnaryService<super::MakeDirectoryRequest>
+                    for MakeDirectorySvc<T> {
+                        type Response = super::MakeDirectoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MakeDirectoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::make_directory(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MakeDirectorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/Remove" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveSvc<T: Files>(pub Arc<T>);
+                    impl<T: Files> tonic::server::UnaryService<super::RemoveRequest>
+                    for RemoveSvc<T> {
+                        type Response = super::RemoveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fumehood.v1.Files/Rename" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenameSvc<T: Files>(pub Arc<T>);
+                    impl<T: Files> tonic::server::UnaryService<super::RenameRequest>
+                    for RenameSvc<T> {
+                        type Response = super::RenameResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenameRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Files>::rename(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenameSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for FilesServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "fumehood.v1.Files";
+    impl<T> tonic::server::NamedService for FilesServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
