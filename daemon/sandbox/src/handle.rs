@@ -243,11 +243,7 @@ impl Sandbox {
     pub fn files(&self, command: &CommandSpec) -> io::Result<Worker> {
         let memory = wire::memory_file(command)?;
         let (ours, theirs) = wire::pair()?;
-        wire::send(
-            self.socket.as_fd(),
-            &Request::Files,
-            &[memory.as_fd(), theirs.as_fd()],
-        )?;
+        wire::send(self.socket.as_fd(), &Request::Files, &[memory.as_fd(), theirs.as_fd()])?;
         Worker::new(ours)
     }
 

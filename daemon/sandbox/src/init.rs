@@ -530,7 +530,10 @@ fn start(
             return None;
         };
         let worker = command::spawn(&command, Task::Files(&operations), &stdio, confinement, waiting);
-        return worker.map(|spawned| announce(socket, spawned, &[])).map_err(refuse).ok();
+        return worker
+            .map(|spawned| announce(socket, spawned, &[]))
+            .map_err(refuse)
+            .ok();
     }
     let (stdio, master) = match (command.terminal, <[OwnedFd; 3]>::try_from(stdio)) {
         (None, Ok(stdio)) => (stdio, None),

@@ -73,10 +73,7 @@ pub(super) fn write(socket: &OwnedFd, pipe: OwnedFd, write: &Write) -> Result<Ou
     if place.is_dots() || place.must_be_directory {
         return Err(open(Errno::ISDIR));
     }
-    present
-        .as_ref()
-        .map_or(Ok(()), demand_regular)
-        .map_err(&open)?;
+    present.as_ref().map_or(Ok(()), demand_regular).map_err(&open)?;
     if write.mode == WriteMode::Append {
         return append(socket, pipe, write, &place, present.is_some());
     }
@@ -100,16 +97,11 @@ pub(super) fn write(socket: &OwnedFd, pipe: OwnedFd, write: &Write) -> Result<Ou
     result
 }
 
-fn append(
-    socket: &OwnedFd,
-    pipe: OwnedFd,
-    write: &Write,
-    place: &Place,
-    mut present: bool,
-) -> Result<Outcome, Failed> {
+fn append(socket: &OwnedFd, pipe: OwnedFd, write: &Write, place: &Place, mut present: bool) -> Result<Outcome, Failed> {
     let open = failing("open", &write.path);
     // Something that is no regular file may have come meanwhile: it is not followed and not waited for.
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = loop {
         let (flags, missed) = match present {
             true => (flags, Errno::NOENT),
@@ -211,8 +203,7 @@ impl<'p> Draft<'p> {
             // Not every file system has files without a name. What else is wrong, is with one that has a name too.
             Err(_) => {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let (file, name) =
-                    with_new_name(|name| rustix::fs::openat(&place.directory, name, flags, mode))?;
+                let (file, name) = with_new_name(|name| rustix::fs::openat(&place.directory, name, flags, mode))?;
                 (file, Some(name))
             }
         };

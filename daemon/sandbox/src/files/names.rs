@@ -8,9 +8,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, StatxFl
 use rustix::io::Errno;
 
 use super::place::{self, Place};
-use super::{
-    BATCH_BYTES, Failed, Info, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_PATH_BYTES, Outcome, Reply, failing,
-};
+use super::{BATCH_BYTES, Failed, Info, MAX_PAGE_BYTES, MAX_PAGE_ENTRIES, MAX_PATH_BYTES, Outcome, Reply, failing};
 use crate::wire;
 
 /// How often a long operation says that it goes on.
