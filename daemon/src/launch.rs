@@ -383,5 +383,6 @@ fn test_spec() -> SandboxSpec {
         },
         required: Vec::new(),
         record: false,
+        session: false,
     }
 }

@@ -8,10 +8,15 @@ use std::process::{Child, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+<<<<<<< HEAD
 use crate::event::{Event, Request, SignalScope};
 use crate::files::Worker;
+=======
+use crate::event::{Event, Job, Request, SignalScope};
+>>>>>>> life
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::lister::Lister;
+use crate::running::Running;
 use crate::spec::{CommandSpec, SandboxSpec};
 use crate::starter::{self, Answer, Order};
 use crate::wire;
@@ -255,6 +260,40 @@ impl Sandbox {
         }
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
+    }
+
+    /// Executes a command in a session, once `Ready` came. `number` is the run's, unique in the session. `stdio` becomes 0, 1 and 2 as in
+    /// [`Self::exec`]; `None` where the command has a terminal. `state` comes if and only if [`CommandSpec::state`] says so.
+    pub fn run(
+        &self,
+        number: u64,
+        command: &CommandSpec,
+        stdio: Option<[OwnedFd; 3]>,
+        state: Option<OwnedFd>,
+    ) -> io::Result<Running> {
+        if stdio.is_some() == command.terminal.is_some() || state.is_some() != command.state {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (socket, theirs) = wire::pair()?;
+        let memory = wire::memory_file(command)?;
+        let mut fds = vec![theirs.as_fd(), memory.as_fd()];
+        fds.extend(state.iter().map(AsFd::as_fd));
+        for fd in stdio.iter().flatten() {
+            self.give_pipe(fd)?;
+            fds.push(fd.as_fd());
+        }
+        let job = Job::Command {
+            terminal: command.terminal,
+            state: command.state,
+        };
+        wire::send(self.socket.as_fd(), &Request::Run { number, job }, &fds)?;
+        wire::set_nonblocking(&socket)?;
+        Ok(Running::new(socket))
+    }
+
+    /// Asks a session for [`Event::Described`].
+    pub fn describe(&self) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::Describe, &[])
     }
 
     /// Asks for the self-test instead of a command, once `Ready` came.

@@ -474,7 +474,10 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 }
                 Ok(Some((Request::Signal { signal, scope }, _))) => send_signal(leader, signal, scope),
                 // The daemon closed its end or speaks nonsense: the sandbox is over.
-                Ok(None) | Err(_) => return 1,
+                Ok(Some((Request::Run { .. } | Request::Describe | Request::Kill | Request::Leave, _)) | None)
+                | Err(_) => {
+                    return 1;
+                }
             }
         }
     }

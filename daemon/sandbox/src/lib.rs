@@ -20,11 +20,13 @@
 //! starter.rs    starts launchers for a daemon that cannot start anything any more
 //! shed.rs       what the daemon gives up before it serves
 //! handle.rs     the daemon's side               wire.rs      messages with descriptors
+//! running.rs    the same of one run in a session
 //! sys.rs        the floor: raw calls
 //! ```
 
 mod cgroup;
 mod command;
+pub mod description;
 pub mod event;
 pub mod files;
 mod guard;
@@ -36,6 +38,7 @@ mod lister;
 mod ports;
 mod recorder;
 mod rights;
+mod running;
 mod scratch;
 pub mod seccomp;
 pub mod selftest;
@@ -54,6 +57,7 @@ pub use guard::{named_programs as git_programs, try_change as try_git_config, va
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use lister::Lister;
+pub use running::Running;
 pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
 pub use terminal::resize as resize_terminal;

@@ -99,6 +99,7 @@ fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, 
         cwd: "/".into(),
         umask: 0o022,
         terminal: None,
+        state: false,
     };
     // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
