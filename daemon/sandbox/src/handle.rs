@@ -8,12 +8,8 @@ use std::process::{Child, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-<<<<<<< HEAD
-use crate::event::{Event, Request, SignalScope};
-use crate::files::Worker;
-=======
 use crate::event::{Event, Job, Request, SignalScope};
->>>>>>> life
+use crate::files::Worker;
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::lister::Lister;
 use crate::running::Running;
