@@ -59,8 +59,8 @@ mod writer;
 pub use approval::{Approval, ApprovalEvent, ApprovalRuleRemoved};
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
-pub use files::FileOperation;
 pub use file::{AuditError, OpenError, Opened};
+pub use files::FileOperation;
 pub use read::{Heading, Next, Reader};
 pub(crate) use record::now;
 pub use record::{

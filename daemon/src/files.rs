@@ -482,7 +482,13 @@ fn no_view(ending: &Ending) -> FilesError {
             hint,
             ..
         } => {
-            let about = |text: String, before: &str| if text.is_empty() { text } else { format!("{before}{text}") };
+            let about = |text: String, before: &str| {
+                if text.is_empty() {
+                    text
+                } else {
+                    format!("{before}{text}")
+                }
+            };
             let why = if *errno == 0 {
                 String::new()
             } else {
@@ -558,6 +564,9 @@ mod tests {
             rule: None,
             removed: 0,
         };
-        assert_eq!(FilesError::File(failure).to_string(), "/w/x: open: no such file or directory (ENOENT)");
+        assert_eq!(
+            FilesError::File(failure).to_string(),
+            "/w/x: open: no such file or directory (ENOENT)"
+        );
     }
 }

@@ -31,7 +31,9 @@ use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Bounds, RunTable, SpillBounds, SpillStore, Surroundings};
-use crate::service::{ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService};
+use crate::service::{
+    ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
+};
 use crate::systemd;
 use crate::walls::Opened;
 

@@ -55,7 +55,11 @@ impl Call {
         let ready = prepare::ready(&mut sandbox, grants.limits.memory_bytes, launching).await;
         ready.map_err(|ending| no_view(&ending))?;
         let command = lower::command(&[], 0, &[], grants, host);
-        let worker = sandbox.handle().files(&command).and_then(FileWorker::new).map_err(lost)?;
+        let worker = sandbox
+            .handle()
+            .files(&command)
+            .and_then(FileWorker::new)
+            .map_err(lost)?;
         Ok(Call {
             sandbox,
             worker: Some(worker),

@@ -137,7 +137,10 @@ impl Service for FilesService {
         let first = first.map_err(|_| status::files(&FilesError::Stalled))?;
         let said = first.map_err(status::of_message)?.and_then(|message| message.message);
         let Some(Said::Write(start)) = said else {
-            return Err(status::invalid_field("write", "missing; the first message says which file"));
+            return Err(status::invalid_field(
+                "write",
+                "missing; the first message says which file",
+            ));
         };
         let (view, write) = self.check_write(&peer, start).await?;
         let (pieces, mut told) = self.files.write(view, write);
@@ -181,7 +184,10 @@ impl Service for FilesService {
         let path = take_path(&mut wrong, "path", path);
         let mode = take_mode(&mut wrong, "permissions", permissions, DIRECTORY_MODE);
         let view = self.view(&peer, view, wrong).await?;
-        match self.perform(view, Operation::MakeDirectory { path, mode, parents }).await? {
+        match self
+            .perform(view, Operation::MakeDirectory { path, mode, parents })
+            .await?
+        {
             Answer::Made(file, created) => Ok(Response::new(v1::MakeDirectoryResponse {
                 file: Some(info(file)),
                 created,
@@ -293,13 +299,21 @@ async fn send_all(messages: &mut Streaming<v1::WriteFileRequest>, pieces: &mpsc:
         let data = match message {
             Some(Said::Data(data)) if data.len() <= MAX_DATA_BYTES => data,
             Some(Said::Data(data)) => {
-                let what = format!("{} bytes in one message, more than {MAX_DATA_BYTES}; send several", data.len());
+                let what = format!(
+                    "{} bytes in one message, more than {MAX_DATA_BYTES}; send several",
+                    data.len()
+                );
                 return Err(status::invalid_field("data", what));
             }
             Some(Said::Write(_)) => {
                 return Err(status::invalid_field("write", "only the first message says which file"));
             }
-            None => return Err(status::invalid_field("data", "missing; every message but the first carries data")),
+            None => {
+                return Err(status::invalid_field(
+                    "data",
+                    "missing; every message but the first carries data",
+                ));
+            }
         };
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             // The answer says why nobody takes it: wait for that.

@@ -306,7 +306,13 @@ pub(super) fn files(error: &FilesError) -> Status {
         FilesError::File(failure) => return file(failure, message),
         FilesError::Denied { rule, .. } => {
             let about = [("rule", rule.as_str())];
-            return status_about(Code::PermissionDenied, "DENIED_BY_POLICY", message, ErrorDetails::new(), &about);
+            return status_about(
+                Code::PermissionDenied,
+                "DENIED_BY_POLICY",
+                message,
+                ErrorDetails::new(),
+                &about,
+            );
         }
         FilesError::NoView(_) => (Code::FailedPrecondition, "SANDBOX_FAILED"),
         FilesError::Limit { what: "limits.memory" } => (Code::ResourceExhausted, "MEMORY_LIMIT"),
