@@ -20,6 +20,7 @@ mod commands;
 mod crash;
 mod denials;
 mod endings;
+mod files;
 mod floods;
 mod grants;
 mod guard;
