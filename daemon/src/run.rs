@@ -27,6 +27,8 @@ mod table;
 mod worktree;
 
 pub use actor::{Kill, Surroundings};
+pub(crate) use actor::{Ready, create_sandbox, hidden_place, look_for, ready};
+pub(crate) use find::is_needed as needs_finding;
 pub use find::{FindError, find};
 pub use host::{Asked, Host, WorkspaceError};
 pub use input::InputError;
@@ -34,4 +36,5 @@ pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
 pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
+pub(crate) use table::may_see;
 pub use table::{Bounds, Follower, Run, RunTable, StartError};

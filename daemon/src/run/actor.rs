@@ -8,31 +8,36 @@ mod ask;
 mod follow;
 mod terminal;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use fumehood_policies::{Decision, Grants, Network, Question};
+use fumehood_policies::{Decision, Grants, Network, PathPattern, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{Protection, SandboxSpec, State, TerminalSize};
+use fumehood_sandbox::spec::{CommandSpec, Enforced, Protection, SandboxSpec, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::find::{self, FindError, find};
+use super::host::Host;
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
 use super::model::{
-    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
-    Stream, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, InSession, Phase, Request, Snapshot,
+    Started, Stream, Usage,
 };
 use super::spill::SpillStore;
 use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
-use crate::launch::{Launching, Watched};
+use crate::launch::{Launching, Tree, Watched};
+use crate::session::{Carry, Presence, StateFile};
 use crate::{lower, refusal, remedy};
+use follow::{Carrying, Sent};
 
 /// A request to end a run.
 #[derive(Clone, Debug)]
@@ -116,6 +121,8 @@ pub(super) struct Actor {
     pub recorded: bool,
     /// Names of the variables that the policy passed on from the caller; for runs to learn from.
     pub passed: Vec<String>,
+    /// Its place in its session.
+    pub presence: Option<Presence>,
 }
 
 /// What is known of a run's end while it is being brought about.
@@ -150,9 +157,9 @@ impl Actor {
         // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
         let decision = self.request.policy.decide(&fumehood_policies::Request {
             tool: fumehood_policies::Tool::Shell,
-            argv: &self.request.argv,
+            argv: &self.request.judged_argv(),
             caller_env: &self.request.caller_env,
-            env: &self.request.env,
+            env: &self.request.judged_env(),
             limits: self.request.limits,
         });
         let caller_env = std::mem::take(&mut self.request.caller_env);
@@ -197,15 +204,8 @@ impl Actor {
                 .collect();
         }
         drop(caller_env);
-        let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
-        if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {
-            let explanation = format!(
-                "policy `{}` hides {}, and the workspace {} would show it; name another directory, or a policy that does not hide it",
-                self.request.policy.name,
-                hidden.display(),
-                self.request.host.workspace.display()
-            );
-            return self.deny(rule.to_owned(), explanation).await;
+        if let Some((rule, explanation)) = hidden_place(&self.request.policy.name, &grants, &self.request.host) {
+            return self.deny(rule, explanation).await;
         }
         let _place = match self.wait_for(place).await {
             Ok(Some(place)) => place,
@@ -215,36 +215,20 @@ impl Actor {
         let queued = self.accepted_at.elapsed();
         self.set_phase(Phase::Starting);
         let starting = Instant::now();
-        let mut outcome = self.with_sandbox(&grants, starting).await;
+        let mut outcome = match self.request.session.clone() {
+            None => self.with_sandbox(&grants, starting).await,
+            Some(place) => self.in_session(&place, &grants, starting).await,
+        };
         outcome.usage.queued = queued;
         outcome
     }
 
-    /// Looks for what the patterns of the policy stand for; most have none.
+    /// Looks for what the patterns of the policy stand for; most have none, and a session's were looked for when it was made.
     async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
-        if !find::is_needed(&grants) {
-            return Ok(grants);
+        if self.request.session.is_none() && find::is_needed(&grants) {
+            self.request.host.found = look_for(&self.surroundings.launching, &grants, &self.request.host).await?;
         }
-        let host = self.request.host.clone();
-        let launching = self.surroundings.launching.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let mut lister = None;
-            let found = find(&grants, &host, &mut |directory, max| {
-                let lister = match &lister {
-                    Some(lister) => lister,
-                    None => lister.insert(launching.lister()?),
-                };
-                lister.names(directory, max)
-            });
-            (grants, found)
-        });
-        match looked.await {
-            Ok((grants, found)) => {
-                self.request.host.found = found?;
-                Ok(grants)
-            }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        Ok(grants)
     }
 
     /// Writes a denial down and makes it the run's end.
@@ -294,7 +278,7 @@ impl Actor {
             let _ = self.write_intent(self.allowed()).await;
             return Outcome::ended(failed(Some(protection), &why, 0, hint));
         }
-        let mut sandbox = match self.create_sandbox(&spec).await {
+        let mut sandbox = match create_sandbox(&self.surroundings.launching, &spec).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 let _ = self.write_intent(self.allowed()).await;
@@ -328,7 +312,7 @@ impl Actor {
             .and_then(|result| result.map_err(|e| e.to_string()));
         self.recorded = written.is_ok();
         let written = self.surroundings.judge_audit(written);
-        let (enforcement, refusal) = match ready {
+        let Ready { enforcement, listener } = match ready {
             Ok(ready) => ready,
             Err(ending) => return self.abandon(sandbox, ending).await,
         };
@@ -336,41 +320,111 @@ impl Actor {
             return self.abandon(sandbox, ending).await;
         }
         let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
-        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
+        let refusal = listener.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
         let enforcement = self
             .surroundings
             .launching
             .judge(enforcement, &spec, &lower::preferred(grants));
-        let mut command = lower::command(
-            &self.request.argv,
-            self.request.umask,
-            &self.request.env,
-            grants,
-            &self.request.host,
-        );
-        if let Some(terminal) = &self.request.terminal {
-            lower::give_terminal(&mut command, terminal.size, &terminal.term, &self.request.env);
+        let command = self.command_spec(grants);
+        let (outputs, feeder, stdio) = match self.pipes() {
+            Ok(pipes) => pipes,
+            Err(error) => return self.abandon(sandbox, not_sent(&error)).await,
+        };
+        let sent = match stdio {
+            Some(stdio) => sandbox.handle().exec(&command, stdio),
+            None => sandbox.handle().exec_on_terminal(&command),
+        };
+        if let Err(error) = sent {
+            return self.abandon(sandbox, not_sent(&error)).await;
         }
-        let outcome = self
-            .follow(sandbox, &command, grants, enforcement, starting, refused_hosts)
-            .await;
+        let started = Sent {
+            tree: Tree::Own(sandbox),
+            outputs,
+            feeder,
+            enforcement,
+            starting,
+            refused_hosts,
+            carrying: None,
+            generation: None,
+        };
+        let outcome = self.follow(started, grants).await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
         }
         outcome
     }
 
-    /// Asks for a sandbox, again and again while the launcher is being replaced.
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> std::io::Result<Watched> {
-        let until = Instant::now() + LAUNCHER_PATIENCE;
-        loop {
-            match self.surroundings.launching.create(spec) {
-                Err(error) if is_launcher_gone(&error) && Instant::now() < until => {
-                    tokio::time::sleep(LAUNCHER_PAUSE).await;
-                }
-                result => return result,
-            }
+    /// Records the intent, has the command executed in its session, and follows it.
+    async fn in_session(&mut self, place: &InSession, grants: &Grants, starting: Instant) -> Outcome {
+        if let Err(ending) = self.write_intent(self.allowed()).await {
+            return Outcome::ended(ending);
         }
+        let mut command = self.command_spec(grants);
+        let mut carrying = None;
+        let mut theirs = None;
+        if let Some(line) = &self.request.line {
+            // Where an earlier line went is entered by the shell: that may be gone, and this one still wants to begin somewhere.
+            let enter = place.begin.cwd.as_deref().filter(|_| !place.cwd_named);
+            if enter.is_some() {
+                command.cwd = "/".into();
+            }
+            if line.shell.needs_state(&place.begin, line.carry) {
+                let file = StateFile::new(&place.begin.text).and_then(|file| Ok((file.for_shell()?, file)));
+                match file {
+                    Ok((shells, file)) => {
+                        theirs = Some(shells);
+                        let bytes = |text: &std::ffi::OsString| text.as_bytes().to_vec();
+                        let given = command.env.iter().map(|(name, value)| (bytes(name), bytes(value)));
+                        carrying = (line.carry != Carry::Nothing).then(|| Carrying {
+                            place: place.clone(),
+                            file,
+                            given: given.collect(),
+                        });
+                    }
+                    Err(error) => return Outcome::ended(not_sent(&error)),
+                }
+            }
+            command.state = theirs.is_some();
+        }
+        let (outputs, feeder, stdio) = match self.pipes() {
+            Ok(pipes) => pipes,
+            Err(error) => return Outcome::ended(not_sent(&error)),
+        };
+        let session = Arc::clone(&place.session);
+        let entering = session.run(self.number, command, stdio, theirs, REFUSED_HOSTS);
+        let entered = match self.wait_for(entering).await {
+            Ok(Ok(entered)) => entered,
+            Ok(Err(ending)) => return Outcome::ended(ending),
+            Err(kill) => return Outcome::ended(kill.ending()),
+        };
+        let started = Sent {
+            tree: Tree::InSession(entered.run),
+            outputs,
+            feeder,
+            enforcement: entered.enforcement,
+            starting,
+            refused_hosts: entered.refused_hosts,
+            carrying,
+            generation: Some(entered.generation),
+        };
+        self.follow(started, grants).await
+    }
+
+    /// What is executed.
+    fn command_spec(&self, grants: &Grants) -> CommandSpec {
+        let request = &self.request;
+        let mut command = lower::command(
+            &request.executed_argv(),
+            request.umask,
+            &request.own_env(),
+            grants,
+            &request.host,
+        );
+        command.env.retain(|(name, _)| !request.has_unset(name.as_bytes()));
+        if let Some(terminal) = &request.terminal {
+            lower::give_terminal(&mut command, terminal.size, &terminal.term, &request.env);
+        }
+        command
     }
 
     /// Kills a sandbox in which nothing was started and waits until it is gone.
@@ -406,6 +460,10 @@ impl Actor {
             workspace: path_bytes(&request.host.workspace),
             cwd: path_bytes(&request.host.cwd),
             labels: request.labels.clone(),
+            session: request
+                .session
+                .as_ref()
+                .map(|place| place.session.request.recorded_id()),
         }
     }
 
@@ -471,6 +529,8 @@ impl Actor {
             snapshot.finished_at = Some(SystemTime::now());
             snapshot.finished = Some(Arc::clone(&finished));
         });
+        // Who hears of the end finds the session without it.
+        drop(self.presence);
         self.journal.append(Event::Finished(finished));
     }
 
@@ -529,16 +589,85 @@ fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String)
     }
 }
 
+fn not_sent(error: &std::io::Error) -> Ending {
+    failed(
+        None,
+        "send the command",
+        error.raw_os_error().unwrap_or(0),
+        error.to_string(),
+    )
+}
+
+/// Asks for a sandbox, again and again while the launcher is being replaced.
+pub(crate) async fn create_sandbox(launching: &Launching, spec: &SandboxSpec) -> std::io::Result<Watched> {
+    let until = Instant::now() + LAUNCHER_PATIENCE;
+    loop {
+        match launching.create(spec) {
+            Err(error) if is_launcher_gone(&error) && Instant::now() < until => {
+                tokio::time::sleep(LAUNCHER_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What the patterns of a policy stand for on this machine; see [`find`].
+pub(crate) async fn look_for(
+    launching: &Launching,
+    grants: &Grants,
+    host: &Host,
+) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
+    let (launching, grants, host) = (launching.clone(), grants.clone(), host.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut lister = None;
+        find(&grants, &host, &mut |directory, max| {
+            let lister = match &lister {
+                Some(lister) => lister,
+                None => lister.insert(launching.lister()?),
+            };
+            lister.names(directory, max)
+        })
+    });
+    match looked.await {
+        Ok(found) => found,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Something that the policy hides and the workspace would show: the rule, and why that cannot be.
+pub(crate) fn hidden_place(policy: &str, grants: &Grants, host: &Host) -> Option<(String, String)> {
+    let hidden = lower::hidden_by_workspace(grants, host);
+    let (rule, hidden) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok())?;
+    let explanation = format!(
+        "policy `{policy}` hides {}, and the workspace {} would show it; name another directory, or a policy that does not hide it",
+        hidden.display(),
+        host.workspace.display()
+    );
+    Some((rule.to_owned(), explanation))
+}
+
+/// A sandbox that can take a command.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// What init says was enforced.
+    pub enforcement: Vec<Enforced>,
+    /// What the refusing proxy listens on.
+    pub listener: Option<OwnedFd>,
+}
+
 /// Waits until the sandbox can take a command. An error is the run's ending.
-async fn ready(
+pub(crate) async fn ready(
     sandbox: &mut Watched,
     memory_limit: Option<u64>,
     launching: &Launching,
-) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
+) -> Result<Ready, Ending> {
     loop {
         match sandbox.receive().await {
             Ok(Some((sandbox_event::Event::Created, _))) => {}
-            Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
+            Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => {
+                let listener = fds.pop();
+                return Ok(Ready { enforcement, listener });
+            }
             Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure, launching)),
             Ok(Some((sandbox_event::Event::Gone { usage, .. }, _))) if usage.oom_kills > 0 => {
                 return Err(Ending::OutOfMemory {
