@@ -8,22 +8,18 @@ mod ask;
 mod follow;
 mod terminal;
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use fumehood_policies::{Decision, Grants, Network, PathPattern, Question};
+use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{CommandSpec, Enforced, Protection, SandboxSpec, State, TerminalSize};
+use fumehood_sandbox::spec::{CommandSpec, Protection, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::find::{self, FindError, find};
-use super::host::Host;
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
@@ -31,12 +27,13 @@ use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, InSession, Phase, Request, Snapshot,
     Started, Stream, Usage,
 };
+use super::prepare::{self, failed, ready, sandbox_failed};
 use super::spill::SpillStore;
 use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Tree, Watched};
 use crate::session::{Carry, Presence, StateFile};
-use crate::{lower, refusal, remedy};
+use crate::{lower, refusal};
 use follow::{Carrying, Sent};
 
 /// A request to end a run.
@@ -91,10 +88,6 @@ impl Surroundings {
         }
     }
 }
-
-/// How long a run waits for a launcher that died to be replaced, and how often it looks.
-const LAUNCHER_PATIENCE: Duration = Duration::from_secs(5);
-const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end of a run waits to be durable before it is announced.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -166,11 +159,7 @@ impl Actor {
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => {
-                // It may be one of those over the policy that says so.
-                let above = match self.request.layers.as_slice() {
-                    [] | [_] => String::new(),
-                    [_, above @ ..] => format!("; this policy stands under {}", above.join(" under ")),
-                };
+                let above = prepare::standing_under(&self.request.layers);
                 return self.deny(denial.rule, denial.explanation + &above).await;
             }
             Decision::Ask(question) => {
@@ -184,7 +173,13 @@ impl Actor {
                 }
             }
         };
-        let mut grants = match self.find(grants).await {
+        let launching = &self.surroundings.launching;
+        let found = match self.request.session {
+            None => prepare::find_all(grants, &mut self.request.host, launching).await,
+            // It was looked for when the session was made.
+            Some(_) => Ok(grants),
+        };
+        let mut grants = match found {
             Ok(grants) => grants,
             Err(error) => {
                 return self
@@ -204,8 +199,9 @@ impl Actor {
                 .collect();
         }
         drop(caller_env);
-        if let Some((rule, explanation)) = hidden_place(&self.request.policy.name, &grants, &self.request.host) {
-            return self.deny(rule, explanation).await;
+        if let Some((rule, explanation)) = prepare::shows_hidden(&self.request.policy.name, &grants, &self.request.host)
+        {
+            return self.deny(rule.to_owned(), explanation).await;
         }
         let _place = match self.wait_for(place).await {
             Ok(Some(place)) => place,
@@ -221,14 +217,6 @@ impl Actor {
         };
         outcome.usage.queued = queued;
         outcome
-    }
-
-    /// Looks for what the patterns of the policy stand for; most have none, and a session's were looked for when it was made.
-    async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
-        if self.request.session.is_none() && find::is_needed(&grants) {
-            self.request.host.found = look_for(&self.surroundings.launching, &grants, &self.request.host).await?;
-        }
-        Ok(grants)
     }
 
     /// Writes a denial down and makes it the run's end.
@@ -268,17 +256,11 @@ impl Actor {
             // A look at each writable place, of which a policy names few.
             lower::make_throwaway(&mut spec, |path| path.is_dir());
         }
-        let missing = self.surroundings.launching.missing(&spec);
-        if let Some((protection, why)) = missing {
-            let hint = format!(
-                "the policy requires `{}`, which the self-test found without effect on this machine; {}",
-                protection.name(),
-                advice(self.surroundings.launching.remedy(protection), "see `fumehood doctor`")
-            );
+        if let Some(ending) = prepare::missing(&spec, &self.surroundings.launching) {
             let _ = self.write_intent(self.allowed()).await;
-            return Outcome::ended(failed(Some(protection), &why, 0, hint));
+            return Outcome::ended(ending);
         }
-        let mut sandbox = match create_sandbox(&self.surroundings.launching, &spec).await {
+        let mut sandbox = match prepare::create_sandbox(&spec, &self.surroundings.launching).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 let _ = self.write_intent(self.allowed()).await;
@@ -312,7 +294,7 @@ impl Actor {
             .and_then(|result| result.map_err(|e| e.to_string()));
         self.recorded = written.is_ok();
         let written = self.surroundings.judge_audit(written);
-        let Ready { enforcement, listener } = match ready {
+        let (enforcement, refusal) = match ready {
             Ok(ready) => ready,
             Err(ending) => return self.abandon(sandbox, ending).await,
         };
@@ -320,7 +302,7 @@ impl Actor {
             return self.abandon(sandbox, ending).await;
         }
         let (tell, refused_hosts) = mpsc::channel(REFUSED_HOSTS);
-        let refusal = listener.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
+        let refusal = refusal.map(|listener| refusal::serve(listener, &self.request.policy.name, tell));
         let enforcement = self
             .surroundings
             .launching
@@ -573,22 +555,6 @@ fn cancelled(cause: CancelCause) -> Ending {
     }
 }
 
-/// Whether the launcher died: there is none now, or nobody reads its socket.
-fn is_launcher_gone(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | BrokenPipe | ConnectionReset)
-}
-
-fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String) -> Ending {
-    Ending::SandboxFailed {
-        protection,
-        stage: stage.to_owned(),
-        errno,
-        path: Vec::new(),
-        hint,
-    }
-}
-
 fn not_sent(error: &std::io::Error) -> Ending {
     failed(
         None,
@@ -596,153 +562,6 @@ fn not_sent(error: &std::io::Error) -> Ending {
         error.raw_os_error().unwrap_or(0),
         error.to_string(),
     )
-}
-
-/// Asks for a sandbox, again and again while the launcher is being replaced.
-pub(crate) async fn create_sandbox(launching: &Launching, spec: &SandboxSpec) -> std::io::Result<Watched> {
-    let until = Instant::now() + LAUNCHER_PATIENCE;
-    loop {
-        match launching.create(spec) {
-            Err(error) if is_launcher_gone(&error) && Instant::now() < until => {
-                tokio::time::sleep(LAUNCHER_PAUSE).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// What the patterns of a policy stand for on this machine; see [`find`].
-pub(crate) async fn look_for(
-    launching: &Launching,
-    grants: &Grants,
-    host: &Host,
-) -> Result<BTreeMap<PathPattern, Vec<PathBuf>>, FindError> {
-    let (launching, grants, host) = (launching.clone(), grants.clone(), host.clone());
-    let looked = tokio::task::spawn_blocking(move || {
-        let mut lister = None;
-        find(&grants, &host, &mut |directory, max| {
-            let lister = match &lister {
-                Some(lister) => lister,
-                None => lister.insert(launching.lister()?),
-            };
-            lister.names(directory, max)
-        })
-    });
-    match looked.await {
-        Ok(found) => found,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Something that the policy hides and the workspace would show: the rule, and why that cannot be.
-pub(crate) fn hidden_place(policy: &str, grants: &Grants, host: &Host) -> Option<(String, String)> {
-    let hidden = lower::hidden_by_workspace(grants, host);
-    let (rule, hidden) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok())?;
-    let explanation = format!(
-        "policy `{policy}` hides {}, and the workspace {} would show it; name another directory, or a policy that does not hide it",
-        hidden.display(),
-        host.workspace.display()
-    );
-    Some((rule.to_owned(), explanation))
-}
-
-/// A sandbox that can take a command.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    /// What init says was enforced.
-    pub enforcement: Vec<Enforced>,
-    /// What the refusing proxy listens on.
-    pub listener: Option<OwnedFd>,
-}
-
-/// Waits until the sandbox can take a command. An error is the run's ending.
-pub(crate) async fn ready(
-    sandbox: &mut Watched,
-    memory_limit: Option<u64>,
-    launching: &Launching,
-) -> Result<Ready, Ending> {
-    loop {
-        match sandbox.receive().await {
-            Ok(Some((sandbox_event::Event::Created, _))) => {}
-            Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => {
-                let listener = fds.pop();
-                return Ok(Ready { enforcement, listener });
-            }
-            Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure, launching)),
-            Ok(Some((sandbox_event::Event::Gone { usage, .. }, _))) if usage.oom_kills > 0 => {
-                return Err(Ending::OutOfMemory {
-                    limit_bytes: memory_limit.unwrap_or(0),
-                });
-            }
-            Ok(Some((sandbox_event::Event::Gone { init_status, .. }, _))) => {
-                return Err(Ending::Lost {
-                    why: format!("init ended with {init_status} before it was ready"),
-                });
-            }
-            Ok(Some((event, _))) => {
-                return Err(Ending::Lost {
-                    why: format!("init sent {event:?} before it was ready"),
-                });
-            }
-            Ok(None) => {
-                return Err(Ending::Lost {
-                    why: "the launcher died".to_owned(),
-                });
-            }
-            Err(error) => {
-                return Err(Ending::Lost {
-                    why: format!("the sandbox's socket broke: {error}"),
-                });
-            }
-        }
-    }
-}
-
-fn sandbox_failed(failure: sandbox_event::Failure, launching: &Launching) -> Ending {
-    let sandbox_event::Failure {
-        protection,
-        stage,
-        errno,
-        path,
-    } = failure;
-    let hint = match (errno, protection) {
-        (0, Some(protection)) => {
-            format!(
-                "the policy requires `{}` to be active; {}",
-                protection.name(),
-                advice(
-                    launching.remedy(protection),
-                    "`fumehood doctor` says what this machine lacks"
-                )
-            )
-        }
-        // What machines and containers answer that do not let this user make namespaces.
-        (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
-            format!(
-                "this machine may restrict user namespaces; {}",
-                advice(
-                    remedy::namespaces(),
-                    "`fumehood doctor` says what is missing and how to mend it"
-                )
-            )
-        }
-        _ => String::new(),
-    };
-    Ending::SandboxFailed {
-        protection,
-        stage,
-        errno,
-        path,
-        hint,
-    }
-}
-
-/// What helps, or where to look when nothing is known to.
-fn advice(remedy: String, otherwise: &str) -> String {
-    match remedy.as_str() {
-        "" => otherwise.to_owned(),
-        remedy => format!("what helps: {remedy}"),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -21,7 +21,7 @@ use super::status;
 use crate::launch::Launching;
 use crate::lower::{self, Reach};
 use crate::peer::Peer;
-use crate::run::{Asked, Host, InSession, hidden_place, look_for, needs_finding};
+use crate::run::{Asked, Host, InSession, prepare};
 use crate::session::{Session, SessionRequest, Shell};
 use crate::telemetry;
 
@@ -157,19 +157,14 @@ impl Door {
     ) -> Result<SessionRequest, Status> {
         let check = move |door: &Door, peer: &Peer| door.check_session_blocking(peer, create);
         let mut request = self.blocking(peer, check).await?;
-        if needs_finding(&request.grants) {
-            let found = look_for(launching, &request.grants, &request.host).await;
-            request.host.found = match found {
-                Ok(found) => found,
-                Err(error) => {
-                    let refused = status::denied(error.rule(), telemetry::chain(&error).to_string());
-                    self.note_refusal(peer, &refused).await;
-                    return Err(refused);
-                }
-            };
+        let grants = Box::new((*request.grants).clone());
+        if let Err(error) = prepare::find_all(grants, &mut request.host, launching).await {
+            let refused = status::denied(error.rule(), telemetry::chain(&error).to_string());
+            self.note_refusal(peer, &refused).await;
+            return Err(refused);
         }
-        if let Some((rule, explanation)) = hidden_place(&request.policy.name, &request.grants, &request.host) {
-            let refused = status::denied(&rule, explanation);
+        if let Some((rule, explanation)) = prepare::shows_hidden(&request.policy.name, &request.grants, &request.host) {
+            let refused = status::denied(rule, explanation);
             self.note_refusal(peer, &refused).await;
             return Err(refused);
         }
@@ -228,10 +223,10 @@ impl Door {
             env: &env,
             limits,
         };
-        let grants = place
-            .policy
-            .grants(&asked)
-            .map_err(|denial| status::denied(&denial.rule, denial.explanation))?;
+        let grants = place.policy.grants(&asked).map_err(|denial| {
+            let above = prepare::standing_under(&place.layers);
+            status::denied(&denial.rule, denial.explanation + &above)
+        })?;
         let shell = shell(&grants, &place.host);
         let Place {
             host,

@@ -14,7 +14,8 @@ use crate::audit;
 use crate::launch::{Watched, WatchedRun};
 use crate::lower;
 use crate::refusal::{self, Refusal};
-use crate::run::{CancelCause, Ending, Enforcement, Kill, Ready, Surroundings, create_sandbox, ready};
+use crate::run::prepare;
+use crate::run::{CancelCause, Ending, Enforcement, Kill, Surroundings};
 
 /// SIGTERM and SIGCONT: what is stopped takes the one once it gets the other.
 const STOP_SIGNALS: [i32; 2] = [15, 18];
@@ -123,22 +124,18 @@ impl Actor {
         let mut spec = lower::sandbox(&name, &request.grants, &request.host);
         spec.session = true;
         let launching = self.surroundings.launching.clone();
-        if let Some((protection, why)) = launching.missing(&spec) {
-            let what = protection.name();
-            let detail = format!(
-                "the policy requires `{what}`, which the self-test found without effect on this machine: {why}; see `fumehood doctor`"
-            );
-            return Err(Ended::lost(detail));
+        if let Some(ending) = prepare::missing(&spec, &launching) {
+            return Err(Ended::lost(in_words(&ending)));
         }
-        let mut sandbox = create_sandbox(&launching, &spec)
+        let mut sandbox = prepare::create_sandbox(&spec, &launching)
             .await
             .map_err(|error| Ended::lost(format!("ask the launcher for a sandbox: {error}")))?;
         let memory = request.grants.limits.memory_bytes;
         let made = tokio::select! {
-            made = ready(&mut sandbox, memory, &launching) => made.map_err(|ending| Ended::lost(in_words(&ending))),
+            made = prepare::ready(&mut sandbox, memory, &launching) => made.map_err(|ending| Ended::lost(in_words(&ending))),
             close = asked_to_close(&mut self.close) => Err(close.ended),
         };
-        let Ready { enforcement, listener } = match made {
+        let (enforcement, listener) = match made {
             Ok(made) => made,
             Err(ended) => {
                 until_gone(&mut sandbox).await;
