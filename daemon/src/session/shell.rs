@@ -230,8 +230,10 @@ impl Carried {
                 false => drop(variables.remove(name)),
             }
         }
+        let stayed =
+            |cwd: &PathBuf| given.get(b"PWD".as_slice()).map(Vec::as_slice) == Some(cwd.as_os_str().as_bytes());
         Carried {
-            cwd: cwd.or_else(|| self.cwd.clone()),
+            cwd: cwd.filter(|cwd| !stayed(cwd)).or_else(|| self.cwd.clone()),
             previous_cwd: previous_cwd.or_else(|| self.previous_cwd.clone()),
             variables,
             text: text.unwrap_or_else(|| self.text.clone()),
