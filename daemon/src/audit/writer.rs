@@ -13,6 +13,7 @@ use crate::telemetry::chain;
 
 use super::approval::{Approval, ApprovalRuleRemoved};
 use super::file::{AuditError, LogFile, OpenError, Opened};
+use super::files::FileOperation;
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef, RequestRefused};
 use super::session::SessionRecord;
 
@@ -141,6 +142,14 @@ impl AuditLog {
     /// The record is not in the log.
     pub async fn session(&self, record: &SessionRecord) -> Result<RecordRef, AuditError> {
         self.append(record.entry(), record.is_end()).await
+    }
+
+    /// Records what became of an operation on files; returns when it is durable.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn file_operation(&self, operation: &FileOperation) -> Result<RecordRef, AuditError> {
+        self.append(operation.entry(), false).await
     }
 
     /// Records that an earlier answer was taken back; returns when it is durable.

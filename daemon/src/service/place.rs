@@ -15,13 +15,13 @@ use tonic::Status;
 
 use super::request::{
     DEFAULT_UMASK, Door, MAX_NOT_GIVEN, Violations, check_env, check_id, check_labels, check_limits, check_path,
-    check_umask, check_workspace, variable_problem,
+    check_umask, variable_problem,
 };
 use super::status;
 use crate::launch::Launching;
 use crate::lower::{self, Reach};
 use crate::peer::Peer;
-use crate::run::{Asked, Host, InSession, prepare};
+use crate::run::{Host, InSession, prepare};
 use crate::session::{Session, SessionRequest, Shell};
 use crate::telemetry;
 
@@ -125,18 +125,9 @@ impl Door {
             .filter(|variable| variable_problem(variable).is_none())
             .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
             .collect();
-        let host = check_workspace(workspace).and_then(|workspace| {
-            let asked = Asked {
-                peer,
-                workspace: &workspace,
-                cwd,
-                caller_env: &caller_env,
-                private: &self.private,
-            };
-            Host::look_up(asked).map_err(|error| error.to_string())
-        });
+        let host = self.host(peer, workspace, cwd, &caller_env);
         let host = wrong.take("spec.workspace", host.map(Some));
-        let choice = self.policy(wrong, peer, labels, host.as_ref(), policy)?;
+        let choice = self.policy(wrong, "spec", peer, labels, host.as_ref(), policy)?;
         Ok(host.zip(choice).map(|(host, choice)| Place {
             host,
             policy: choice.policy,
@@ -158,17 +149,14 @@ impl Door {
         let check = move |door: &Door, peer: &Peer| door.check_session_blocking(peer, create);
         let mut request = self.blocking(peer, check).await?;
         let grants = Box::new((*request.grants).clone());
-        if let Err(error) = prepare::find_all(grants, &mut request.host, launching).await {
-            let refused = status::denied(error.rule(), telemetry::chain(&error).to_string());
-            self.note_refusal(peer, &refused).await;
-            return Err(refused);
+        let refusal = match prepare::find_all(grants, &mut request.host, launching).await {
+            Err(error) => Some((error.rule(), telemetry::chain(&error).to_string())),
+            Ok(grants) => prepare::shows_hidden(&request.policy.name, &grants, &request.host),
+        };
+        match refusal {
+            None => Ok(request),
+            Some((rule, why)) => self.note_refusal(peer, Err(status::denied(rule, why))).await,
         }
-        if let Some((rule, explanation)) = prepare::shows_hidden(&request.policy.name, &request.grants, &request.host) {
-            let refused = status::denied(rule, explanation);
-            self.note_refusal(peer, &refused).await;
-            return Err(refused);
-        }
-        Ok(request)
     }
 
     pub(super) fn check_session_blocking(

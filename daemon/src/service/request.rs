@@ -18,9 +18,10 @@ use tonic::{Code, Status};
 use super::place::Place;
 use super::status;
 use crate::audit::{AuditLog, RequestRefused};
+use crate::files::View;
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
-use crate::run::{Host, Learn, Line, Request, RunTable, Terminal, TerminalSize};
+use crate::run::{Asked, Host, Learn, Line, Request, RunTable, Terminal, TerminalSize};
 use crate::session::{Carry, SessionTable};
 use crate::telemetry;
 
@@ -105,6 +106,10 @@ struct Kept {
 pub(super) struct Violations(pub(super) Vec<(String, String)>);
 
 impl Violations {
+    pub(super) fn into_status(self) -> Status {
+        status::invalid(self.0)
+    }
+
     pub(super) fn add(&mut self, field: impl Into<String>, what: impl Into<String>) {
         self.0.push((field.into(), what.into()));
     }
@@ -136,26 +141,80 @@ impl Door {
             Ok(result) => result,
             Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
         };
-        if let Err(status) = &checked {
-            self.note_refusal(peer, status).await;
+        self.note_refusal(peer, checked).await
+    }
+
+    /// Checks in which view files are to be worked on, as [`Self::check`] does. `wrong` is what else is wrong with the request.
+    pub(super) async fn files_view(
+        &self,
+        peer: &Peer,
+        named: v1::WorkspaceView,
+        wrong: Violations,
+    ) -> Result<View, Status> {
+        self.blocking(peer, move |door, peer| door.view_blocking(peer, named, wrong))
+            .await
+    }
+
+    fn view_blocking(&self, peer: &Peer, named: v1::WorkspaceView, mut wrong: Violations) -> Result<View, Status> {
+        let v1::WorkspaceView {
+            workspace,
+            policy,
+            caller_env,
+        } = named;
+        let caller_env: Vec<(Vec<u8>, Vec<u8>)> = caller_env
+            .into_iter()
+            .filter(|variable| variable_problem(variable).is_none())
+            .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
+            .collect();
+        let host = self.host(peer, &workspace, Path::new(""), &caller_env);
+        let host = wrong.take("view.workspace.workspace", host.map(Some));
+        let labels = BTreeMap::new();
+        let choice = self.policy(&mut wrong, "view.workspace", peer, &labels, host.as_ref(), policy)?;
+        match (wrong.0.is_empty(), choice, host) {
+            (true, Some(choice), Some(host)) => Ok(View {
+                peer: peer.clone(),
+                host,
+                policy: choice.policy,
+                layers: choice.layers,
+            }),
+            _ => Err(wrong.into_status()),
+        }
+    }
+
+    /// What a peer may not have at all is its policy, and nothing else tells of it.
+    pub(super) async fn note_refusal<T>(&self, peer: &Peer, checked: Result<T, Status>) -> Result<T, Status> {
+        if let (Err(status), Some(audit)) = (&checked, &self.audit)
+            && status.code() == Code::PermissionDenied
+        {
+            let refused = RequestRefused {
+                peer: peer.to_string(),
+                peer_pid: peer.pid(),
+                reason: status.message().to_owned(),
+            };
+            if let Err(error) = audit.request_refused(&refused).await {
+                tracing::warn!(%peer, error = %telemetry::chain(&error), "a refused request is not in the audit log");
+            }
         }
         checked
     }
 
-    /// Writes down what a peer may not have at all: its policy. No run tells of it.
-    pub(super) async fn note_refusal(&self, peer: &Peer, status: &Status) {
-        let Some(audit) = &self.audit else { return };
-        if status.code() != Code::PermissionDenied {
-            return;
-        }
-        let refused = RequestRefused {
-            peer: peer.to_string(),
-            peer_pid: peer.pid(),
-            reason: status.message().to_owned(),
+    /// What a sandbox is made from; or what is wrong with the workspace.
+    pub(super) fn host(
+        &self,
+        peer: &Peer,
+        workspace: &[u8],
+        cwd: &Path,
+        caller_env: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<Host, String> {
+        let workspace = check_workspace(workspace)?;
+        let asked = Asked {
+            peer,
+            workspace: &workspace,
+            cwd,
+            caller_env,
+            private: &self.private,
         };
-        if let Err(error) = audit.request_refused(&refused).await {
-            tracing::warn!(%peer, error = %telemetry::chain(&error), "a refused request is not in the audit log");
-        }
+        Host::look_up(asked).map_err(|error| error.to_string())
     }
 
     fn check_blocking(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
@@ -329,10 +388,11 @@ impl Door {
         }
     }
 
-    /// The policy that decides. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
+    /// The policy that decides, about a request that names it at `at`. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
     pub(super) fn policy(
         &self,
         wrong: &mut Violations,
+        at: &str,
         peer: &Peer,
         labels: &BTreeMap<String, String>,
         host: Option<&Host>,
@@ -341,7 +401,7 @@ impl Door {
         let reference = match policy_reference(reference.as_ref()) {
             Ok(reference) => reference,
             Err((field, what)) => {
-                wrong.add(format!("spec.{field}"), what);
+                wrong.add(format!("{at}.{field}"), what);
                 return Ok(None);
             }
         };
@@ -354,13 +414,13 @@ impl Door {
             Ok(choice) => return Ok(Some(choice)),
             Err(refusal @ Refusal::NoSuchPolicy { .. }) => {
                 let field = match reference {
-                    Reference::Inline(_) => "spec.policy.inline.under",
-                    Reference::Name(_) | Reference::None => "spec.policy.name",
+                    Reference::Inline(_) => "policy.inline.under",
+                    Reference::Name(_) | Reference::None => "policy.name",
                 };
-                wrong.add(field, refusal.to_string());
+                wrong.add(format!("{at}.{field}"), refusal.to_string());
             }
-            Err(refusal @ Refusal::Inline(_)) => wrong.add("spec.policy.inline", refusal.to_string()),
-            Err(refusal @ Refusal::Project(_)) => wrong.add("spec.workspace", refusal.to_string()),
+            Err(refusal @ Refusal::Inline(_)) => wrong.add(format!("{at}.policy.inline"), refusal.to_string()),
+            Err(refusal @ Refusal::Project(_)) => wrong.add(format!("{at}.workspace"), refusal.to_string()),
             Err(refusal) => return Err(status::refused_policy(&refusal)),
         }
         Ok(None)
