@@ -37,6 +37,9 @@ fn base() -> Variables {
 /// Runs a line as a session does, and gives what the next one finds.
 fn run_as(shell: &Shell, begin: &Carried, line: &[u8], carry: Carry, own: &[(&str, &str)]) -> (Output, Carried) {
     let mut given = base();
+    if let Some(cwd) = &begin.cwd {
+        given.insert(b"PWD".to_vec(), cwd.as_os_str().as_bytes().to_vec());
+    }
     for (name, value) in &begin.variables {
         match value {
             Some(value) => given.insert(name.clone(), value.clone()),
