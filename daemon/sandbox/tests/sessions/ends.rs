@@ -24,7 +24,7 @@ fn still_there(session: &mut Session, run: Live) {
         .processes
         .iter()
         .filter(|process| process.run == Some(run.number));
-    assert_eq!(own.count(), 3, "{description:?}");
+    assert_eq!(own.count(), 2, "{description:?}");
     assert_eq!(run.kill().status, KILLED);
     assert_eq!(session.describe().process_count, 0);
 }
@@ -58,20 +58,21 @@ pub fn a_killed_run_takes_its_tree_and_no_other(lab: &Lab) {
 }
 
 pub fn what_forks_forever_is_killed(lab: &Lab) {
-    let mut session = lab.session();
+    // Each of a bomb's processes gets as much of a processor as init, so there are not too many.
+    let mut session = lab.session_with(|spec| spec.limits.processes = Some(80));
     let other = bystander(&session);
-    for name in ["chain", "bomb", "chain", "chain"] {
+    for name in ["chain", "bomb", "chain", "bomb"] {
         let mut run = session.start(&probe(name, &[]));
         run.started();
         run.wait_for(name);
         if name == "bomb" {
             // Nobody can be forked any more; who is there can be told nevertheless.
-            wait_until("it is full", || session.describe().process_count > 290);
+            wait_until("it is full", || session.describe().process_count > 70);
         }
         let _ = run.kill();
     }
     still_there(&mut session, other);
-    session.says("true");
+    wait_until("it works", || session.run(&shell("exit 0")).status.is_some());
     session.close();
 }
 
@@ -239,7 +240,9 @@ pub fn the_end_of_the_sandbox_ends_all(lab: &Lab) {
     for run in [one, two] {
         readable(std::os::fd::AsFd::as_fd(&run.running));
         assert!(matches!(run.running.receive(), Ok(None)));
-        assert!(run.running.signal(libc::SIGTERM, SignalScope::Tree).is_err());
+        // What is asked of it then is done already.
+        run.running.signal(libc::SIGTERM, SignalScope::Tree).expect("asked");
+        run.running.kill().expect("asked");
     }
     assert!(!children(lab.launcher_pid()).contains(&init));
     // So does a daemon that lets go of it.

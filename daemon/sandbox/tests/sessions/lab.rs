@@ -24,17 +24,19 @@ pub struct Lab {
     starter: Starter,
     launcher: Launcher,
     scratch: tempfile::TempDir,
+    sandboxes: Cell<u32>,
 }
 
 impl Lab {
     pub fn new() -> Lab {
         let scratch = tempfile::tempdir().expect("a directory");
         let starter = Starter::start().expect("the starter");
-        let launcher = starter.launch(scratch.path()).expect("the launcher");
+        let launcher = starter.launch(&scratch.path().join("scratch")).expect("the launcher");
         Lab {
             starter,
             launcher,
             scratch,
+            sandboxes: Cell::new(0),
         }
     }
 
@@ -52,7 +54,8 @@ impl Lab {
     }
 
     pub fn session_with(&self, change: impl FnOnce(&mut SandboxSpec)) -> Session {
-        let mut spec = spec();
+        self.sandboxes.set(self.sandboxes.get() + 1);
+        let mut spec = spec(format!("session-{}", self.sandboxes.get()));
         change(&mut spec);
         let mut session = Session {
             sandbox: self.launcher.create(&spec).expect("a sandbox"),
@@ -71,7 +74,7 @@ impl Lab {
     pub fn end(self) {
         self.launcher.end().expect("the launcher ends");
         self.starter.end().expect("the starter ends");
-        let left = std::fs::read_dir(self.scratch.path()).expect("the scratch directory");
+        let left = std::fs::read_dir(self.scratch.path().join("scratch")).expect("the scratch directory");
         let left: Vec<_> = left
             .flatten()
             .map(|entry| entry.file_name())
@@ -84,7 +87,7 @@ impl Lab {
     }
 }
 
-fn spec() -> SandboxSpec {
+fn spec(name: String) -> SandboxSpec {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let inside = |id: u32| if id == 0 { 1000 } else { id };
     let bind = |source: &std::path::Path, target: &str| ViewEntry::Bind {
@@ -104,7 +107,7 @@ fn spec() -> SandboxSpec {
     entries.push(bind(&std::env::current_exe().expect("this program"), PROBE));
     entries.extend([scratch("/tmp", "tmp", false), scratch("/guarded", "guarded", true)]);
     SandboxSpec {
-        name: "session".to_owned(),
+        name,
         identity: Identity {
             outside_uid: uid,
             outside_gid: gid,

@@ -78,7 +78,7 @@ pub fn a_later_run_looks_into_a_background_process_and_ends_it(lab: &Lab) {
 
 pub fn a_run_that_is_left_before_its_end_is_over_with_it(lab: &Lab) {
     let mut session = lab.session();
-    let mut run = session.start(&shell("sleep 1000 & echo here; read -t 5 <> <(:); exit 3"));
+    let mut run = session.start(&shell("sleep 1000 & echo here; read -t 0.3 <> <(:); exit 3"));
     run.started();
     run.running.leave().expect("asked");
     run.wait_for("here");
