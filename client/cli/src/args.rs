@@ -45,6 +45,8 @@ pub enum Command {
     Policy(PolicyArgs),
     /// List runs
     Ps(PsArgs),
+    /// Sandboxes that live on between commands: make, list, show, reset and close them
+    Session(SessionArgs),
     /// Follow a run that is there, and write its input
     Attach(AttachArgs),
     /// Show what a run has written
@@ -86,7 +88,9 @@ pub struct ConnectArgs {
         fumehood run --timeout 10m -v -- npm test\n  \
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
         fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n  \
-        fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n\n\
+        fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n  \
+        fumehood run -c 'cd web && npm test | tail'  a line for a shell\n  \
+        fumehood run --session dev -c 'cd web'       in a session: the next line begins in web\n\n\
         Exit code: the command's; 128+N when signal N ended it; 124 when a time limit did; 137 when it was killed or ran out of \
         memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed, the policy refused or there is no such \
         policy.\n\n\
@@ -145,9 +149,133 @@ pub struct RunArgs {
     pub merged: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
+    /// Run in this session (see `fumehood session`), with its workspace, policy and environment: its id, or the beginning or end of it
+    #[arg(short, long, value_name = "ID", conflicts_with_all = ["policy", "workspace"])]
+    pub session: Option<String>,
+    /// Run this line with bash, or sh where there is no bash. In a session, the next line begins in the directory, and with the exported
+    /// variables, that this one leaves
+    #[arg(short = 'c', long, value_name = "LINE", conflicts_with = "command")]
+    pub shell: Option<OsString>,
+    /// With --shell in a session: leave it functions, aliases, options and other variables as well, or nothing
+    #[arg(long, value_enum, requires = "shell", requires = "session", value_name = "WHAT")]
+    pub carry: Option<Carry>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required_unless_present = "shell", trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// What a shell line leaves to the next one of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carry {
+    /// Nothing: what was there stays
+    Nothing,
+    /// The working directory and the exported variables
+    Environment,
+    /// Also functions, aliases, options and variables that are not exported; of bash only
+    Everything,
+}
+
+/// `session`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        fumehood session create --id dev\n  \
+        fumehood run -s dev -c 'cd web && npm run dev > /tmp/log 2>&1 &'\n  \
+        fumehood run -s dev -c 'curl -s localhost:3000 | head'\n  \
+        fumehood session show dev                    processes, ports, memory, files\n  \
+        fumehood session close dev")]
+pub struct SessionArgs {
+    #[command(subcommand)]
+    pub command: SessionCommand,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Make a session and print its id
+    Create(Box<SessionCreateArgs>),
+    /// List sessions
+    #[command(visible_alias = "list", after_help = "Exit code: 0, also when no daemon is running.")]
+    Ls {
+        /// Closed ones as well
+        #[arg(short, long)]
+        all: bool,
+        /// Write them to standard output as JSON, one object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Show a session and what is in it: processes, ports, memory, temporary files
+    #[command(visible_alias = "describe")]
+    Show {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(value_name = "ID")]
+        session: String,
+        /// Write it to standard output as one JSON document
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// End everything in a session and begin it anew: empty /tmp, first directory and variables
+    Reset {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(value_name = "ID")]
+        session: String,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// End sessions and everything in them
+    #[command(
+        after_help = "Exit code: 0 when every session was or is closed, 1 when one could not be, or there is no such session."
+    )]
+    Close {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(required = true, value_name = "ID")]
+        sessions: Vec<String>,
+        /// From SIGTERM to SIGKILL [default: SIGKILL at once]
+        #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
+        grace: Option<Duration>,
+        /// Why, for the record
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+}
+
+/// `session create`.
+#[derive(Debug, Args)]
+pub struct SessionCreateArgs {
+    /// Its id: 1 to 128 of A-Z a-z 0-9 . _ : -; the same request with the same id is the same session [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    /// The directory its commands may work in [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// The working directory of its first command: absolute, or relative to the workspace [default: as of `run`]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable of its commands, or pass on this environment's (`-e NAME`); may be repeated
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = VariableParser)]
+    pub env: Vec<Variable>,
+    /// Note something about it and its runs, for lists and the audit log; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Close it when for so long no command was in it, 1s to 168h [default: 30m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub idle_timeout: Option<Duration>,
+    /// Close it so long after it was made, 1s to 168h [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub lifetime: Option<Duration>,
+    /// Write it to standard output as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
 }
 
 /// `doctor`.

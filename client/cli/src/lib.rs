@@ -19,6 +19,7 @@ mod policy;
 mod render;
 mod request;
 mod run;
+mod session;
 mod signals;
 mod start;
 mod stdio;
@@ -84,6 +85,7 @@ fn talk(command: Command) -> ExitCode {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Policy(args) => policy::run(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
+            Command::Session(args) => session::run(args.command).await,
             Command::Attach(args) => attach::attach(args).await,
             Command::Logs(args) => attach::logs(args).await,
             Command::Wait(args) => listing::wait(args).await,

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
+use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ use crate::seccomp::Program;
 use crate::spec::{CommandSpec, Fallback, Limits, Protection, STATE_FD};
 use crate::sys::{self, Forked};
 use crate::waiting::Waiting;
-use crate::wire;
+use crate::{files, wire};
 
 /// Where programs are searched when the environment has no PATH: what execvp(3) documents.
 pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -160,9 +161,19 @@ impl SpawnError {
     }
 }
 
-/// Forks, confines the child and makes it `command`. Returns once it has executed; init goes on as it was.
+/// What becomes of a confined process.
+#[derive(Clone, Copy)]
+pub(crate) enum Task<'a> {
+    /// It executes its command.
+    Execute,
+    /// It carries out operations on files that come from this socket.
+    Files(&'a OwnedFd),
+}
+
+/// Forks, confines the child and makes it `command`, or what `task` says. Returns once it is that; init goes on as it was.
 pub(crate) fn spawn(
     command: &CommandSpec,
+    task: Task<'_>,
     stdio: [OwnedFd; 3],
     confinement: &Confinement,
     waiting: &mut Waiting,
@@ -175,7 +186,7 @@ pub(crate) fn spawn(
         reports,
     };
     match sys::fork().map_err(|error| SpawnError::new("fork", sys::errno_of(&error), ""))? {
-        Forked::Child => become_command(command, &descriptors, confinement, Domain::Own),
+        Forked::Child => become_task(command, task, &descriptors, confinement, Domain::Own),
         Forked::Parent(pid) => {
             drop(descriptors);
             let mut listener = None;
@@ -187,7 +198,7 @@ pub(crate) fn spawn(
                     continue;
                 }
                 match wire::receive::<Report>(reader.as_fd()) {
-                    // Exec closed the socket.
+                    // Exec closed the socket, or a worker did.
                     Ok(None) => return Ok(Spawned { pid, listener }),
                     Ok(Some((Report::Listener, mut fds))) => listener = fds.pop(),
                     Ok(Some((Report::SelfTest(_), _))) => {}
@@ -227,18 +238,52 @@ fn report(error: SpawnError) {
     }
 }
 
-/// Makes the process that was forked for it the command. Where that fails it says so and ends.
-pub(crate) fn become_command(
+/// Makes the process that was forked for it what it is to be. Where that fails it says so and ends.
+pub(crate) fn become_task(
     command: &CommandSpec,
+    task: Task<'_>,
     descriptors: &Descriptors,
     confinement: &Confinement,
     domain: Domain,
 ) -> ! {
-    report(match confine(command, descriptors, confinement, domain) {
-        Ok(()) => execute(command),
-        Err(error) => error,
-    });
+    let become_it = || match task {
+        Task::Execute => {
+            confine(command, descriptors, confinement, domain)?;
+            Err(execute(command))
+        }
+        Task::Files(socket) => become_worker(command, descriptors, socket, confinement, domain),
+    };
+    match become_it() {
+        Ok(()) => std::process::exit(0),
+        Err(error) => report(error),
+    }
     std::process::exit(127)
+}
+
+/// `/dev/null` three times: for what runs in a command's place.
+pub(crate) fn no_stdio() -> io::Result<[OwnedFd; 3]> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    Ok([null.try_clone()?.into(), null.try_clone()?.into(), null.into()])
+}
+
+/// Returns once there are no more operations.
+fn become_worker(
+    command: &CommandSpec,
+    descriptors: &Descriptors,
+    socket: &OwnedFd,
+    confinement: &Confinement,
+    domain: Domain,
+) -> Result<(), SpawnError> {
+    let failed = |stage: &'static str| move |error: io::Error| SpawnError::new(stage, sys::errno_of(&error), "");
+    // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+        .map_err(|error| failed("become dumpable")(error.into()))?;
+    confine(command, descriptors, confinement, domain)?;
+    sys::ignore_write_signals();
+    // What exec would do: nothing of init's is left, and the closing of 3 says that all went well.
+    sys::close_all_but(&[socket.as_fd()]).map_err(failed("close descriptors"))?;
+    files::serve(socket);
+    Ok(())
 }
 
 /// Everything between fork and exec that does not depend on which program it is.

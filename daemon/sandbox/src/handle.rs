@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::event::{Event, Job, Request, SignalScope};
+use crate::files::Worker;
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::lister::Lister;
 use crate::running::Running;
@@ -238,6 +239,15 @@ impl Sandbox {
         wire::send(self.socket.as_fd(), &Request::Exec, &[memory.as_fd()])
     }
 
+    /// Has a worker started that carries out operations on files, instead of a command, once `Ready` came. Of the spec only working directory
+    /// and umask count. The events are a command's: the worker ends, and with it the sandbox, when its handle is dropped.
+    pub fn files(&self, command: &CommandSpec) -> io::Result<Worker> {
+        let memory = wire::memory_file(command)?;
+        let (ours, theirs) = wire::pair()?;
+        wire::send(self.socket.as_fd(), &Request::Files, &[memory.as_fd(), theirs.as_fd()])?;
+        Worker::new(ours)
+    }
+
     /// Makes an unnamed pipe the command's user's. Only root can, and only root needs to.
     fn give_pipe(&self, fd: &OwnedFd) -> io::Result<()> {
         let (uid, gid) = self.owner;
@@ -260,9 +270,8 @@ impl Sandbox {
         if stdio.is_some() == command.terminal.is_some() || state.is_some() != command.state {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (socket, theirs) = wire::pair()?;
         let memory = wire::memory_file(command)?;
-        let mut fds = vec![theirs.as_fd(), memory.as_fd()];
+        let mut fds = vec![memory.as_fd()];
         fds.extend(state.iter().map(AsFd::as_fd));
         for fd in stdio.iter().flatten() {
             self.give_pipe(fd)?;
@@ -272,6 +281,23 @@ impl Sandbox {
             terminal: command.terminal,
             state: command.state,
         };
+        self.ask_to_run(number, job, &fds)
+    }
+
+    /// Has a worker started in a session that carries out operations on files, as [`Self::files`] does: a run like others, which ends when
+    /// the worker's handle is dropped.
+    pub fn run_files(&self, number: u64, command: &CommandSpec) -> io::Result<(Running, Worker)> {
+        let memory = wire::memory_file(command)?;
+        let (operations, theirs) = wire::pair()?;
+        let worker = Worker::new(operations)?;
+        let job = Job::Files;
+        Ok((self.ask_to_run(number, job, &[memory.as_fd(), theirs.as_fd()])?, worker))
+    }
+
+    /// `fds` are those that the job asks for.
+    fn ask_to_run(&self, number: u64, job: Job, fds: &[BorrowedFd<'_>]) -> io::Result<Running> {
+        let (socket, theirs) = wire::pair()?;
+        let fds = [&[theirs.as_fd()], fds].concat();
         wire::send(self.socket.as_fd(), &Request::Run { number, job }, &fds)?;
         wire::set_nonblocking(&socket)?;
         Ok(Running::new(socket))

@@ -92,19 +92,8 @@ fn findings_of(reader: &OwnedFd, mut waiting: Waiting) -> Result<Vec<Finding>, S
 }
 
 fn in_child(confinement: Confinement, reports: OwnedFd) -> Result<Vec<Finding>, String> {
-    let null = || {
-        std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map(OwnedFd::from)
-    };
-    let stdio = [null(), null(), null()].map(|fd| fd.map_err(|error| error.to_string()));
-    let [Ok(stdin), Ok(stdout), Ok(stderr)] = stdio else {
-        return Err("cannot open /dev/null".into());
-    };
     let descriptors = Descriptors {
-        stdio: [stdin, stdout, stderr],
+        stdio: command::no_stdio().map_err(|error| format!("open /dev/null: {error}"))?,
         state: None,
         reports,
     };

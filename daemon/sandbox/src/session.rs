@@ -307,7 +307,10 @@ impl<'a> Session<'a> {
                 let _ = wire::send(socket, &Event::CpuTime { micros }, &[]);
             }
             Ok(Some((Request::Signal { signal, scope }, _))) => processes::send_signal(None, signal, scope),
-            Ok(Some((Request::Exec | Request::SelfTest | Request::Kill | Request::Leave, _)) | None) | Err(_) => {
+            Ok(
+                Some((Request::Exec | Request::Files | Request::SelfTest | Request::Kill | Request::Leave, _)) | None,
+            )
+            | Err(_) => {
                 return false;
             }
         }
@@ -324,7 +327,10 @@ impl<'a> Session<'a> {
             Ok(Some((Request::Kill, _))) => run.kill(),
             Ok(Some((Request::Leave, _))) => run.leave(),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(Some((Request::Exec | Request::SelfTest | Request::Run { .. } | Request::Describe, _)) | None)
+            Ok(
+                Some((Request::Exec | Request::Files | Request::SelfTest | Request::Run { .. } | Request::Describe, _))
+                | None,
+            )
             | Err(_) => run.forget(),
         }
     }
@@ -445,22 +451,20 @@ impl<'a> Session<'a> {
 
 /// What a job needs, from the descriptors that came with it.
 fn material(job: &Job, mut fds: Vec<OwnedFd>) -> Result<Material, SpawnError> {
-    let Job::Command { terminal, state } = *job;
-    let own = 1 + usize::from(state);
-    let expected = if terminal.is_some() { own } else { own + 3 };
-    if fds.len() != expected {
+    let (order, own, terminal) = match *job {
+        Job::Command { terminal: None, state } => (Order::Command { state }, 4 + usize::from(state), None),
+        Job::Command { terminal, state } => (Order::Command { state }, 1 + usize::from(state), terminal),
+        Job::Files => (Order::Files, 2, None),
+    };
+    if fds.len() != own {
         return Err(SpawnError::request());
     }
-    let master = match terminal.map(terminal::open).transpose() {
-        Ok(pair) => pair.map(|(master, stdio)| {
+    let pair = terminal.map(terminal::open).transpose();
+    let master = pair
+        .map_err(|error| SpawnError::terminal(&error))?
+        .map(|(master, stdio)| {
             fds.extend(stdio);
             master
-        }),
-        Err(error) => return Err(SpawnError::terminal(&error)),
-    };
-    Ok(Material {
-        order: Order::Command { state },
-        fds,
-        master,
-    })
+        });
+    Ok(Material { order, fds, master })
 }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use rustix::process::{Pid as Process, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{self, Confinement, Descriptors, Domain, Report, SpawnError};
+use crate::command::{self, Confinement, Descriptors, Domain, Report, SpawnError, Task};
 use crate::spec::CommandSpec;
 use crate::sys::{self, Forked, Rusage};
 use crate::wire;
@@ -24,6 +24,9 @@ pub(super) enum Order {
         /// Whether a state comes.
         state: bool,
     },
+    /// Carry out operations on files. Where its process reports, the spec of a command, of which working directory and umask count, and the
+    /// socket that the operations come from come along.
+    Files,
 }
 
 /// From a keeper to init.
@@ -89,20 +92,40 @@ fn reap(leader: Pid, ended: impl Fn(i32)) {
 
 /// The main process, from its fork on.
 fn become_leader(order: Order, fds: Vec<OwnedFd>, confinement: &Confinement) -> ! {
-    let Order::Command { state } = order;
     let mut fds = fds.into_iter();
-    let (reports, spec) = (fds.next(), fds.next());
-    let state = if state { fds.next() } else { None };
-    if let (Some(reports), Some(spec), Ok(stdio)) = (reports, spec, <[OwnedFd; 3]>::try_from(fds.collect::<Vec<_>>())) {
-        match wire::read_memory_file::<CommandSpec>(spec) {
-            Ok(command) if !command.argv.is_empty() => {
-                let descriptors = Descriptors { stdio, state, reports };
-                command::become_command(&command, &descriptors, confinement, Domain::Inherited)
-            }
-            _ => {
-                let _ = wire::send(reports.as_fd(), &Report::Failed(SpawnError::request()), &[]);
-            }
+    let Some(reports) = fds.next() else {
+        std::process::exit(127)
+    };
+    let error = match prepare(order, fds) {
+        Ok((command, worker, stdio, state)) => {
+            let task = worker.as_ref().map_or(Task::Execute, Task::Files);
+            let descriptors = Descriptors { stdio, state, reports };
+            command::become_task(&command, task, &descriptors, confinement, Domain::Inherited)
+        }
+        Err(error) => error,
+    };
+    let _ = wire::send(reports.as_fd(), &Report::Failed(error), &[]);
+    std::process::exit(127)
+}
+
+/// Spec, a worker's socket, descriptors 0 to 2 and state, from what came with the order.
+type Prepared = (CommandSpec, Option<OwnedFd>, [OwnedFd; 3], Option<OwnedFd>);
+
+fn prepare(order: Order, mut fds: impl Iterator<Item = OwnedFd>) -> Result<Prepared, SpawnError> {
+    let spec = fds.next().ok_or_else(SpawnError::request)?;
+    let command: CommandSpec = wire::read_memory_file(spec).map_err(|_| SpawnError::request())?;
+    match order {
+        Order::Files => {
+            let socket = fds.next().ok_or_else(SpawnError::request)?;
+            let failed = |error| SpawnError::new("open /dev/null", sys::errno_of(&error), "");
+            let stdio = command::no_stdio().map_err(failed)?;
+            Ok((command, Some(socket), stdio, None))
+        }
+        Order::Command { .. } if command.argv.is_empty() => Err(SpawnError::request()),
+        Order::Command { state } => {
+            let state = if state { fds.next() } else { None };
+            let stdio = <[OwnedFd; 3]>::try_from(fds.collect::<Vec<_>>()).map_err(|_| SpawnError::request())?;
+            Ok((command, None, stdio, state))
         }
     }
-    std::process::exit(127)
 }

@@ -144,10 +144,7 @@ impl Spawner {
 
     /// Takes what the spawner has said so far. An error is why there will be no keeper.
     pub fn listen(&mut self) -> Result<(), SpawnError> {
-        loop {
-            let Some(socket) = self.socket.as_ref().filter(|socket| super::is_readable(socket.as_fd())) else {
-                break;
-            };
+        while let Some(socket) = self.socket.as_ref().filter(|socket| super::is_readable(socket.as_fd())) {
             match wire::receive::<Answer>(socket.as_fd()) {
                 Ok(Some((Answer::Ready, _))) => {}
                 Ok(Some((Answer::Failed(error), _))) => {

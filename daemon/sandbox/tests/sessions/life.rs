@@ -1,11 +1,12 @@
 //! What runs of a session have in common, and what each has for itself.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use fumehood_sandbox::event::{Event, ExitStatus, SignalScope, Subject};
+use fumehood_sandbox::files::{Operation, Reply};
 
-use super::lab::{Lab, children, on_terminal, probe, shell, wait_until};
+use super::lab::{Lab, children, on_terminal, probe, readable, shell, wait_until};
 
 pub fn runs_after_each_other_share_the_sandbox(lab: &Lab) {
     let session = lab.session();
@@ -191,6 +192,42 @@ pub fn what_makes_no_sense_is_refused(lab: &Lab) {
         Some(("request".into(), libc::EINVAL, Vec::new()))
     );
     first.kill();
+    session.close();
+}
+
+pub fn operations_on_files_are_a_run_like_others(lab: &Lab) {
+    let session = lab.session();
+    session.says("echo text > /tmp/file");
+    let (running, worker) = session.sandbox.run_files(1000, &shell("")).expect("asked");
+    let run = super::lab::Live {
+        number: 1000,
+        running,
+        output: None,
+        text: String::new(),
+    };
+    let answer = |operation: &Operation| {
+        worker.send(operation, None).expect("sent");
+        readable(worker.as_fd());
+        worker.receive().expect("a message").expect("an answer")
+    };
+    let path = b"file".to_vec();
+    let reply = answer(&Operation::Stat { path, follow: true });
+    assert!(matches!(&reply, Reply::Info(info) if info.size == 5), "{reply:?}");
+    // What a command may not do it may not either, and it is told to this run.
+    let path = b"/guarded/.protected".to_vec();
+    let reply = answer(&Operation::MakeDirectory {
+        path,
+        mode: 0o755,
+        parents: false,
+    });
+    assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
+    drop(worker);
+    let outcome = run.end();
+    assert_eq!(
+        (outcome.status, outcome.denials.len()),
+        (Some(ExitStatus::Exited(0)), 1),
+        "{outcome:?}"
+    );
     session.close();
 }
 

@@ -29,6 +29,7 @@ const TESTS: &[Test] = tests! {
         a_terminal_each
         what_cannot_be_executed_is_told
         what_makes_no_sense_is_refused
+        operations_on_files_are_a_run_like_others
         signals_reach_the_leader_or_the_tree
         cpu_time_is_each_runs_own
         what_is_refused_is_told_to_whom_it_was_refused_to
