@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::approvals_client::ApprovalsClient;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
+use fumehood_proto::v1::files_client::FilesClient;
 use fumehood_proto::v1::learning_client::LearningClient;
 use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
@@ -40,6 +41,7 @@ const INPUT_QUEUE: usize = 4;
 pub struct Client {
     pub(crate) approvals: ApprovalsClient<Channel>,
     pub(crate) sessions: SessionsClient<Channel>,
+    pub(crate) files: FilesClient<Channel>,
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
     learning: LearningClient<Channel>,
@@ -52,6 +54,7 @@ impl Client {
         Self {
             approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             sessions: SessionsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            files: FilesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
