@@ -6,6 +6,7 @@
 //! spill.rs     its whole output in a file
 //! input.rs     what clients give to its standard input
 //! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
+//! deeds.rs     who did what to it, for the audit log
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! find.rs      what is on the machine for the patterns of a policy
@@ -14,6 +15,7 @@
 //! ```
 
 mod actor;
+mod deeds;
 mod denials;
 mod find;
 mod host;
@@ -34,4 +36,4 @@ pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
 pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
-pub use table::{Bounds, Follower, Run, RunTable, StartError};
+pub use table::{Bounds, Follower, Run, RunTable, Sender, StartError};
