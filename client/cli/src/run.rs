@@ -233,7 +233,12 @@ impl Pump {
                     for typed in keys.take(&piece) {
                         let passed = match typed {
                             tty::Typed::Keys(passed) => queue.send(passed.into()).await.is_ok(),
-                            escape => escapes.send(escape).await.is_ok(),
+                            // Nothing more is read: it is for whoever reads the terminal next.
+                            tty::Typed::Leave => {
+                                let _ = escapes.send(typed).await;
+                                return;
+                            }
+                            tty::Typed::Stop => escapes.send(typed).await.is_ok(),
                         };
                         if !passed {
                             return;
