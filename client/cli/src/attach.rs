@@ -218,8 +218,11 @@ impl Show {
             if let Some((stdin, escapes)) = self.keyboard.take_if(|_| self.started) {
                 self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
                 let reader = Reader::start().map_err(system("start the reader of the input"))?;
+                // The sizes go before the first key.
+                for (rows, columns) in tty::sizes(true) {
+                    let _ = run.resize(rows, columns).await;
+                }
                 pump = Some(Pump::keyboard(reader, stdin, escapes));
-                tty::resize(&self.client, run.id(), true);
             }
             let queue = pending.front().map(|(stream, _)| writers.queue(*stream).clone());
             let turn = tokio::select! {

@@ -75,19 +75,25 @@ impl Changes {
     }
 }
 
-/// Tells a run's terminal the size of this one, without waiting. With `redraw`, by way of another size: programs draw their screen anew
-/// only when that changes.
+/// What to tell a run's terminal of the size of this one. With `redraw`, by way of another size: programs draw their screen anew only when
+/// that changes.
+pub fn sizes(redraw: bool) -> impl Iterator<Item = (u32, u32)> + Send {
+    let size = size();
+    let other = size.filter(|_| redraw);
+    let other = other.map(|(rows, columns)| (rows, columns.saturating_sub(1).max(1)));
+    other.into_iter().chain(size)
+}
+
+/// Tells a run's terminal the size of this one, without waiting.
 pub fn resize(client: &Client, run: &str, redraw: bool) {
-    let Some((rows, columns)) = size() else { return };
-    let (client, run) = (client.clone(), run.to_owned());
+    let (client, run, sizes) = (client.clone(), run.to_owned(), sizes(redraw));
     tokio::spawn(async move {
         // Over an attachment of its own: on the run's stream it would wait behind keys that the command does not read.
         let attached = client.attach(run).from(Position::Now).start().await;
         if let Ok(mut attached) = attached {
-            if redraw {
-                let _ = attached.resize(rows, columns.saturating_sub(1).max(1)).await;
+            for (rows, columns) in sizes {
+                let _ = attached.resize(rows, columns).await;
             }
-            let _ = attached.resize(rows, columns).await;
             // The message goes with the stream: it is left only when the daemon has had time to take it.
             let _ = timeout(STOP_PATIENCE, attached.next()).await;
             let _ = attached.detach();
