@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -74,16 +74,25 @@ impl Cli {
                 }
             }
         });
-        let mut terminal = Terminal {
+        set_size(&master, rows, columns);
+        Terminal {
             child: command.spawn().expect("start the program"),
             master: File::from(master),
             slave: Some(slave),
             pieces,
             screen: Vec::new(),
-        };
-        terminal.resize(rows, columns);
-        terminal
+        }
     }
+}
+
+fn set_size(master: impl AsFd, rows: u16, columns: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(master, size).expect("set the size");
 }
 
 impl Terminal {
@@ -105,13 +114,7 @@ impl Terminal {
 
     /// Gives the terminal another size.
     pub fn resize(&mut self, rows: u16, columns: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        rustix::termios::tcsetwinsize(&self.master, size).expect("set the size");
+        set_size(&self.master, rows, columns);
     }
 
     /// Whether keys go to the program one by one and unseen.

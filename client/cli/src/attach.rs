@@ -82,7 +82,7 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
         keyboard,
         escapes,
         raw: None,
-        client,
+        sizes: tty::Resizes::of(client, info.run_id.clone()),
         started: info.started_at.is_some(),
     };
     let end = show.follow(run, writers, signals, pump).await;
@@ -128,7 +128,7 @@ pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
         keyboard: None,
         escapes: tokio::sync::mpsc::channel(1).1,
         raw: None,
-        client,
+        sizes: tty::Resizes::of(client, info.run_id.clone()),
         started: false,
     };
     match show.follow(run, writers, signals, None).await? {
@@ -184,7 +184,7 @@ struct Show {
     escapes: tokio::sync::mpsc::Receiver<tty::Typed>,
     /// This program's terminal while the command has it.
     raw: Option<tty::Raw>,
-    client: Client,
+    sizes: tty::Resizes,
     /// Whether the command has started.
     started: bool,
 }
@@ -257,11 +257,11 @@ impl Show {
                     if let Some(raw) = &self.raw {
                         raw.again();
                     }
-                    tty::resize(&self.client, run.id(), false);
+                    self.sizes.tell(false);
                 }
                 Turn::Escape(tty::Typed::Stop) | Turn::Signal(Signal::SIGTSTP) if self.raw.is_some() => {
                     self.raw.iter().for_each(tty::Raw::stop);
-                    tty::resize(&self.client, run.id(), true);
+                    self.sizes.tell(true);
                 }
                 Turn::Escape(tty::Typed::Stop) => {}
                 Turn::Signal(Signal::SIGTSTP) => {

@@ -61,6 +61,8 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         .map(|spec| spec.workspace.to_vec())
         .unwrap_or_default();
 
+    let asked = request.spec.as_ref().and_then(|spec| spec.terminal.as_ref()?.size);
+    let asked_size = asked.map(|size| (size.rows, size.columns));
     if args.tty && !args.detach && !tty::is_there() {
         return Err(Failure::NoTty);
     }
@@ -105,6 +107,8 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         keyboard,
         escapes,
         raw: None,
+        asked_size,
+        sizes: None,
         lingers: args.linger.is_some(),
         run: None,
         started: None,
@@ -285,6 +289,9 @@ struct Follower {
     escapes: tokio::sync::mpsc::Receiver<tty::Typed>,
     /// This program's terminal while the command has it.
     raw: Option<tty::Raw>,
+    /// Its size when the run was asked for.
+    asked_size: Option<(u32, u32)>,
+    sizes: Option<tty::Resizes>,
     /// Whether the run goes on for a while without this program.
     lingers: bool,
     /// The run's id, once it was told.
@@ -391,8 +398,9 @@ impl Follower {
                         self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
                         let reader = Reader::start().map_err(system("start the reader of the input"))?;
                         pump = Some(Pump::keyboard(reader, stdin, escapes));
-                        // It may have changed since the request was made.
-                        self.resize();
+                        if tty::size() != self.asked_size {
+                            self.resize();
+                        }
                     }
                     if let Some(Event::Finished(finished)) = event.event {
                         break finished;
@@ -555,9 +563,10 @@ impl Follower {
     }
 
     /// Tells the command's terminal the size of this one, without waiting.
-    fn resize(&self) {
+    fn resize(&mut self) {
         if let (Some(run), true) = (&self.run, self.tty) {
-            tty::resize(&self.client, run, false);
+            let sizes = || tty::Resizes::of(self.client.clone(), run.clone());
+            self.sizes.get_or_insert_with(sizes).tell(false);
         }
     }
 
@@ -571,7 +580,7 @@ impl Follower {
 
     /// Ctrl-Z: the command stops, then this program; when this one is resumed, so is the command. One with a terminal of its own goes on: a
     /// shell on it would take what is stopped for a job of its own.
-    async fn stop_and_go(&self) {
+    async fn stop_and_go(&mut self) {
         if let Some(raw) = &self.raw {
             raw.stop();
             return self.resize();

@@ -12,7 +12,8 @@ use fumehood_client::{Client, Position};
 use nix::sys::signal::{Signal, raise};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{self, SignalKind};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::run::STOP_PATIENCE;
 
@@ -84,21 +85,52 @@ pub fn sizes(redraw: bool) -> impl Iterator<Item = (u32, u32)> + Send {
     other.into_iter().chain(size)
 }
 
-/// Tells a run's terminal the size of this one, without waiting.
-pub fn resize(client: &Client, run: &str, redraw: bool) {
-    let (client, run, sizes) = (client.clone(), run.to_owned(), sizes(redraw));
-    tokio::spawn(async move {
-        // Over an attachment of its own: on the run's stream it would wait behind keys that the command does not read.
-        let attached = client.attach(run).from(Position::Now).start().await;
-        if let Ok(mut attached) = attached {
-            for (rows, columns) in sizes {
+/// Tells a run's terminal each new size of this one, over an attachment of its own: on the run's stream it would wait behind keys that the
+/// command does not read. One task, so that the last size is the last that is told.
+pub struct Resizes(mpsc::Sender<bool>);
+
+impl Resizes {
+    /// For this run.
+    pub fn of(client: Client, run: String) -> Self {
+        // What waits already is told with the size of its moment.
+        let (to, wanted) = mpsc::channel(1);
+        tokio::spawn(pass_sizes(client, run, wanted));
+        Self(to)
+    }
+
+    /// Tells the size, without waiting; `redraw` as in [`sizes`].
+    pub fn tell(&self, redraw: bool) {
+        let _ = self.0.try_send(redraw);
+    }
+}
+
+async fn pass_sizes(client: Client, run: String, mut wanted: mpsc::Receiver<bool>) {
+    while let Some(mut redraw) = wanted.recv().await {
+        let Ok(mut attached) = client.attach(run.as_str()).from(Position::Now).start().await else {
+            continue;
+        };
+        // A message goes with its stream: that is left when the daemon has had time to take it, and sizes change many at a time.
+        'sizes: loop {
+            for (rows, columns) in sizes(redraw) {
                 let _ = attached.resize(rows, columns).await;
             }
-            // The message goes with the stream: it is left only when the daemon has had time to take it.
-            let _ = timeout(STOP_PATIENCE, attached.next()).await;
-            let _ = attached.detach();
+            let until = Instant::now() + STOP_PATIENCE;
+            redraw = loop {
+                tokio::select! {
+                    next = wanted.recv() => match next {
+                        Some(redraw) => break redraw,
+                        None => break 'sizes,
+                    },
+                    // What it tells is told on the run's own stream.
+                    event = attached.next() => if !matches!(event, Ok(Some(_))) {
+                        break 'sizes;
+                    },
+                    () = sleep_until(until) => break 'sizes,
+                }
+            };
         }
-    });
+        let _ = attached.detach();
+    }
 }
 
 /// The terminal in raw mode. Dropping it restores what was before.
