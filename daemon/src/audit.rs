@@ -24,7 +24,7 @@
 //! ```
 //!
 //! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
-//! `policies_reloaded`; and about questions to people
+//! `policies_reloaded`, `file` (an operation on files); and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
 //! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`; and about what was done to a
 //! run otherwise than over the stream that started it `run_attached`, `run_input`, `run_signalled`, `run_killed`, `run_released`, of which one
@@ -49,6 +49,7 @@ mod arguments;
 mod chain;
 mod deed;
 mod file;
+mod files;
 mod head;
 mod read;
 mod record;
@@ -62,6 +63,7 @@ pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use deed::{Deed, DeedKind};
 pub use file::{AuditError, OpenError, Opened};
+pub use files::FileOperation;
 pub use read::{Heading, Next, Reader};
 pub(crate) use record::now;
 pub use record::{

@@ -492,6 +492,7 @@ fn a_terminal_has_its_size_and_the_kind_that_was_asked_for_first() {
             cwd: "/".into(),
             umask: 0o22,
             terminal: None,
+            state: false,
         };
         command.env.extend(passed.map(|term| ("TERM".into(), term.into())));
         give_terminal(&mut command, SIZE, asked, own);
