@@ -54,6 +54,7 @@ mod head;
 mod read;
 mod record;
 mod redact;
+mod session;
 mod text;
 mod verify;
 mod writer;
@@ -71,6 +72,7 @@ pub use record::{
     RequestRefused, StreamDigest, TrustedFile, Usage,
 };
 pub use redact::{REDACTED, redact_argv, redact_text};
+pub use session::{Created, SessionEvent, SessionRecord};
 pub use text::{MAX_LIST_BYTES, MAX_LIST_ITEMS, MAX_VALUE_BYTES};
 pub use verify::{VerifyError, VerifyReport, verify};
 pub use writer::AuditLog;

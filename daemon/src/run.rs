@@ -38,4 +38,5 @@ pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
 pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
+pub(crate) use table::may_see;
 pub use table::{Bounds, Follower, Run, RunTable, Sender, StartError};

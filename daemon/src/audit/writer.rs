@@ -16,6 +16,7 @@ use super::deed::Deed;
 use super::file::{AuditError, LogFile, OpenError, Opened};
 use super::files::FileOperation;
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef, RequestRefused};
+use super::session::SessionRecord;
 
 /// Records that wait for the writer. Whoever comes when the queue is full waits for a place.
 const QUEUE: usize = 1024;
@@ -133,6 +134,15 @@ impl AuditLog {
     /// The record is not in the log: what it is about must not have consequences.
     pub async fn approval(&self, approval: &Approval) -> Result<RecordRef, AuditError> {
         self.append(approval.entry(), false).await
+    }
+
+    /// Records something in the life of a session; returns when it is durable. Its end waits in memory while the log cannot be written, as
+    /// those of runs do.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn session(&self, record: &SessionRecord) -> Result<RecordRef, AuditError> {
+        self.append(record.entry(), record.is_end()).await
     }
 
     /// Records what became of an operation on files; returns when it is durable.

@@ -18,6 +18,7 @@ use super::journal::{Journal, Position, Reader, Slice, To};
 use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Stream, Usage};
 use super::spill::Spilled;
 use crate::peer::Peer;
+use crate::session::Ended;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
 const COMMANDS: usize = 16;
@@ -64,6 +65,8 @@ pub struct Run {
     pub accepted_at: SystemTime,
     /// Its place in the order of acceptance.
     pub number: u64,
+    /// The session that it runs in.
+    pub session: Option<String>,
     journal: Arc<Journal>,
     snapshot: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
@@ -260,6 +263,14 @@ pub enum StartError {
     /// The id is taken by a run of the same peer with another request.
     #[error("run id {0:?} is taken by a run with another request; choose another id")]
     Exists(String),
+    /// The session takes no more runs.
+    #[error("session {id:?} is closed ({}): {}; create another", ended.end.name(), ended.detail)]
+    SessionClosed {
+        /// The session.
+        id: String,
+        /// Why it is.
+        ended: Ended,
+    },
 }
 
 /// The table of runs; clones share it.
@@ -339,6 +350,17 @@ impl RunTable {
         if shared.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
         }
+        let session = request.session.as_ref().map(|place| Arc::clone(&place.session));
+        let closed = |ended| {
+            let id = session
+                .as_ref()
+                .map(|session| session.id().to_owned())
+                .unwrap_or_default();
+            StartError::SessionClosed { id, ended }
+        };
+        if let Some(session) = &session {
+            session.is_taking_runs().map_err(closed)?;
+        }
         let place = Arc::clone(&shared.places).try_acquire_owned().ok();
         let queue_position = match &place {
             Some(_) => 0,
@@ -354,7 +376,7 @@ impl RunTable {
                 waiting as u32 + 1
             }
         };
-        let (run, actor, reader) = prepare(
+        let (run, mut actor, reader) = prepare(
             request,
             shared.surroundings.clone(),
             Arc::clone(&shared.places),
@@ -362,6 +384,8 @@ impl RunTable {
             owned,
         );
         runs.next_number += 1;
+        // One that is being closed meanwhile ends the run as soon as it asks to be let in.
+        actor.presence = session.and_then(|session| session.register(&run).ok());
         runs.by_id.insert(key, Arc::clone(&run));
         shared.active.send_modify(|active| *active += 1);
         drop(runs);
@@ -436,7 +460,10 @@ impl RunTable {
         if let Some(own) = runs.by_id.get(&peer.qualified(id)) {
             return Some(Arc::clone(own));
         }
-        let others = runs.by_id.values().filter(|run| run.id == id && may_see(peer, run));
+        let others = runs
+            .by_id
+            .values()
+            .filter(|run| run.id == id && may_see(peer, &run.peer));
         others.max_by_key(|run| run.number).cloned()
     }
 
@@ -444,7 +471,12 @@ impl RunTable {
     pub fn list(&self, peer: &Peer) -> Vec<Arc<Run>> {
         let mut runs = lock(&self.shared.runs);
         self.shared.forget_old(&mut runs);
-        let mut list: Vec<_> = runs.by_id.values().filter(|run| may_see(peer, run)).cloned().collect();
+        let mut list: Vec<_> = runs
+            .by_id
+            .values()
+            .filter(|run| may_see(peer, &run.peer))
+            .cloned()
+            .collect();
         drop(runs);
         list.sort_by_key(|run| std::cmp::Reverse(run.number));
         list
@@ -497,10 +529,10 @@ impl RunTable {
     }
 }
 
-/// Its own runs are seen by everybody; all of them by root and by the daemon's own user.
-fn may_see(peer: &Peer, run: &Run) -> bool {
+/// Its own runs and sessions are seen by everybody; all of them by root and by the daemon's own user.
+pub(crate) fn may_see(peer: &Peer, owner: &Peer) -> bool {
     use crate::peer::Identity::{Certificate, Unix};
-    match (&peer.identity, &run.peer.identity) {
+    match (&peer.identity, &owner.identity) {
         (Unix { uid, .. }, _) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => true,
         (Unix { uid, .. }, Unix { uid: owner, .. }) => uid == owner,
         (Certificate { name }, Certificate { name: owner }) => name == owner,
@@ -600,6 +632,7 @@ fn prepare(
         labels: request.labels.clone(),
         accepted_at: SystemTime::now(),
         number,
+        session: request.session.as_ref().map(|place| place.session.id().to_owned()),
         journal: Arc::clone(&journal),
         snapshot: snapshots,
         commands: commands_sender,
@@ -621,6 +654,7 @@ fn prepare(
         allowed_by: "tools.shell".to_owned(),
         recorded: false,
         passed: Vec::new(),
+        presence: None,
     };
     (run, actor, reader)
 }

@@ -41,14 +41,14 @@ const MAX_READ_BYTES: u32 = 1 << 20;
 const MAX_READ_WAIT: Duration = Duration::from_secs(60);
 
 /// Most bytes of a reason.
-const MAX_REASON_BYTES: usize = 1024;
+pub(super) const MAX_REASON_BYTES: usize = 1024;
 
 /// The page sizes of List; the wire documents them.
-const PAGE: u32 = 100;
-const MAX_PAGE: u32 = 1000;
+pub(super) const PAGE: u32 = 100;
+pub(super) const MAX_PAGE: u32 = 1000;
 
 /// A page ends before it is longer than this: clients take messages of 4 MiB by default.
-const MAX_PAGE_BYTES: usize = 3 << 20;
+pub(super) const MAX_PAGE_BYTES: usize = 3 << 20;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -332,7 +332,7 @@ pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     Peer::of(request).cloned().map_err(|error| Refused::from(error).into())
 }
 
-fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
+pub(super) fn duration(field: &str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
     value
         .map(|value| duration_to_std(&value))
         .transpose()

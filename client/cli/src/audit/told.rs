@@ -30,7 +30,8 @@ const DIGEST_DIGITS: usize = 12;
 pub fn line(heading: &Heading, record: &Value) -> String {
     let run_peer = heading.run_id.as_deref().and_then(|id| Some(id.split_once('@')?.1));
     let who = match heading.kind.as_str() {
-        "approval_resolved" | "approval_rule_removed" => name(&record["by"]),
+        "approval_resolved" | "approval_rule_removed" | "session_reset" => name(&record["by"]),
+        "session_closed" if !text(&record["by"]).is_empty() => name(&record["by"]),
         _ if record["peer"].is_null() => word(run_peer.unwrap_or("daemon").as_bytes(), NAME_CHARS),
         _ => name(&record["peer"]),
     };
@@ -56,7 +57,14 @@ fn told(heading: &Heading, record: &Value) -> String {
         };
         format!("policy {}{digest}", name(&record["policy_name"]))
     };
-    let command = || format!("in {}: {}", path(&record["cwd"]), words(&record["argv"]));
+    let command = || {
+        let session = match record["session"].as_str() {
+            Some(id) if !id.is_empty() => format!("in {} ", session(id)),
+            _ => String::new(),
+        };
+        format!("{session}in {}: {}", path(&record["cwd"]), words(&record["argv"]))
+    };
+    let of_session = || session(record["session_id"].as_str().unwrap_or_default());
     let question = || format!("question {} of {run}", name(&record["approval_id"]));
     let reason = || last(": ", &record["reason"]);
     match heading.kind.as_str() {
@@ -70,6 +78,29 @@ fn told(heading: &Heading, record: &Value) -> String {
             last("; ", &record["reason"])
         ),
         "end" => format!("{run} {}", end(record)),
+        "session_created" => {
+            let time = |key: &str| {
+                record[key]
+                    .as_u64()
+                    .map_or_else(|| "?".to_owned(), |ms| show(Duration::from_millis(ms)))
+            };
+            format!(
+                "{} created ({}) in {}, for {}, {} without a run",
+                of_session(),
+                policy(),
+                path(&record["cwd"]),
+                time("lifetime_ms"),
+                time("idle_timeout_ms")
+            )
+        }
+        "session_reset" => format!("{} reset", of_session()),
+        "session_closed" => format!(
+            "{} closed ({}) after {} runs{}",
+            of_session(),
+            name(&record["end"]),
+            number(&record["runs"]),
+            last(": ", &record["detail"])
+        ),
         "interrupted" => {
             let intent = number(&record["intent_seq"]);
             format!("{run} interrupted: its daemon was gone before it ended (its intent is record {intent})")
@@ -369,6 +400,12 @@ fn run(recorded: &str) -> String {
     format!("run {}", short(recorded.split_once('@').map_or(recorded, |(id, _)| id)))
 }
 
+/// A session; people choose such ids to be read.
+fn session(recorded: &str) -> String {
+    let id = recorded.split_once('@').map_or(recorded, |(id, _)| id);
+    format!("session {}", short(id))
+}
+
 fn short(id: &str) -> String {
     let parts: Vec<_> = id.split('-').map(str::len).collect();
     match (parts.as_slice(), id.rsplit_once('-')) {
@@ -497,6 +534,27 @@ mod tests {
                 "denied",
                 with(json!({"reason": "not here"})),
                 format!("uid:1001  run b7f87798714a denied by {rule} in /w: git push 'a b'; not here"),
+            ),
+            (
+                "intent",
+                with(json!({"session": "dev@uid:1001"})),
+                format!("uid:1001  run b7f87798714a allowed by {rule} in session dev in /w: git push 'a b'"),
+            ),
+            (
+                "session_created",
+                with(json!({"session_id": "dev", "lifetime_ms": 3_600_000, "idle_timeout_ms": 60_000})),
+                "uid:1001  session dev created (policy team 1a2b3c4d5e6f) in /w, for 1h, 1m without a run".to_owned(),
+            ),
+            ("session_reset", json!({"session_id": "dev", "by": "uid:0"}), "uid:0     session dev reset".to_owned()),
+            (
+                "session_closed",
+                json!({"session_id": "dev", "by": "uid:0", "end": "closed", "runs": 3, "detail": "uid:0 closed it: done"}),
+                "uid:0     session dev closed (closed) after 3 runs: uid:0 closed it: done".to_owned(),
+            ),
+            (
+                "session_closed",
+                json!({"session_id": "dev", "by": "", "end": "idle", "runs": 0, "detail": "no run was in it"}),
+                "daemon    session dev closed (idle) after 0 runs: no run was in it".to_owned(),
             ),
             (
                 "interrupted",
