@@ -170,7 +170,7 @@ pub fn who_kills_the_spawner_gains_nothing(lab: &Lab) {
     let mut session = lab.session();
     let other = bystander(&session);
     for _ in 0..10 {
-        assert_eq!(session.run(&shell(&kill_named("fumehood-spawn"))).pid.is_some(), true);
+        assert!(session.run(&shell(&kill_named("fumehood-spawn"))).pid.is_some());
         assert_eq!(session.says("echo on"), "on\n");
     }
     still_there(&mut session, other);
