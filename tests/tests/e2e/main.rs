@@ -39,6 +39,7 @@ mod python;
 mod requests;
 mod run;
 mod signals;
+mod soak;
 mod trust;
 mod walls;
 mod wire;
