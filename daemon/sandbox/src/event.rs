@@ -259,6 +259,9 @@ pub enum Request {
     /// Execute the command whose spec is in the memory file that comes along, with the three descriptors
     /// after it as 0, 1 and 2; with none where the spec asks for a terminal. Once per sandbox.
     Exec,
+    /// Start a process that is confined as a command and carries out operations on files ([`crate::files`]), which come from the socket
+    /// behind the memory file with its spec; of that working directory and umask count. Instead of `Exec`; the events are the same.
+    Files,
     /// Try everything that must not work, in a confined process, and report; instead of `Exec`.
     SelfTest,
     /// Of a session: execute one more. Carries the run's own socket, on which everything about it is said from now on, and then what

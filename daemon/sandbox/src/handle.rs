@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::event::{Event, Job, Request, SignalScope};
+use crate::files::Worker;
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::lister::Lister;
 use crate::running::Running;
@@ -236,6 +237,15 @@ impl Sandbox {
     pub fn exec_on_terminal(&self, command: &CommandSpec) -> io::Result<()> {
         let memory = wire::memory_file(command)?;
         wire::send(self.socket.as_fd(), &Request::Exec, &[memory.as_fd()])
+    }
+
+    /// Has a worker started that carries out operations on files, instead of a command, once `Ready` came. Of the spec only working directory
+    /// and umask count. The events are a command's: the worker ends, and with it the sandbox, when its handle is dropped.
+    pub fn files(&self, command: &CommandSpec) -> io::Result<Worker> {
+        let memory = wire::memory_file(command)?;
+        let (ours, theirs) = wire::pair()?;
+        wire::send(self.socket.as_fd(), &Request::Files, &[memory.as_fd(), theirs.as_fd()])?;
+        Worker::new(ours)
     }
 
     /// Makes an unnamed pipe the command's user's. Only root can, and only root needs to.

@@ -8,6 +8,7 @@
 //! launcher.rs   one process, one thread: makes sandboxes, reaps inits, cleans up
 //! init.rs       pid 1 of a sandbox: builds it, confines itself, starts and reaps the command
 //! command.rs    from init's fork to execve      terminal.rs  the terminal it may have
+//! files.rs      operations on files, by a process confined as a command
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
 //! waiting.rs    calls that wait for init: refused and told, or the guard's
@@ -27,6 +28,7 @@ mod cgroup;
 mod command;
 pub mod description;
 pub mod event;
+pub mod files;
 mod guard;
 mod handle;
 mod idmap;
