@@ -1,11 +1,12 @@
 //! The calls.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::approvals_client::ApprovalsClient;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
+use fumehood_proto::v1::files_client::FilesClient;
 use fumehood_proto::v1::learning_client::LearningClient;
 use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
@@ -26,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::error::Error;
-use crate::resume::Reconnect;
+use crate::resume::{Reconnect, retry};
 use crate::run::{RunEvents, RunHandle, RunInput};
 
 /// Largest message taken from the daemon, in bytes: a page of runs or a policy's text; events are far smaller.
@@ -40,6 +41,7 @@ const INPUT_QUEUE: usize = 4;
 pub struct Client {
     pub(crate) approvals: ApprovalsClient<Channel>,
     pub(crate) sessions: SessionsClient<Channel>,
+    pub(crate) files: FilesClient<Channel>,
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
     learning: LearningClient<Channel>,
@@ -52,6 +54,7 @@ impl Client {
         Self {
             approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             sessions: SessionsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            files: FilesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
@@ -143,16 +146,25 @@ impl Client {
         Ok(self.runs.clone().start(request).await?.into_inner())
     }
 
-    /// Waits until the run is over, or for `timeout`; tells its state as it is then (`finished` is set when it is over).
+    /// Waits until the run is over, or for `timeout`, through broken connections as [`with_reconnect`](Self::with_reconnect) says; tells its
+    /// state as it is then (`finished` is set when it is over).
     ///
     /// # Errors
-    /// [`Error::NotFound`] and the other refusals of a call. That the time passed is no error.
+    /// [`Error::NotFound`] and the other refusals of a call; [`Error::GivenUp`] when the connection broke and could not be made again. That
+    /// the time passed is no error.
     pub async fn wait(&self, run_id: impl Into<String>, timeout: Option<Duration>) -> Result<RunInfo, Error> {
-        let request = WaitRequest {
-            run_id: run_id.into(),
-            timeout: timeout.map(duration_from_std),
-        };
-        present(self.runs.clone().wait(request).await?.into_inner().run)
+        let run_id = run_id.into();
+        let give_up = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let run = retry(self.reconnect, || {
+            let left = give_up.map(|give_up| give_up.saturating_duration_since(Instant::now()));
+            let request = WaitRequest {
+                run_id: run_id.clone(),
+                timeout: left.map(duration_from_std),
+            };
+            let mut runs = self.runs.clone();
+            async move { Ok(runs.wait(request).await?.into_inner().run) }
+        });
+        present(run.await?)
     }
 
     /// The state of a run.

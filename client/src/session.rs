@@ -13,6 +13,7 @@ use fumehood_proto::v1::{
 use crate::client::Client;
 use crate::command::{self, Command};
 use crate::error::Error;
+use crate::files::{Files, FilesView};
 
 impl Client {
     /// A session to be made. See [`NewSession`].
@@ -193,6 +194,11 @@ impl Session {
     /// A line for a shell to be run in it, which begins in the directory and with the variables that the last one left.
     pub fn shell(&self, line: impl AsRef<OsStr>) -> Command {
         self.client.shell(line).session(&self.id)
+    }
+
+    /// Files as it shows them.
+    pub fn files(&self) -> Files {
+        self.client.files(FilesView::session(&self.id))
     }
 
     /// Its state, and what is in it now: processes, what they listen on, memory, temporary files.

@@ -47,6 +47,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Sandboxes that live on between commands: make, list, show, reset and close them
     Session(SessionArgs),
+    /// Look at and change files as a sandbox shows them, without a command
+    Files(FilesArgs),
     /// Follow a run that is there, and write its input
     Attach(AttachArgs),
     /// Show what a run has written
@@ -88,6 +90,7 @@ pub struct ConnectArgs {
         fumehood run --timeout 10m -v -- npm test\n  \
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
         fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n  \
+        fumehood run -t -- bash\n  \
         fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n  \
         fumehood run -c 'cd web && npm test | tail'  a line for a shell\n  \
         fumehood run --session dev -c 'cd web'       in a session: the next line begins in web\n\n\
@@ -98,6 +101,8 @@ pub struct ConnectArgs {
         resumes it. A second SIGINT within 2 seconds kills the run; so do 10 seconds after SIGTERM or SIGHUP.\n\n\
         Input: standard input is passed on as it comes, whether the command reads it or not: in a shell's \
         `while read` loop use --no-stdin.\n\n\
+        Terminals: with --tty every key goes to the command, Ctrl-C and Ctrl-Z as well. After Enter, `~.` leaves at once and `~ Ctrl-Z` stops \
+        this program and not the command; `~~` is one `~`. With --detach nobody is at the terminal until `fumehood attach`.\n\n\
         When this program is gone (its terminal is closed, it is killed): the run is killed; with --linger it goes on for that time and is \
         killed then, unless `fumehood attach` follows it; with --detach it does not depend on any program.")]
 pub struct RunArgs {
@@ -132,8 +137,8 @@ pub struct RunArgs {
     /// Give the command no input: reading gives end of file at once
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
-    /// Give the command a terminal: for shells, editors, pagers. Needs one at standard input; `Enter ~ .` leaves, whatever happens
-    #[arg(short, long, conflicts_with_all = ["json", "no_stdin", "detach", "linger", "merged"])]
+    /// Give the command a terminal, for shells, editors, pagers; this program's own becomes its keyboard and screen
+    #[arg(short, long, conflicts_with_all = ["json", "no_stdin", "merged"])]
     pub tty: bool,
     /// Start the command, print its run's id and leave it to itself; it has no input
     #[arg(short, long, conflicts_with_all = ["linger", "verbose"])]
@@ -276,6 +281,153 @@ pub struct SessionCreateArgs {
     pub json: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
+}
+
+/// `files`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each call sees and may do what a command of `fumehood run` with the same --workspace and --policy, or in the same --session, \
+        sees and may do; protected paths are protected, and every reading and change is in the audit log. Without --session the call has a \
+        sandbox of its own: what it writes to /tmp or the home directory is gone afterwards.\n\n\
+        Paths are absolute, or relative to the workspace; in a session, to the directory where its next shell line begins.\n\n\
+        Examples:\n  \
+        fumehood files ls -l src\n  \
+        fumehood files cat Cargo.toml | head\n  \
+        fumehood files write notes/today.md < draft     replaces it atomically\n  \
+        fumehood files rm -r target -s dev\n\n\
+        Exit code: 0; 1 when something is wrong with a file; 125 when fumehood failed, or the policy refused."
+)]
+pub struct FilesArgs {
+    #[command(subcommand)]
+    pub command: FilesCommand,
+}
+
+/// Whose files.
+#[derive(Debug, Clone, Args)]
+pub struct ViewArgs {
+    /// As this session shows them: its id, or the beginning or end of it
+    #[arg(short, long, value_name = "ID", conflicts_with_all = ["policy", "workspace"])]
+    pub session: Option<String>,
+    /// As a command in this workspace sees them [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
+    #[arg(long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// What to do with files.
+#[derive(Debug, Subcommand)]
+pub enum FilesCommand {
+    /// Show what paths are
+    Stat {
+        /// The paths
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Of a symbolic link, show the link and not what it leads to
+        #[arg(short = 'P', long)]
+        no_follow: bool,
+        /// Write them to standard output as JSON, one object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// List a directory, in the order of names as bytes
+    Ls {
+        /// The directory [default: the workspace, or the session's directory]
+        #[arg(default_value = ".", value_name = "PATH")]
+        path: PathBuf,
+        /// With kind, permissions, owner, size and time
+        #[arg(short, long)]
+        long: bool,
+        /// Write the entries to standard output as JSON, one object a line
+        #[arg(long, conflicts_with = "long")]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Write files' contents to standard output
+    Cat {
+        /// The files
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// From this byte on
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// At most so many bytes of each
+        #[arg(long, value_name = "BYTES")]
+        length: Option<u64>,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Make a file of standard input, or replace it, atomically
+    Write {
+        /// The file
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Only where nothing is yet
+        #[arg(short = 'x', long, conflicts_with = "append")]
+        create: bool,
+        /// Behind what is there; not atomically
+        #[arg(short, long)]
+        append: bool,
+        /// Permission bits of a new file, octal, 0 to 777 [default: 644]
+        #[arg(short, long, value_name = "BITS", value_parser = parse_mode)]
+        mode: Option<u32>,
+        /// Make missing directories above it
+        #[arg(short, long)]
+        parents: bool,
+        /// Have it on disk before this program ends
+        #[arg(long)]
+        sync: bool,
+        /// Write what it is then to standard output as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Make directories
+    Mkdir {
+        /// The directories
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Make missing ones above them; those that are there are no error
+        #[arg(short, long)]
+        parents: bool,
+        /// Permission bits, octal, 0 to 777 [default: 755]
+        #[arg(short, long, value_name = "BITS", value_parser = parse_mode)]
+        mode: Option<u32>,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Remove files, symbolic links and directories
+    Rm {
+        /// What to remove
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Directories with all that is in them
+        #[arg(short, long)]
+        recursive: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Give a file or directory another name
+    Mv {
+        /// The old name
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// The new name, not a directory to move it into
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+        /// Only where nothing is yet, instead of replacing what is there
+        #[arg(short, long)]
+        no_clobber: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
 }
 
 /// `doctor`.
@@ -554,6 +706,9 @@ pub struct KillArgs {
     after_help = "Any program of the same user can attach to a run, whoever started it, and as many as like.\n\n\
         Ctrl-C (and SIGTERM, SIGHUP, SIGQUIT): this program lets go of the run, which goes on. With --signals they are the command's, as with \
         `fumehood run`, and as `docker attach` does it; end this program then with `fumehood kill`, or by closing its output.\n\n\
+        A run with a terminal, attached to at a terminal: that becomes its keyboard and screen, and its size. Every key goes to the command; \
+        after Enter, `~.` lets go of the run and `~ Ctrl-Z` stops this program; `~~` is one `~`. With several attached all keys count, and the \
+        last size.\n\n\
         Examples:\n  \
         fumehood attach 5a05a5efea                  what is written from now on\n  \
         fumehood attach --from-start 5a05a5efea     everything that is kept, and on\n  \
@@ -775,6 +930,13 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
         Err("must be more than zero".to_owned())
     } else {
         Ok(timeout)
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("must be octal, 0 to 777".to_owned()),
     }
 }
 

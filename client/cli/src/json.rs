@@ -175,6 +175,41 @@ pub fn run(run: &wire::RunInfo) -> Value {
     value
 }
 
+/// What is known of a file. `path` is what it was asked for by.
+#[must_use]
+pub fn file(path: Option<&[u8]>, file: &wire::FileInfo) -> Value {
+    let wire::FileInfo {
+        name,
+        kind: _,
+        size,
+        mode,
+        uid,
+        gid,
+        modified_at,
+        link_target,
+        inode,
+        device,
+        links,
+    } = file;
+    let mut value = json!({
+        "kind": short(file.kind().as_str_name(), "FILE_KIND_").to_lowercase(),
+        "size": size,
+        "mode": format!("{mode:04o}"),
+        "uid": uid,
+        "gid": gid,
+        "modified_at": modified_at.as_ref().map(ToString::to_string),
+        "inode": inode,
+        "device": device,
+        "links": links,
+    });
+    if let Some(path) = path {
+        put_bytes(&mut value, "path", path);
+    }
+    put_bytes(&mut value, "name", name);
+    put_bytes(&mut value, "link_target", link_target);
+    value
+}
+
 /// What is known of a session.
 #[must_use]
 pub fn session(session: &wire::SessionInfo) -> Value {

@@ -11,6 +11,7 @@ mod daemon;
 mod doctor;
 mod duration;
 mod failure;
+mod files;
 mod ids;
 mod json;
 mod learn;
@@ -86,6 +87,7 @@ fn talk(command: Command) -> ExitCode {
             Command::Policy(args) => policy::run(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
             Command::Session(args) => session::run(args.command).await,
+            Command::Files(args) => files::run(args.command).await,
             Command::Attach(args) => attach::attach(args).await,
             Command::Logs(args) => attach::logs(args).await,
             Command::Wait(args) => listing::wait(args).await,
@@ -113,7 +115,7 @@ fn code(done: Result<u8, Failure>) -> ExitCode {
 
 /// Tells a person something, on standard error. Whether anybody listens is not for us to mind.
 fn tell(message: &str) {
-    let _ = writeln!(io::stderr(), "fumehood: {message}");
+    let _ = write!(io::stderr(), "fumehood: {message}{}", tty::line_end());
 }
 
 /// Prints what was asked for.

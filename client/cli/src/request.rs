@@ -207,7 +207,7 @@ fn distinct<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<Envi
 }
 
 /// A value with a `/` or ending in `.toml` is a file, which is sent along; any other is a name the daemon knows.
-fn policy(value: &Path) -> Result<PolicyReference, Failure> {
+pub fn policy(value: &Path) -> Result<PolicyReference, Failure> {
     let raw = value.as_os_str().as_bytes();
     if !raw.contains(&b'/') && !raw.ends_with(b".toml") {
         let name = value.to_str().ok_or(Failure::PolicyName)?.to_owned();
