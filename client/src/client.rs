@@ -6,11 +6,13 @@ use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::approvals_client::ApprovalsClient;
 use fumehood_proto::v1::attach_request::Message as AttachMessage;
+use fumehood_proto::v1::files_client::FilesClient;
 use fumehood_proto::v1::learning_client::LearningClient;
 use fumehood_proto::v1::node_client::NodeClient;
 use fumehood_proto::v1::policies_client::PoliciesClient;
 use fumehood_proto::v1::run_request::Message as RunMessage;
 use fumehood_proto::v1::runs_client::RunsClient;
+use fumehood_proto::v1::sessions_client::SessionsClient;
 use fumehood_proto::v1::{
     AttachRequest, AttachStart, CapabilitiesRequest, CapabilitiesResponse, CheckPolicyRequest, CheckPolicyResponse,
     ExaminePolicyRequest, ExaminePolicyResponse, ExplainPolicyRequest, ExplainPolicyResponse, GetPolicyRequest,
@@ -38,6 +40,8 @@ const INPUT_QUEUE: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) approvals: ApprovalsClient<Channel>,
+    pub(crate) sessions: SessionsClient<Channel>,
+    pub(crate) files: FilesClient<Channel>,
     runs: RunsClient<Channel>,
     policies: PoliciesClient<Channel>,
     learning: LearningClient<Channel>,
@@ -49,6 +53,8 @@ impl Client {
     pub(crate) fn over(channel: Channel) -> Self {
         Self {
             approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            sessions: SessionsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
+            files: FilesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             runs: RunsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             learning: LearningClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             policies: PoliciesClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),

@@ -1,6 +1,6 @@
 //! Commands, put together as with `tokio::process::Command`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
 use fumehood_proto::v1::{
     EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputLayout, OutputOptions, OutputSpill,
-    PolicyReference, RequestedLimits, RunSpec, StartRequest, TerminalOptions, TerminalSize,
+    PolicyReference, RequestedLimits, RunSpec, ShellCarry, ShellLine, StartRequest, TerminalOptions, TerminalSize,
     policy_reference::Reference,
 };
 
@@ -24,21 +24,35 @@ pub const CAPTURE_BYTES: usize = 16 * 1024 * 1024;
 impl Client {
     /// A command to be run in a sandbox: `program` is looked up in the sandbox's `PATH`. See [`Command`].
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command {
-            client: self.clone(),
-            run_id: String::new(),
-            spec: RunSpec {
+        Command::new(
+            self,
+            RunSpec {
                 argv: vec![bytes(program)],
-                on_disconnect: OnDisconnect::Linger.into(),
                 ..RunSpec::default()
             },
-            workspace: None,
-            cwd: None,
-            inherit: true,
-            input: None,
-            kill_on_drop: false,
-            capture: CAPTURE_BYTES,
-        }
+        )
+    }
+
+    /// A line for a shell to be run in a sandbox: bash where there is one, else sh. In a [`Session`](crate::Session) the next line begins in
+    /// the directory, and with the exported variables, that this one leaves; see [`Command::carry`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: fumehood_client::Client) -> Result<(), fumehood_client::Error> {
+    /// let output = client.shell("git log --oneline | head -3").workspace("/home/me/project").output().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shell(&self, line: impl AsRef<OsStr>) -> Command {
+        Command::new(
+            self,
+            RunSpec {
+                shell: Some(ShellLine {
+                    line: bytes(line),
+                    ..ShellLine::default()
+                }),
+                ..RunSpec::default()
+            },
+        )
     }
 }
 
@@ -94,7 +108,39 @@ pub struct Command {
 }
 
 impl Command {
-    /// Adds an argument.
+    fn new(client: &Client, spec: RunSpec) -> Self {
+        Command {
+            client: client.clone(),
+            run_id: String::new(),
+            spec: RunSpec {
+                on_disconnect: OnDisconnect::Linger.into(),
+                ..spec
+            },
+            workspace: None,
+            cwd: None,
+            inherit: true,
+            input: None,
+            kill_on_drop: false,
+            capture: CAPTURE_BYTES,
+        }
+    }
+
+    /// Runs it in this session, whose workspace, policy and environment hold then.
+    pub fn session(mut self, id: impl Into<String>) -> Self {
+        self.spec.session = id.into();
+        self
+    }
+
+    /// What of the shell's state the next line of the session finds. Of commands that are no shell lines nothing is kept, and this says
+    /// nothing.
+    pub fn carry(mut self, what: ShellCarry) -> Self {
+        if let Some(shell) = &mut self.spec.shell {
+            shell.carry = what.into();
+        }
+        self
+    }
+
+    /// Adds an argument. A shell line takes none: the daemon refuses it.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.spec.argv.push(bytes(argument));
         self
@@ -122,10 +168,7 @@ impl Command {
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let name = bytes(name);
         self.spec.env.retain(|variable| variable.name != name);
-        self.spec.env.push(EnvironmentVariable {
-            name,
-            value: bytes(value),
-        });
+        self.spec.env.push(variable(OsStr::from_bytes(&name), value));
         self
     }
 
@@ -145,9 +188,7 @@ impl Command {
 
     /// The policy that decides, by the name under which the daemon knows it.
     pub fn policy(mut self, name: impl Into<String>) -> Self {
-        self.spec.policy = Some(PolicyReference {
-            reference: Some(Reference::Name(name.into())),
-        });
+        self.spec.policy = Some(named_policy(name.into()));
         self
     }
 
@@ -284,30 +325,28 @@ impl Command {
     /// [`Error::Workspace`] when there is no such directory here.
     pub fn request(&self) -> Result<StartRequest, Error> {
         let mut spec = self.spec.clone();
+        if !spec.session.is_empty() {
+            // Workspace and the caller's variables are the session's. What was named all the same, the daemon refuses.
+            if let Some(workspace) = self.workspace.as_ref().filter(|_| spec.workspace.is_empty()) {
+                spec.workspace = bytes(workspace);
+            }
+            if let Some(cwd) = self.cwd.as_ref().filter(|_| spec.cwd.is_empty()) {
+                spec.cwd = bytes(cwd);
+            }
+            return Ok(StartRequest {
+                run_id: self.run_id.clone(),
+                spec: Some(spec),
+            });
+        }
         if spec.workspace.is_empty() {
-            let absolute = self.cwd.clone().filter(|cwd| cwd.is_absolute());
-            let named = self
-                .workspace
-                .clone()
-                .or(absolute)
-                .unwrap_or_else(|| PathBuf::from("."));
-            let real = named.canonicalize().map_err(|source| Error::Workspace {
-                path: named.clone(),
-                source,
-            })?;
-            spec.workspace = bytes(&real);
+            let (workspace, cwd) = places(self.workspace.as_deref(), self.cwd.as_deref())?;
+            spec.workspace = workspace;
             if spec.cwd.is_empty() {
-                spec.cwd = self
-                    .cwd
-                    .as_deref()
-                    .map(|cwd| bytes(inside(cwd, &named, &real)))
-                    .unwrap_or_default();
+                spec.cwd = cwd;
             }
         }
         if self.inherit && spec.caller_env.is_empty() {
-            spec.caller_env = std::env::vars_os().map(variable).collect();
-            let mut names = std::collections::HashSet::new();
-            spec.caller_env.retain(|variable| names.insert(variable.name.clone()));
+            spec.caller_env = own_environment();
         }
         Ok(StartRequest {
             run_id: self.run_id.clone(),
@@ -348,6 +387,25 @@ impl Command {
     }
 }
 
+/// Workspace and working directory as the daemon is told them.
+pub(crate) fn places(workspace: Option<&Path>, cwd: Option<&Path>) -> Result<(Bytes, Bytes), Error> {
+    let absolute = cwd.filter(|cwd| cwd.is_absolute());
+    let named = workspace.or(absolute).unwrap_or(Path::new("."));
+    let real = named.canonicalize().map_err(|source| Error::Workspace {
+        path: named.to_owned(),
+        source,
+    })?;
+    let cwd = cwd.map(|cwd| bytes(inside(cwd, named, &real))).unwrap_or_default();
+    Ok((bytes(&real), cwd))
+}
+
+/// This process's environment, each name once.
+pub(crate) fn own_environment() -> Vec<EnvironmentVariable> {
+    let mut names = std::collections::HashSet::new();
+    let all = std::env::vars_os().map(|(name, value)| variable(name, value));
+    all.filter(|variable| names.insert(variable.name.clone())).collect()
+}
+
 /// A working directory that was named by way of the workspace's name, by its real one.
 fn inside(cwd: &Path, named: &Path, real: &Path) -> PathBuf {
     match cwd.strip_prefix(named) {
@@ -356,14 +414,21 @@ fn inside(cwd: &Path, named: &Path, real: &Path) -> PathBuf {
     }
 }
 
-fn variable((name, value): (OsString, OsString)) -> EnvironmentVariable {
+pub(crate) fn variable(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> EnvironmentVariable {
     EnvironmentVariable {
         name: bytes(name),
         value: bytes(value),
     }
 }
 
-fn bytes(text: impl AsRef<OsStr>) -> Bytes {
+/// A policy by the name under which the daemon knows it.
+pub(crate) fn named_policy(name: String) -> PolicyReference {
+    PolicyReference {
+        reference: Some(Reference::Name(name)),
+    }
+}
+
+pub(crate) fn bytes(text: impl AsRef<OsStr>) -> Bytes {
     Bytes::copy_from_slice(text.as_ref().as_bytes())
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::files::FileError;
+
 /// The domain of the daemon's own error details.
 const DOMAIN: &str = "fumehood";
 
@@ -105,6 +107,15 @@ pub enum Error {
         /// Which.
         run_id: String,
     },
+    /// Something is wrong with a file that was to be worked on.
+    #[error("{}", .0.message)]
+    File(FileError),
+    /// What was to be written could not be read; nothing was written.
+    #[error("cannot read what is to be written")]
+    Contents {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The workspace cannot be found from here.
     #[error("cannot find the workspace {}", path.display())]
     Workspace {
@@ -149,6 +160,19 @@ impl Error {
     pub fn is_broken_connection(&self) -> bool {
         matches!(self, Self::Transport { .. } | Self::Interrupted)
     }
+
+    /// The same for those who expect an error of input and output, with its kind where there is one.
+    #[must_use]
+    pub fn into_io(self) -> std::io::Error {
+        let kind = match &self {
+            Self::File(error) => error.kind(),
+            Self::Denied { .. } => std::io::ErrorKind::PermissionDenied,
+            Self::Deadline { .. } => std::io::ErrorKind::TimedOut,
+            Self::Transport { .. } => std::io::ErrorKind::BrokenPipe,
+            _ => std::io::ErrorKind::Other,
+        };
+        std::io::Error::new(kind, self)
+    }
 }
 
 impl From<Status> for Error {
@@ -157,6 +181,13 @@ impl From<Status> for Error {
         let ours = details.error_info().is_some_and(|info| info.domain == DOMAIN);
         let retry_after = details.retry_info().and_then(|info| info.retry_delay);
         let message = status.message().to_owned();
+        if let Some(file) = details
+            .error_info()
+            .filter(|_| ours)
+            .and_then(|info| FileError::of(&message, info))
+        {
+            return Self::File(file);
+        }
         let fields = || {
             let fields = details
                 .bad_request()

@@ -58,6 +58,19 @@
 //! # }
 //! ```
 //!
+//! A session: a sandbox that lives on between commands, with its `/tmp`, its servers, and the shell's directory and variables.
+//!
+//! ```no_run
+//! # async fn example(client: fumehood_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let session = client.session().workspace("/home/me/project").create().await?;
+//! session.shell("cd web && export PORT=3000 && (npm run dev > /tmp/dev.log 2>&1 &)").status().await?;
+//! let page = session.shell("curl -s localhost:$PORT").output().await?;
+//! println!("{}", String::from_utf8_lossy(&page.stdout));
+//! session.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! **Broken connections.** A [`Run`] whose connection breaks is attached to again, with pauses that grow, for as long as [`Reconnect`] says
 //! ([`Client::with_reconnect`]): its events go on after the last one, and input that the daemon had not taken is said again by its place, so
 //! that nothing is written twice. The other calls are made once; one that fails with [`Error::is_broken_connection`] may be made
@@ -75,10 +88,12 @@ mod command;
 mod connect;
 pub mod directory;
 mod error;
+mod files;
 mod outcome;
 mod resume;
 mod run;
 mod running;
+mod session;
 mod socket;
 
 pub use approvals::ApprovalChanges;
@@ -87,9 +102,11 @@ pub use command::{CAPTURE_BYTES, Command};
 pub use connect::{ConnectError, TlsOptions};
 pub use directory::DirectoryError;
 pub use error::{Error, FieldViolation, PreconditionViolation};
+pub use files::{FileError, FileReader, FileWriter, Files, FilesView, Writing};
 pub use fumehood_proto as proto;
 pub use outcome::{ExitStatus, Omitted, Output};
 pub use resume::Reconnect;
 pub use run::{Input, MAX_STDIN_BYTES, RunEvents, RunHandle, RunInput};
 pub use running::{Attach, LostOutput, OutputReader, Piece, Position, Run, RunStdin};
+pub use session::{NewSession, Session};
 pub use socket::{SOCKET_VARIABLE, SocketPathError, prepare_directory, socket_path};

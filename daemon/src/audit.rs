@@ -24,7 +24,7 @@
 //! ```
 //!
 //! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
-//! `policies_reloaded`; and about questions to people
+//! `policies_reloaded`, `file` (an operation on files); and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
 //! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`. `audit.head` beside
 //! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
@@ -47,6 +47,7 @@ mod approval;
 mod arguments;
 mod chain;
 mod file;
+mod files;
 mod head;
 mod read;
 mod record;
@@ -59,6 +60,7 @@ pub use approval::{Approval, ApprovalEvent, ApprovalRuleRemoved};
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
 pub use file::{AuditError, OpenError, Opened};
+pub use files::FileOperation;
 pub use read::{Heading, Next, Reader};
 pub(crate) use record::now;
 pub use record::{

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fumehood_sandbox::event::{Event, Finding};
+use fumehood_sandbox::files::{Operation, Reply, Worker};
 use fumehood_sandbox::spec::{
     Access, Enforced, Exceptions, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View,
     ViewEntry,
@@ -311,6 +312,37 @@ impl Watched {
     }
 }
 
+/// A worker for files whose answers can be awaited.
+#[derive(Debug)]
+pub struct FileWorker {
+    worker: Worker,
+    socket: UnixStream,
+}
+
+impl FileWorker {
+    /// Watches it.
+    pub fn new(worker: Worker) -> io::Result<FileWorker> {
+        let socket = watch(worker.as_fd())?;
+        Ok(FileWorker { worker, socket })
+    }
+
+    /// Sends an operation; see [`Worker::send`].
+    pub fn send(&self, operation: &Operation, pipe: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.worker.send(operation, pipe)
+    }
+
+    /// Its next answer; see [`Worker::receive`]. Cancelling loses nothing.
+    pub async fn receive(&mut self) -> io::Result<Option<Reply>> {
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_io(Interest::READABLE, || self.worker.receive()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
 /// Whether a finding says something about a sandbox: where nothing is writable, nothing needs to be guarded.
 fn concerns(finding: &Finding, spec: &SandboxSpec) -> bool {
     finding.protection != Protection::ProtectedPaths || spec.is_guarded()
@@ -383,5 +415,6 @@ fn test_spec() -> SandboxSpec {
         },
         required: Vec::new(),
         record: false,
+        session: false,
     }
 }

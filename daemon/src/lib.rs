@@ -6,12 +6,14 @@
 //! service/     the door: wire types          run/             runs and their actors
 //! lower.rs     grants to a sandbox           launch.rs        where sandboxes come from
 //! approvals/   questions to people           audit/           what was asked and how it ended
+//! files.rs     operations on files
 //! ```
 
 pub mod approvals;
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod files;
 pub mod launch;
 pub mod listen;
 pub mod lower;

@@ -61,6 +61,7 @@ pub fn sandbox(name: &str, grants: &Grants, host: &Host) -> SandboxSpec {
         limits: limits(&grants.limits),
         required: grants.required.iter().map(|required| protection(*required)).collect(),
         record: false,
+        session: false,
     }
 }
 
@@ -151,6 +152,7 @@ pub fn command(
         cwd: host.cwd.clone(),
         umask,
         terminal: None,
+        state: false,
     }
 }
 

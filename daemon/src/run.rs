@@ -6,6 +6,7 @@
 //! spill.rs     its whole output in a file, and all that outlives its daemon; saved.rs the form of that
 //! input.rs     what clients give to its standard input
 //! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
+//! prepare.rs   from grants to a sandbox that can take a command
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! find.rs      what is on the machine for the patterns of a policy
@@ -21,6 +22,7 @@ mod input;
 mod journal;
 mod learn;
 mod model;
+pub(crate) mod prepare;
 mod programs;
 mod saved;
 mod spill;

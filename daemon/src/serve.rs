@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
 use fumehood_proto::v1::approvals_server::ApprovalsServer;
+use fumehood_proto::v1::files_server::FilesServer;
 use fumehood_proto::v1::learning_server::LearningServer;
 use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
@@ -24,12 +25,15 @@ use tonic::{Request, Status};
 use crate::approvals::{Approvals, Judges};
 use crate::audit::{self, AuditLog};
 use crate::config::{Config, ConfigError};
+use crate::files::Files;
 use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
-use crate::service::{ApprovalsService, Door, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService};
+use crate::service::{
+    ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
+};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -145,6 +149,7 @@ pub async fn serve(
     health.set_serving::<PoliciesServer<PoliciesService>>().await;
     health.set_serving::<ApprovalsServer<ApprovalsService>>().await;
     health.set_serving::<LearningServer<LearningService>>().await;
+    health.set_serving::<FilesServer<FilesService>>().await;
     health.set_serving::<NodeServer<NodeService>>().await;
 
     let door = Door {
@@ -169,6 +174,7 @@ pub async fn serve(
     // Before anybody is told that the daemon is ready: a SIGHUP that finds no handler ends it.
     let hangups = signal(SignalKind::hangup()).map_err(|error| ServeError::Serve(error.to_string()))?;
     let reader = tokio::spawn(read_again(policies.clone(), hangups));
+    let files = Files::new(launching.clone(), audit.clone(), config.audit.required);
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -185,6 +191,13 @@ pub async fn serve(
     let server = listen::server()
         .layer(InterceptorLayer::new(only_allowed))
         .layer(IntakeLayer::default())
+        .add_service(
+            FilesServer::new(FilesService {
+                files: files.clone(),
+                door: door.clone(),
+            })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(
             RunsServer::new(RunsService {
                 runs: runs.clone(),
@@ -223,6 +236,7 @@ pub async fn serve(
     systemd::stopping();
     reader.abort();
     runs.drain();
+    files.drain();
     health.set_not_serving::<RunsServer<RunsService>>().await;
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
@@ -238,6 +252,7 @@ pub async fn serve(
     if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
         server.abort();
     }
+    files.end().await;
     runs.forget_old();
     if let Ok(spill) = spill {
         let _ = tokio::task::spawn_blocking(move || spill.close()).await;

@@ -5,6 +5,7 @@
 //! policies.rs  service Policies      convert.rs   what goes out
 //! approvals.rs service Approvals
 //! learning.rs  service Learning
+//! files.rs     service Files
 //! node.rs      service Node          status.rs    every gRPC status there is
 //! explain.rs   what is said about policies
 //! intake.rs    what a peer may have on its way here at once
@@ -13,6 +14,7 @@
 mod approvals;
 mod convert;
 mod explain;
+mod files;
 mod intake;
 mod learning;
 mod node;
@@ -22,6 +24,7 @@ mod runs;
 mod status;
 
 pub use approvals::ApprovalsService;
+pub use files::FilesService;
 pub use intake::IntakeLayer;
 pub use learning::LearningService;
 pub use node::NodeService;

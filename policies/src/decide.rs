@@ -131,17 +131,6 @@ impl Policy {
             Ok(limits) => limits,
             Err(denial) => return Decision::Denied(denial),
         };
-        let judgement = self.commands.judge_with(argv, env);
-        let why = judgement
-            .decisive()
-            .map(|finding| (finding.place.clone(), self.why(finding)));
-        let (rule, reason) = why.unwrap_or_default();
-        if judgement.verdict == Verdict::Deny {
-            return Decision::Denied(Denial {
-                rule,
-                explanation: reason,
-            });
-        }
         let grants = Box::new(Grants {
             filesystem: self.filesystem.clone(),
             network: self.network.clone(),
@@ -153,6 +142,21 @@ impl Policy {
             preferred: self.protections.preferred.clone(),
             arguments: self.audit.arguments,
         });
+        // There is no command: what files may be reached is in the grants, and the file tools are let in or kept out by `tools`.
+        if *tool == Tool::Files {
+            return Decision::Allowed(grants);
+        }
+        let judgement = self.commands.judge_with(argv, env);
+        let why = judgement
+            .decisive()
+            .map(|finding| (finding.place.clone(), self.why(finding)));
+        let (rule, reason) = why.unwrap_or_default();
+        if judgement.verdict == Verdict::Deny {
+            return Decision::Denied(Denial {
+                rule,
+                explanation: reason,
+            });
+        }
         if judgement.verdict == Verdict::Allow {
             return Decision::Allowed(grants);
         }
@@ -371,6 +375,28 @@ mod tests {
 
     const fn secs(secs: u64) -> Option<Duration> {
         Some(Duration::from_secs(secs))
+    }
+
+    #[test]
+    fn the_tool_for_files_asks_no_rule_about_commands_and_is_kept_out_by_its_name() {
+        let rules = "version = 1\nname = \"x\"\ntools = [\"files\"]\n[commands]\ndefault = \"deny\"\n";
+        let files = |text: &str| {
+            policy(text).decide(&Request {
+                tool: Tool::Files,
+                ..request(RequestedLimits::default())
+            })
+        };
+        assert!(matches!(files(rules), Decision::Allowed(_)));
+        let Decision::Denied(denial) = files(&rules.replace("files", "shell")) else {
+            panic!("allowed")
+        };
+        assert_eq!(denial.rule, "tools");
+        assert!(
+            denial.explanation.contains("add \"files\" to tools"),
+            "{}",
+            denial.explanation
+        );
+        assert!(matches!(files("version = 1\nname = \"x\""), Decision::Allowed(_)));
     }
 
     #[test]

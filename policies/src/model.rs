@@ -309,9 +309,11 @@ pub enum Tool {
     Test,
     /// git, with structured results.
     Git,
+    /// Operations on files, in the view and with the rights that a command has. Rules about commands do not concern it.
+    Files,
 }
 
-words!(Tool { Shell = "shell", Test = "test", Git = "git" });
+words!(Tool { Shell = "shell", Test = "test", Git = "git", Files = "files" });
 
 /// How questions to people are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

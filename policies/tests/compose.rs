@@ -432,7 +432,7 @@ fn text() -> impl Strategy<Value = String> {
         proptest::option::of("\\[(1|2|1, 2)?\\]"),
     );
     let rest = (
-        list(words(&["shell", "test", "git"])),
+        list(words(&["shell", "test", "git", "files"])),
         one(&["\"1s\"", "\"1m\"", "\"unlimited\""]),
         one(&["\"1B\"", "\"1500KB\"", "\"unlimited\""]),
         one(&["0.01", "1.5", "\"unlimited\""]),
@@ -555,7 +555,7 @@ fn tried() -> impl Iterator<Item = Access<'static>> {
     let hosts = [("example.org", 1), ("10.0.0.1", 2)].map(|(host, port)| Access::Connect(host, port));
     let listen = [1, 2].map(Access::Listen);
     let calls = ["ptrace", "bpf", "socket"].map(Access::SystemCall);
-    let tools = [Tool::Shell, Tool::Test, Tool::Git].map(Access::Tool);
+    let tools = [Tool::Shell, Tool::Test, Tool::Git, Tool::Files].map(Access::Tool);
     let limits = ["limits.wall", "limits.memory", "limits.cpus"]
         .into_iter()
         .flat_map(|key| [1, 10, 1000, 2_000_000, u64::MAX].map(|amount| Access::Limit(key, amount)));

@@ -45,6 +45,10 @@ pub enum Command {
     Policy(PolicyArgs),
     /// List runs
     Ps(PsArgs),
+    /// Sandboxes that live on between commands: make, list, show, reset and close them
+    Session(SessionArgs),
+    /// Look at and change files as a sandbox shows them, without a command
+    Files(FilesArgs),
     /// Follow a run that is there, and write its input
     Attach(AttachArgs),
     /// Show what a run has written
@@ -86,7 +90,9 @@ pub struct ConnectArgs {
         fumehood run --timeout 10m -v -- npm test\n  \
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
         fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n  \
-        fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n\n\
+        fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n  \
+        fumehood run -c 'cd web && npm test | tail'  a line for a shell\n  \
+        fumehood run --session dev -c 'cd web'       in a session: the next line begins in web\n\n\
         Exit code: the command's; 128+N when signal N ended it; 124 when a time limit did; 137 when it was killed or ran out of \
         memory; 126 and 127 when it could not be executed or found; 125 when fumehood failed, the policy refused or there is no such \
         policy.\n\n\
@@ -145,9 +151,280 @@ pub struct RunArgs {
     pub merged: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
+    /// Run in this session (see `fumehood session`), with its workspace, policy and environment: its id, or the beginning or end of it
+    #[arg(short, long, value_name = "ID", conflicts_with_all = ["policy", "workspace"])]
+    pub session: Option<String>,
+    /// Run this line with bash, or sh where there is no bash. In a session, the next line begins in the directory, and with the exported
+    /// variables, that this one leaves
+    #[arg(short = 'c', long, value_name = "LINE", conflicts_with = "command")]
+    pub shell: Option<OsString>,
+    /// With --shell in a session: leave it functions, aliases, options and other variables as well, or nothing
+    #[arg(long, value_enum, requires = "shell", requires = "session", value_name = "WHAT")]
+    pub carry: Option<Carry>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required_unless_present = "shell", trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// What a shell line leaves to the next one of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carry {
+    /// Nothing: what was there stays
+    Nothing,
+    /// The working directory and the exported variables
+    Environment,
+    /// Also functions, aliases, options and variables that are not exported; of bash only
+    Everything,
+}
+
+/// `session`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        fumehood session create --id dev\n  \
+        fumehood run -s dev -c 'cd web && npm run dev > /tmp/log 2>&1 &'\n  \
+        fumehood run -s dev -c 'curl -s localhost:3000 | head'\n  \
+        fumehood session show dev                    processes, ports, memory, files\n  \
+        fumehood session close dev")]
+pub struct SessionArgs {
+    #[command(subcommand)]
+    pub command: SessionCommand,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Make a session and print its id
+    Create(Box<SessionCreateArgs>),
+    /// List sessions
+    #[command(visible_alias = "list", after_help = "Exit code: 0, also when no daemon is running.")]
+    Ls {
+        /// Closed ones as well
+        #[arg(short, long)]
+        all: bool,
+        /// Write them to standard output as JSON, one object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Show a session and what is in it: processes, ports, memory, temporary files
+    #[command(visible_alias = "describe")]
+    Show {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(value_name = "ID")]
+        session: String,
+        /// Write it to standard output as one JSON document
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// End everything in a session and begin it anew: empty /tmp, first directory and variables
+    Reset {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(value_name = "ID")]
+        session: String,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// End sessions and everything in them
+    #[command(
+        after_help = "Exit code: 0 when every session was or is closed, 1 when one could not be, or there is no such session."
+    )]
+    Close {
+        /// The session's id, or the beginning or end of it, at least 6 characters
+        #[arg(required = true, value_name = "ID")]
+        sessions: Vec<String>,
+        /// From SIGTERM to SIGKILL [default: SIGKILL at once]
+        #[arg(short, long, value_name = "DURATION", value_parser = duration::parse)]
+        grace: Option<Duration>,
+        /// Why, for the record
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+}
+
+/// `session create`.
+#[derive(Debug, Args)]
+pub struct SessionCreateArgs {
+    /// Its id: 1 to 128 of A-Z a-z 0-9 . _ : -; the same request with the same id is the same session [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    /// The directory its commands may work in [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// The working directory of its first command: absolute, or relative to the workspace [default: as of `run`]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set a variable of its commands, or pass on this environment's (`-e NAME`); may be repeated
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = VariableParser)]
+    pub env: Vec<Variable>,
+    /// Note something about it and its runs, for lists and the audit log; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Close it when for so long no command was in it, 1s to 168h [default: 30m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub idle_timeout: Option<Duration>,
+    /// Close it so long after it was made, 1s to 168h [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub lifetime: Option<Duration>,
+    /// Write it to standard output as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// `files`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each call sees and may do what a command of `fumehood run` with the same --workspace and --policy, or in the same --session, \
+        sees and may do; protected paths are protected, and every reading and change is in the audit log. Without --session the call has a \
+        sandbox of its own: what it writes to /tmp or the home directory is gone afterwards.\n\n\
+        Paths are absolute, or relative to the workspace; in a session, to the directory where its next shell line begins.\n\n\
+        Examples:\n  \
+        fumehood files ls -l src\n  \
+        fumehood files cat Cargo.toml | head\n  \
+        fumehood files write notes/today.md < draft     replaces it atomically\n  \
+        fumehood files rm -r target -s dev\n\n\
+        Exit code: 0; 1 when something is wrong with a file; 125 when fumehood failed, or the policy refused."
+)]
+pub struct FilesArgs {
+    #[command(subcommand)]
+    pub command: FilesCommand,
+}
+
+/// Whose files.
+#[derive(Debug, Clone, Args)]
+pub struct ViewArgs {
+    /// As this session shows them: its id, or the beginning or end of it
+    #[arg(short, long, value_name = "ID", conflicts_with_all = ["policy", "workspace"])]
+    pub session: Option<String>,
+    /// As a command in this workspace sees them [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// The policy that decides: a name the daemon knows, or a file (a value with a `/` or ending in `.toml`)
+    #[arg(long, value_name = "NAME|FILE")]
+    pub policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+}
+
+/// What to do with files.
+#[derive(Debug, Subcommand)]
+pub enum FilesCommand {
+    /// Show what paths are
+    Stat {
+        /// The paths
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Of a symbolic link, show the link and not what it leads to
+        #[arg(short = 'P', long)]
+        no_follow: bool,
+        /// Write them to standard output as JSON, one object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// List a directory, in the order of names as bytes
+    Ls {
+        /// The directory [default: the workspace, or the session's directory]
+        #[arg(default_value = ".", value_name = "PATH")]
+        path: PathBuf,
+        /// With kind, permissions, owner, size and time
+        #[arg(short, long)]
+        long: bool,
+        /// Write the entries to standard output as JSON, one object a line
+        #[arg(long, conflicts_with = "long")]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Write files' contents to standard output
+    Cat {
+        /// The files
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// From this byte on
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// At most so many bytes of each
+        #[arg(long, value_name = "BYTES")]
+        length: Option<u64>,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Make a file of standard input, or replace it, atomically
+    Write {
+        /// The file
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Only where nothing is yet
+        #[arg(short = 'x', long, conflicts_with = "append")]
+        create: bool,
+        /// Behind what is there; not atomically
+        #[arg(short, long)]
+        append: bool,
+        /// Permission bits of a new file, octal, 0 to 777 [default: 644]
+        #[arg(short, long, value_name = "BITS", value_parser = parse_mode)]
+        mode: Option<u32>,
+        /// Make missing directories above it
+        #[arg(short, long)]
+        parents: bool,
+        /// Have it on disk before this program ends
+        #[arg(long)]
+        sync: bool,
+        /// Write what it is then to standard output as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Make directories
+    Mkdir {
+        /// The directories
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Make missing ones above them; those that are there are no error
+        #[arg(short, long)]
+        parents: bool,
+        /// Permission bits, octal, 0 to 777 [default: 755]
+        #[arg(short, long, value_name = "BITS", value_parser = parse_mode)]
+        mode: Option<u32>,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Remove files, symbolic links and directories
+    Rm {
+        /// What to remove
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Directories with all that is in them
+        #[arg(short, long)]
+        recursive: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
+    /// Give a file or directory another name
+    Mv {
+        /// The old name
+        #[arg(value_name = "FROM")]
+        from: PathBuf,
+        /// The new name, not a directory to move it into
+        #[arg(value_name = "TO")]
+        to: PathBuf,
+        /// Only where nothing is yet, instead of replacing what is there
+        #[arg(short, long)]
+        no_clobber: bool,
+        #[command(flatten)]
+        view: ViewArgs,
+    },
 }
 
 /// `doctor`.
@@ -647,6 +924,13 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
         Err("must be more than zero".to_owned())
     } else {
         Ok(timeout)
+    }
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("must be octal, 0 to 777".to_owned()),
     }
 }
 

@@ -156,7 +156,7 @@ impl Logs {
 /// The recorded id of the one run that `wanted` stands for, or why it stands for none.
 fn find(paths: &[PathBuf], wanted: String) -> Result<Result<String, String>, Failure> {
     let mut logs = Logs::open(paths)?;
-    let mut search = Search::new(wanted);
+    let mut search = Search::new("run", wanted);
     while let Some(log) = logs.next()? {
         let Next::Record(Heading {
             run_id: Some(recorded), ..

@@ -45,6 +45,8 @@ pub enum Failure {
     NoTerminal,
     #[error("{0}; `fumehood ps --all` shows the runs that there are")]
     NoRun(String),
+    #[error("{0}; `fumehood session ls` shows the sessions that there are")]
+    NoSession(String),
     #[error("this run was started without input: attach to it without --input")]
     NoInput,
     #[error("standard input is no terminal, and --tty passes one on: leave it out, or run this on a terminal")]

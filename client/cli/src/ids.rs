@@ -1,6 +1,6 @@
-//! Runs by part of their id: its beginning or end, where that stands for one run only.
+//! Runs and sessions by part of their id: its beginning or end, where that stands for one only.
 
-use fumehood_client::proto::v1::ListRequest;
+use fumehood_client::proto::v1::{ListRequest, ListSessionsRequest};
 use fumehood_client::{Client, Error};
 
 use crate::audit::cut;
@@ -40,17 +40,19 @@ fn fit(recorded: &str, wanted: &str) -> Option<Fit> {
     }
 }
 
-/// Looks for the one run that is meant.
+/// Looks for the one run, or session, that is meant.
 pub struct Search {
+    what: &'static str,
     wanted: String,
     best: Option<Fit>,
     found: Vec<String>,
 }
 
 impl Search {
-    /// For an id, or part of one.
-    pub fn new(wanted: String) -> Self {
+    /// For the id of `what`, or part of one.
+    pub fn new(what: &'static str, wanted: String) -> Self {
         Self {
+            what,
             wanted,
             best: None,
             found: Vec::new(),
@@ -76,18 +78,20 @@ impl Search {
 
     /// The id of the one run that is meant, or why there is none.
     pub fn found(self) -> Result<String, String> {
-        let shown = cut(&safe(&self.wanted), SHOWN_CHARS);
+        let (what, shown) = (self.what, cut(&safe(&self.wanted), SHOWN_CHARS));
         match self.found.as_slice() {
             [one] => Ok(one.clone()),
             [] if self.wanted.chars().count() < PART_CHARS => Err(format!(
-                "no run has the id {shown}; part of an id must have {PART_CHARS} characters"
+                "no {what} has the id {shown}; part of an id must have {PART_CHARS} characters"
             )),
-            [] => Err(format!("no run has an id that is {shown}, or begins or ends with it")),
+            [] => Err(format!(
+                "no {what} has an id that is {shown}, or begins or ends with it"
+            )),
             many => {
                 let names: Vec<_> = many.iter().take(RUNS_NAMED).map(|id| safe(id)).collect();
                 let more = if many.len() > RUNS_NAMED { " and more" } else { "" };
                 Err(format!(
-                    "{shown} stands for more than one run: {}{more}",
+                    "{shown} stands for more than one {what}: {}{more}",
                     names.join(", ")
                 ))
             }
@@ -105,7 +109,7 @@ pub async fn resolve(client: &Client, wanted: &str) -> Result<String, Failure> {
         Err(Error::NotFound { .. } | Error::Invalid { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut search = Search::new(wanted.to_owned());
+    let mut search = Search::new("run", wanted.to_owned());
     let mut request = ListRequest {
         page_size: PAGE,
         ..ListRequest::default()
@@ -117,6 +121,25 @@ pub async fn resolve(client: &Client, wanted: &str) -> Result<String, Failure> {
         }
         if page.next_page_token.is_empty() {
             return search.found().map_err(Failure::NoRun);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// The id of the daemon's session that is meant.
+///
+/// # Errors
+/// [`Failure::NoSession`] where none is, or more than one.
+pub async fn resolve_session(client: &Client, wanted: &str) -> Result<String, Failure> {
+    let mut search = Search::new("session", wanted.to_owned());
+    let mut request = ListSessionsRequest {
+        page_size: PAGE,
+        ..ListSessionsRequest::default()
+    };
+    loop {
+        let page = client.list_sessions(request.clone()).await?;
+        if page.sessions.iter().any(|session| search.look_at(&session.session_id)) || page.next_page_token.is_empty() {
+            return search.found().map_err(Failure::NoSession);
         }
         request.page_token = page.next_page_token;
     }

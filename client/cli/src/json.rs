@@ -175,6 +175,180 @@ pub fn run(run: &wire::RunInfo) -> Value {
     value
 }
 
+/// What is known of a file. `path` is what it was asked for by.
+#[must_use]
+pub fn file(path: Option<&[u8]>, file: &wire::FileInfo) -> Value {
+    let wire::FileInfo {
+        name,
+        kind: _,
+        size,
+        mode,
+        uid,
+        gid,
+        modified_at,
+        link_target,
+        inode,
+        device,
+        links,
+    } = file;
+    let mut value = json!({
+        "kind": short(file.kind().as_str_name(), "FILE_KIND_").to_lowercase(),
+        "size": size,
+        "mode": format!("{mode:04o}"),
+        "uid": uid,
+        "gid": gid,
+        "modified_at": modified_at.as_ref().map(ToString::to_string),
+        "inode": inode,
+        "device": device,
+        "links": links,
+    });
+    if let Some(path) = path {
+        put_bytes(&mut value, "path", path);
+    }
+    put_bytes(&mut value, "name", name);
+    put_bytes(&mut value, "link_target", link_target);
+    value
+}
+
+/// What is known of a session.
+#[must_use]
+pub fn session(session: &wire::SessionInfo) -> Value {
+    let wire::SessionInfo {
+        session_id,
+        state: _,
+        end: _,
+        end_detail,
+        workspace,
+        cwd,
+        peer,
+        policy_name,
+        policy_digest,
+        created_at,
+        used_at,
+        closed_at,
+        closes_at,
+        idle_timeout,
+        lifetime,
+        labels,
+        enforcement,
+        limits,
+        active_runs,
+        total_runs,
+        resets,
+    } = session;
+    let time = |at: &Option<prost_types::Timestamp>| at.as_ref().map(ToString::to_string);
+    let end = short(session.end().as_str_name(), "SESSION_END_").to_lowercase();
+    let mut value = json!({
+        "session_id": session_id,
+        "state": short(session.state().as_str_name(), "SESSION_STATE_").to_lowercase(),
+        "end": Some(end).filter(|_| session.end() != wire::SessionEnd::Unspecified),
+        "end_detail": Some(end_detail).filter(|detail| !detail.is_empty()),
+        "peer": peer,
+        "policy_name": policy_name,
+        "policy_digest": hex(policy_digest),
+        "created_at": time(created_at),
+        "used_at": time(used_at),
+        "closed_at": time(closed_at),
+        "closes_at": time(closes_at),
+        "idle_timeout": seconds(idle_timeout.as_ref()),
+        "lifetime": seconds(lifetime.as_ref()),
+        "labels": labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "enforcement": enforcement.as_ref().map(enforcement_entries),
+        "limits": limits.as_ref().map(effective_limits),
+        "active_runs": active_runs,
+        "total_runs": total_runs,
+        "resets": resets,
+    });
+    put_bytes(&mut value, "workspace", workspace);
+    put_bytes(&mut value, "cwd", cwd);
+    value
+}
+
+/// A session, and under `contents` what is in it.
+#[must_use]
+pub fn described_session(described: &wire::DescribeSessionResponse) -> Value {
+    let wire::DescribeSessionResponse { session, contents } = described;
+    let mut value = session.as_ref().map_or_else(|| json!({}), self::session);
+    if let (Value::Object(members), Some(contents)) = (&mut value, contents) {
+        put(members, "contents", session_contents(contents));
+    }
+    value
+}
+
+fn session_contents(contents: &wire::SessionContents) -> Value {
+    let wire::SessionContents {
+        processes,
+        process_count,
+        listening,
+        memory_bytes,
+        temporary_files,
+        temporary_file_count,
+        background,
+    } = contents;
+    let process = |process: &wire::SessionProcess| {
+        let wire::SessionProcess {
+            pid,
+            parent_pid,
+            run_id,
+            background,
+            command,
+            name,
+            state,
+            cpu_time,
+            memory_bytes,
+            age,
+        } = process;
+        let mut value = json!({
+            "pid": pid,
+            "parent_pid": parent_pid,
+            "run_id": Some(run_id).filter(|id| !id.is_empty()),
+            "background": background,
+            "state": state,
+            "cpu_time": seconds(cpu_time.as_ref()),
+            "memory_bytes": memory_bytes,
+            "age": seconds(age.as_ref()),
+        });
+        put_bytes(&mut value, "command", command);
+        put_bytes(&mut value, "name", name);
+        value
+    };
+    let socket = |socket: &wire::ListeningSocket| {
+        let wire::ListeningSocket {
+            protocol,
+            address,
+            port,
+            pid,
+        } = socket;
+        json!({ "protocol": protocol, "address": address, "port": port, "pid": Some(pid).filter(|pid| **pid > 0) })
+    };
+    let file = |file: &wire::TemporaryFile| {
+        let wire::TemporaryFile { path, size, directory } = file;
+        let mut value = json!({ "size": size, "directory": directory });
+        put_bytes(&mut value, "path", path);
+        value
+    };
+    let written = |output: &wire::BackgroundOutput| {
+        let wire::BackgroundOutput {
+            run_id,
+            stream,
+            total_bytes,
+            tail,
+        } = output;
+        let mut value = json!({ "run_id": run_id, "stream": stream_name(*stream), "total_bytes": total_bytes });
+        put_bytes(&mut value, "tail", tail);
+        value
+    };
+    json!({
+        "processes": processes.iter().map(process).collect::<Vec<_>>(),
+        "process_count": process_count,
+        "listening": listening.iter().map(socket).collect::<Vec<_>>(),
+        "memory_bytes": memory_bytes,
+        "temporary_files": temporary_files.iter().map(file).collect::<Vec<_>>(),
+        "temporary_file_count": temporary_file_count,
+        "background": background.iter().map(written).collect::<Vec<_>>(),
+    })
+}
+
 /// A question of a policy.
 #[must_use]
 pub fn approval_requested(event: &wire::ApprovalRequested) -> Value {

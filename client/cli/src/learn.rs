@@ -205,6 +205,9 @@ fn learnt_under(request: &StartRequest) -> String {
 /// The request of the first run: that of `fumehood run`, without input, to learn from.
 fn request(args: &LearnArgs) -> Result<StartRequest, Failure> {
     let run = RunArgs {
+        session: None,
+        shell: None,
+        carry: None,
         tty: false,
         quiet: true,
         policy: args.policy.clone(),

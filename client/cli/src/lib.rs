@@ -11,6 +11,7 @@ mod daemon;
 mod doctor;
 mod duration;
 mod failure;
+mod files;
 mod ids;
 mod json;
 mod learn;
@@ -19,6 +20,7 @@ mod policy;
 mod render;
 mod request;
 mod run;
+mod session;
 mod signals;
 mod start;
 mod stdio;
@@ -84,6 +86,8 @@ fn talk(command: Command) -> ExitCode {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Policy(args) => policy::run(args.command).await,
             Command::Ps(args) => listing::ps(args).await,
+            Command::Session(args) => session::run(args.command).await,
+            Command::Files(args) => files::run(args.command).await,
             Command::Attach(args) => attach::attach(args).await,
             Command::Logs(args) => attach::logs(args).await,
             Command::Wait(args) => listing::wait(args).await,

@@ -148,7 +148,7 @@ pub fn shell_word(argument: &[u8]) -> String {
 }
 
 /// The daemon that has the runs: none is started, because it would have none.
-async fn existing(connect: &ConnectArgs) -> Result<Client, Failure> {
+pub async fn existing(connect: &ConnectArgs) -> Result<Client, Failure> {
     match start::connect_existing(connect).await? {
         Ok(Connected { client, .. }) => Ok(client),
         Err(socket) => Err(Failure::NoDaemon(socket)),

@@ -54,6 +54,7 @@ pub fn notice(ending: &Ending, program: &[u8]) -> Option<String> {
             match CancelCause::try_from(cancelled.cause) {
                 Ok(CancelCause::Drain) => format!("ended because the daemon shuts down{reason}"),
                 Ok(CancelCause::Disconnect) => format!("ended because its connection was lost{reason}"),
+                Ok(CancelCause::Session) => format!("ended with its session{by}{reason}"),
                 _ => format!("killed{by}{reason}"),
             }
         }
@@ -207,9 +208,9 @@ fn reason(errno: i32, name: &str) -> String {
     }
 }
 
-/// That processes were left behind and ended; none when there were none.
+/// That processes were left behind and ended, or kept in a session; none when there were none.
 #[must_use]
-pub fn leftovers(exited: &wire::ProcessExited) -> Option<String> {
+pub fn leftovers(exited: &wire::ProcessExited, kept: bool) -> Option<String> {
     let count = exited
         .leftover_count
         .max(u32::try_from(exited.leftovers.len()).unwrap_or(u32::MAX));
@@ -227,8 +228,9 @@ pub fn leftovers(exited: &wire::ProcessExited) -> Option<String> {
         names.push(format!("{unnamed} more"));
     }
     let noun = if count == 1 { "process was" } else { "processes were" };
+    let fate = if kept { "kept in the session" } else { "killed" };
     Some(format!(
-        "{count} background {noun} still there when the command ended, and killed: {}",
+        "{count} background {noun} still there when the command ended, and {fate}: {}",
         names.join(", ")
     ))
 }
@@ -754,12 +756,12 @@ mod tests {
             leftovers,
             leftover_count,
         };
-        assert_eq!(leftovers(&exited(vec![], 0)), None);
+        assert_eq!(leftovers(&exited(vec![], 0), false), None);
         assert_eq!(
-            leftovers(&exited(vec![left(7)], 1)).unwrap(),
+            leftovers(&exited(vec![left(7)], 1), false).unwrap(),
             "1 background process was still there when the command ended, and killed: sleep (7)"
         );
-        let many = leftovers(&exited((0..64).map(left).collect(), 100)).unwrap();
+        let many = leftovers(&exited((0..64).map(left).collect(), 100), false).unwrap();
         assert!(
             many.starts_with("100 background processes were") && many.ends_with("sleep (7), 92 more"),
             "{many}"

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fumehood_client::proto::convert::duration_from_std;
 use fumehood_client::proto::v1::{
-    EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputLayout, OutputOptions,
-    PolicyReference, RequestedLimits, RunSpec, StartRequest, TerminalOptions, TerminalSize,
-    policy_reference::Reference,
+    CreateSessionRequest, EnvironmentVariable, FlowControl, InlinePolicy, InputMode, OnDisconnect, OutputLayout,
+    OutputOptions, PolicyReference, RequestedLimits, RunSpec, SessionSpec, ShellCarry, ShellLine, StartRequest,
+    TerminalOptions, TerminalSize, policy_reference::Reference,
 };
 
-use crate::args::{RunArgs, Variable};
+use crate::args::{Carry, RunArgs, SessionCreateArgs, Variable};
 use crate::failure::Failure;
 
 /// The longest policy file the wire takes, in bytes.
@@ -40,24 +40,31 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         environment,
         input,
     } = surroundings;
-    let workspace = workspace(args.workspace.as_deref(), &directory)?;
-    let cwd = match &args.cwd {
-        Some(cwd) => cwd.as_os_str().to_owned(),
-        None if directory.starts_with(&workspace) => directory.into_os_string(),
-        None => OsString::new(),
+    // In a session, these are the session's; a directory that is named may be one that only its commands see.
+    let (workspace, cwd, caller_env) = match (&args.session, &args.cwd) {
+        (Some(_), cwd) => (Bytes::new(), cwd.as_ref().map(|cwd| bytes(cwd.as_os_str())), Vec::new()),
+        (None, cwd) => {
+            let (workspace, cwd) = places(args.workspace.as_deref(), cwd.as_deref(), directory)?;
+            (workspace, Some(cwd), all(&environment))
+        }
     };
     let spec = RunSpec {
         argv: args.command.iter().map(|argument| bytes(argument)).collect(),
-        shell: None,
-        session: String::new(),
+        shell: args.shell.as_ref().map(|line| ShellLine {
+            line: bytes(line),
+            carry: match args.carry {
+                None => ShellCarry::Unspecified,
+                Some(Carry::Nothing) => ShellCarry::Nothing,
+                Some(Carry::Environment) => ShellCarry::Environment,
+                Some(Carry::Everything) => ShellCarry::Everything,
+            }
+            .into(),
+        }),
+        session: args.session.clone().unwrap_or_default(),
         env: variables(&args.env, &environment)?,
-        caller_env: distinct(
-            environment
-                .iter()
-                .map(|(name, value)| (name.as_os_str(), value.as_os_str())),
-        ),
-        workspace: bytes(workspace.as_os_str()),
-        cwd: bytes(&cwd),
+        caller_env,
+        workspace,
+        cwd: cwd.unwrap_or_default(),
         policy: args.policy.as_deref().map(policy).transpose()?,
         limits: args.timeout.map(|wall| RequestedLimits {
             wall: Some(duration_from_std(wall)),
@@ -82,7 +89,8 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         }
         .into(),
         labels: args.labels.iter().cloned().collect(),
-        umask: umask(),
+        // In a session, the session's.
+        umask: umask().filter(|_| args.session.is_none()),
         terminal: args.tty.then(|| TerminalOptions {
             size: crate::tty::size().map(|(rows, columns)| TerminalSize { rows, columns }),
             // Empty: the daemon's default.
@@ -98,6 +106,53 @@ pub fn build(args: &RunArgs, surroundings: Surroundings) -> Result<StartRequest,
         run_id: String::new(),
         spec: Some(spec),
     })
+}
+
+/// The session that `args` ask for.
+///
+/// # Errors
+/// As [`build`].
+pub fn session(args: &SessionCreateArgs, surroundings: Surroundings) -> Result<CreateSessionRequest, Failure> {
+    let Surroundings {
+        directory, environment, ..
+    } = surroundings;
+    let (workspace, cwd) = places(args.workspace.as_deref(), args.cwd.as_deref(), directory)?;
+    let spec = SessionSpec {
+        workspace,
+        cwd,
+        policy: args.policy.as_deref().map(policy).transpose()?,
+        caller_env: all(&environment),
+        env: variables(&args.env, &environment)?,
+        limits: None,
+        labels: args.labels.iter().cloned().collect(),
+        umask: umask(),
+        idle_timeout: args.idle_timeout.map(duration_from_std),
+        lifetime: args.lifetime.map(duration_from_std),
+    };
+    Ok(CreateSessionRequest {
+        session_id: args.id.clone().unwrap_or_default(),
+        spec: Some(spec),
+    })
+}
+
+/// Workspace and working directory.
+fn places(named: Option<&Path>, cwd: Option<&Path>, directory: PathBuf) -> Result<(Bytes, Bytes), Failure> {
+    let workspace = workspace(named, &directory)?;
+    let cwd = match cwd {
+        Some(cwd) => bytes(cwd.as_os_str()),
+        None if directory.starts_with(&workspace) => bytes(directory.as_os_str()),
+        None => Bytes::new(),
+    };
+    Ok((bytes(workspace.as_os_str()), cwd))
+}
+
+/// The caller's whole environment, for the policy to choose from.
+fn all(environment: &[(OsString, OsString)]) -> Vec<EnvironmentVariable> {
+    distinct(
+        environment
+            .iter()
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str())),
+    )
 }
 
 /// This process's umask, so that files come out as under the caller's shell. `None` where the kernel does not tell (before 4.7).
@@ -152,7 +207,7 @@ fn distinct<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<Envi
 }
 
 /// A value with a `/` or ending in `.toml` is a file, which is sent along; any other is a name the daemon knows.
-fn policy(value: &Path) -> Result<PolicyReference, Failure> {
+pub fn policy(value: &Path) -> Result<PolicyReference, Failure> {
     let raw = value.as_os_str().as_bytes();
     if !raw.contains(&b'/') && !raw.ends_with(b".toml") {
         let name = value.to_str().ok_or(Failure::PolicyName)?.to_owned();
@@ -232,6 +287,28 @@ mod tests {
         );
         assert_eq!(spec.output.unwrap().flow(), FlowControl::Block);
         assert_eq!(spec.policy, None);
+    }
+
+    #[test]
+    fn in_a_session_nothing_is_said_that_is_the_sessions() {
+        let here = tempfile::tempdir().unwrap();
+        let all = [
+            "fumehood", "run", "-s", "dev", "-C", "/tmp/x", "-e", "X=1", "-c", "make",
+        ];
+        let crate::args::Command::Run(args) = crate::args::Cli::parse_from(all).command else {
+            panic!()
+        };
+        let surroundings = Surroundings {
+            directory: here.path().to_owned(),
+            environment: vec![("A".into(), "1".into())],
+            input: false,
+        };
+        let spec = build(&args, surroundings).unwrap().spec.unwrap();
+        assert_eq!((spec.session.as_str(), &spec.cwd[..]), ("dev", &b"/tmp/x"[..]));
+        assert_eq!(spec.shell.unwrap().line, "make");
+        assert_eq!(pairs(&spec.env), [(&b"X"[..], &b"1"[..])]);
+        assert!(spec.workspace.is_empty() && spec.caller_env.is_empty() && spec.argv.is_empty());
+        assert_eq!((spec.umask, spec.policy), (None, None));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::request::{self, Surroundings};
 use crate::signals::Signals;
 use crate::start::{self, Connected};
 use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
-use crate::{approve, json, print, render, tell, tty};
+use crate::{approve, ids, json, print, render, tell, tty};
 
 /// A second SIGINT within this time kills the run.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
             false => !args.no_stdin && stdin_kind() == Stdin::Readable,
         },
     };
-    let request = request::build(&args, surroundings)?;
+    let mut request = request::build(&args, surroundings)?;
     let workspace = request
         .spec
         .as_ref()
@@ -64,7 +64,18 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
     if args.tty && !tty::is_there() {
         return Err(Failure::NoTty);
     }
-    let connected = start::connect(&args.connect).await?;
+    let connected = match &args.session {
+        None => start::connect(&args.connect).await?,
+        // One that is started now has no sessions.
+        Some(session) => match start::connect_existing(&args.connect).await? {
+            Ok(connected) => {
+                let session = ids::resolve_session(&connected.client, session).await?;
+                request.spec.get_or_insert_default().session = session;
+                connected
+            }
+            Err(socket) => return Err(Failure::NoDaemon(socket)),
+        },
+    };
     if args.detach {
         return detach(&args, connected, request).await;
     }
@@ -87,17 +98,14 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         None => None,
     };
 
-    let program = args
-        .command
-        .first()
-        .map(|program| program.as_encoded_bytes().to_vec())
-        .unwrap_or_default();
+    let program = program(&args);
     let follower = Follower {
         client,
         socket,
         json: args.json,
         verbose: args.verbose,
         quiet: args.quiet,
+        in_session: args.session.is_some(),
         program,
         workspace,
         named_socket: args.connect.socket.clone(),
@@ -111,6 +119,14 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         notices: Vec::new(),
     };
     follower.follow(run, writers, signals, pump).await
+}
+
+/// What is executed, for messages about it.
+fn program(args: &RunArgs) -> Vec<u8> {
+    match args.command.first() {
+        Some(program) => program.as_encoded_bytes().to_vec(),
+        None => b"the shell".to_vec(),
+    }
 }
 
 /// Sends the request; once more to a new daemon when this one just began to drain.
@@ -145,7 +161,7 @@ async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> R
 /// Starts the command and tells the run's id. Waits until the command runs, so that what keeps it from running is told here; not for a place
 /// or a person.
 async fn detach(args: &RunArgs, connected: Connected, request: StartRequest) -> Result<u8, Failure> {
-    let program = args.command.first().map(|program| program.as_encoded_bytes().to_vec());
+    let program = program(args);
     let (connected, started) = match connected.client.start(request.clone()).await {
         Err(Error::Unavailable { .. }) => {
             let connected = start::connect(&args.connect).await?;
@@ -184,7 +200,7 @@ async fn detach(args: &RunArgs, connected: Connected, request: StartRequest) -> 
                     let notice = finished
                         .ending
                         .as_ref()
-                        .and_then(|ending| render::notice(ending, &program.unwrap_or_default()));
+                        .and_then(|ending| render::notice(ending, &program));
                     if let Some(notice) = notice {
                         tell(&notice);
                     }
@@ -261,6 +277,7 @@ struct Follower {
     json: bool,
     verbose: bool,
     quiet: bool,
+    in_session: bool,
     program: Vec<u8>,
     workspace: Vec<u8>,
     /// The socket that the command line named, for the commands that it is told.
@@ -514,7 +531,12 @@ impl Follower {
                 output = Some((stream, piece.data.clone()));
             }
             Some(Event::Gap(gap)) => self.notices.push(render::gap(gap)),
-            Some(Event::Exited(exited)) => self.notices.extend(render::leftovers(exited as &ProcessExited)),
+            // In a session, that is what one wants.
+            Some(Event::Exited(exited)) if !self.in_session || self.verbose => {
+                let left = render::leftovers(exited as &ProcessExited, self.in_session);
+                self.notices.extend(left);
+            }
+            Some(Event::Exited(_)) => {}
             Some(Event::Accepted(_) | Event::Closed(_) | Event::Denial(_) | Event::Finished(_)) | None => {}
         }
         if self.json {

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
+use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ use crate::seccomp::Program;
 use crate::spec::{CommandSpec, Fallback, Limits, Protection};
 use crate::sys::{self, Forked};
 use crate::waiting::Waiting;
-use crate::wire;
+use crate::{files, wire};
 
 /// Where programs are searched when the environment has no PATH: what execvp(3) documents.
 pub(crate) const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -95,9 +96,19 @@ impl SpawnError {
     }
 }
 
-/// Forks, confines the child and makes it `command`. Returns once it has executed; init goes on as it was.
+/// What becomes of a confined process.
+#[derive(Clone, Copy)]
+pub(crate) enum Task<'a> {
+    /// It executes its command.
+    Execute,
+    /// It carries out operations on files that come from this socket.
+    Files(&'a OwnedFd),
+}
+
+/// Forks, confines the child and makes it `command`, or what `task` says. Returns once it is that; init goes on as it was.
 pub(crate) fn spawn(
     command: &CommandSpec,
+    task: Task<'_>,
     stdio: &[OwnedFd; 3],
     confinement: Confinement,
     waiting: &mut Waiting,
@@ -106,7 +117,13 @@ pub(crate) fn spawn(
     let (reader, writer) = wire::pair().map_err(socket)?;
     match sys::fork().map_err(|error| SpawnError::new("fork", sys::errno_of(&error), ""))? {
         Forked::Child => {
-            let error = become_command(command, stdio, &writer, confinement);
+            let error = match task {
+                Task::Execute => become_command(command, stdio, &writer, confinement),
+                Task::Files(socket) => match become_worker(command, stdio, &writer, socket, confinement) {
+                    Ok(()) => std::process::exit(0),
+                    Err(error) => error,
+                },
+            };
             report(error);
             std::process::exit(127)
         }
@@ -121,7 +138,7 @@ pub(crate) fn spawn(
                     continue;
                 }
                 match wire::receive::<Report>(reader.as_fd()) {
-                    // Exec closed the socket.
+                    // Exec closed the socket, or a worker did.
                     Ok(None) => return Ok(Spawned { pid, listener }),
                     Ok(Some((Report::Listener, mut fds))) => listener = fds.pop(),
                     Ok(Some((Report::SelfTest(_), _))) => {}
@@ -172,6 +189,32 @@ fn become_command(
         Ok(()) => execute(command),
         Err(error) => error,
     }
+}
+
+/// `/dev/null` three times: for what runs in a command's place.
+pub(crate) fn no_stdio() -> io::Result<[OwnedFd; 3]> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    Ok([null.try_clone()?.into(), null.try_clone()?.into(), null.into()])
+}
+
+/// Returns once there are no more operations.
+fn become_worker(
+    command: &CommandSpec,
+    stdio: &[OwnedFd; 3],
+    errors: &OwnedFd,
+    socket: &OwnedFd,
+    confinement: Confinement,
+) -> Result<(), SpawnError> {
+    let failed = |stage: &'static str| move |error: io::Error| SpawnError::new(stage, sys::errno_of(&error), "");
+    // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+        .map_err(|error| failed("become dumpable")(error.into()))?;
+    confine(command, stdio, errors, confinement)?;
+    sys::ignore_write_signals();
+    // What exec would do: nothing of init's is left, and the closing of `errors` says that all went well.
+    sys::close_all_but(&[socket.as_fd()]).map_err(failed("close descriptors"))?;
+    files::serve(socket);
+    Ok(())
 }
 
 /// Everything between fork and exec that does not depend on which program it is.

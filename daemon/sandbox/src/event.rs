@@ -3,10 +3,13 @@
 //! The daemon holds one end of a `SOCK_SEQPACKET` pair for each sandbox. The launcher speaks first (`Created` or `Failed`), then
 //! init, and at the end the launcher again: [`Event::Gone`] is the last message and comes only when no process of the
 //! sandbox exists any more. End of file without `Gone` means that the launcher died.
+//!
+//! A session's runs have a pair each, on which the same is said of the run alone: `Started` or `SpawnFailed`, `Refused`, `CpuTime`, `Exited`
+//! and at last `Gone`, all by init. On the session's own pair stays what concerns all of it.
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Enforced, Protection};
+use crate::spec::{Enforced, Protection, TerminalSize};
 
 /// From launcher and init to the daemon. A message is at most [`MAX_MESSAGE_BYTES`] long.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,16 +82,19 @@ pub enum Event {
         /// init reaped it is counted when it is reaped.
         micros: u64,
     },
+    /// The answer to [`Request::Describe`]. Carries the memory file that [`Description::read`](crate::description::Description::read) reads.
+    Described,
     /// What the self-test found; see `probe.rs`. Only when a self-test was asked for.
     SelfTest {
         /// Each finding.
         findings: Vec<Finding>,
     },
-    /// No process of the sandbox exists any more, its cgroups are removed. Last message.
+    /// No process of the sandbox exists any more, its cgroups are removed. Last message. Of a run in a session: no process of it exists any
+    /// more, or what does was [left](Request::Leave) in the background.
     Gone {
-        /// How init ended: exit code, or minus the signal.
+        /// How init ended: exit code, or minus the signal. Of a run in a session, 0.
         init_status: i32,
-        /// What the tree consumed.
+        /// What the tree consumed. Of a run in a session: its processes that were reaped by now.
         usage: Usage,
     },
 }
@@ -253,8 +259,26 @@ pub enum Request {
     /// Execute the command whose spec is in the memory file that comes along, with the three descriptors
     /// after it as 0, 1 and 2; with none where the spec asks for a terminal. Once per sandbox.
     Exec,
+    /// Start a process that is confined as a command and carries out operations on files ([`crate::files`]), which come from the socket
+    /// behind the memory file with its spec; of that working directory and umask count. Instead of `Exec`; the events are the same.
+    Files,
     /// Try everything that must not work, in a confined process, and report; instead of `Exec`.
     SelfTest,
+    /// Of a session: execute one more. Carries the run's own socket, on which everything about it is said from now on, and then what
+    /// the job says.
+    Run {
+        /// The number of the run; unique in the session.
+        number: u64,
+        /// What is to be executed.
+        job: Job,
+    },
+    /// Of a session: say what is in it.
+    Describe,
+    /// On a run's socket: kill what is left of it. [`Event::Gone`] confirms it.
+    Kill,
+    /// On a run's socket: what is left of it when its main process has ended is kept, in the background. [`Event::Gone`] follows as
+    /// soon as that is so.
+    Leave,
     /// Say how much CPU time the tree has used.
     CpuTime,
     /// Send a signal.
@@ -266,6 +290,21 @@ pub enum Request {
     },
 }
 
+/// What a session is to execute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Job {
+    /// A command. A memory file with its spec comes along, then the descriptor of [`CommandSpec::state`] if it says so, then the three that
+    /// become 0, 1 and 2 if there is no terminal.
+    ///
+    /// [`CommandSpec::state`]: crate::spec::CommandSpec::state
+    Command {
+        /// As the spec has it.
+        terminal: Option<TerminalSize>,
+        /// As the spec has it.
+        state: bool,
+    },
+}
+
 /// To whom a signal goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignalScope {
@@ -273,7 +312,7 @@ pub enum SignalScope {
     Leader,
     /// The group in the foreground of the main process's terminal; its own group where it has none.
     Group,
-    /// Every process of the sandbox but init.
+    /// Every process of the sandbox but init; of a run in a session, every process of that run.
     Tree,
 }
 

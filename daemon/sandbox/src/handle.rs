@@ -8,9 +8,11 @@ use std::process::{Child, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::event::{Event, Request, SignalScope};
+use crate::event::{Event, Job, Request, SignalScope};
+use crate::files::Worker;
 use crate::launcher::{Cgroups, Command, Configuration, Greeting};
 use crate::lister::Lister;
+use crate::running::Running;
 use crate::spec::{CommandSpec, SandboxSpec};
 use crate::starter::{self, Answer, Order};
 use crate::wire;
@@ -237,6 +239,15 @@ impl Sandbox {
         wire::send(self.socket.as_fd(), &Request::Exec, &[memory.as_fd()])
     }
 
+    /// Has a worker started that carries out operations on files, instead of a command, once `Ready` came. Of the spec only working directory
+    /// and umask count. The events are a command's: the worker ends, and with it the sandbox, when its handle is dropped.
+    pub fn files(&self, command: &CommandSpec) -> io::Result<Worker> {
+        let memory = wire::memory_file(command)?;
+        let (ours, theirs) = wire::pair()?;
+        wire::send(self.socket.as_fd(), &Request::Files, &[memory.as_fd(), theirs.as_fd()])?;
+        Worker::new(ours)
+    }
+
     /// Makes an unnamed pipe the command's user's. Only root can, and only root needs to.
     fn give_pipe(&self, fd: &OwnedFd) -> io::Result<()> {
         let (uid, gid) = self.owner;
@@ -245,6 +256,40 @@ impl Sandbox {
         }
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
+    }
+
+    /// Executes a command in a session, once `Ready` came. `number` is the run's, unique in the session. `stdio` becomes 0, 1 and 2 as in
+    /// [`Self::exec`]; `None` where the command has a terminal. `state` comes if and only if [`CommandSpec::state`] says so.
+    pub fn run(
+        &self,
+        number: u64,
+        command: &CommandSpec,
+        stdio: Option<[OwnedFd; 3]>,
+        state: Option<OwnedFd>,
+    ) -> io::Result<Running> {
+        if stdio.is_some() == command.terminal.is_some() || state.is_some() != command.state {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (socket, theirs) = wire::pair()?;
+        let memory = wire::memory_file(command)?;
+        let mut fds = vec![theirs.as_fd(), memory.as_fd()];
+        fds.extend(state.iter().map(AsFd::as_fd));
+        for fd in stdio.iter().flatten() {
+            self.give_pipe(fd)?;
+            fds.push(fd.as_fd());
+        }
+        let job = Job::Command {
+            terminal: command.terminal,
+            state: command.state,
+        };
+        wire::send(self.socket.as_fd(), &Request::Run { number, job }, &fds)?;
+        wire::set_nonblocking(&socket)?;
+        Ok(Running::new(socket))
+    }
+
+    /// Asks a session for [`Event::Described`].
+    pub fn describe(&self) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::Describe, &[])
     }
 
     /// Asks for the self-test instead of a command, once `Ready` came.

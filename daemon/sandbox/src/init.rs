@@ -19,7 +19,7 @@ use nix::unistd::{Pid, SysconfVar};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::command::{self, Confinement};
+use crate::command::{self, Confinement, Task};
 use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
 use crate::guard::{self, Guard};
 use crate::ports::{self, Ports};
@@ -453,10 +453,10 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         }
         if requests {
             match wire::receive::<Request>(socket.as_fd()) {
-                Ok(Some((Request::Exec, fds))) => match confinement.take() {
+                Ok(Some((request @ (Request::Exec | Request::Files), fds))) => match confinement.take() {
                     Some(confinement) => {
                         watch.begin();
-                        if let Some(spawned) = start(socket, fds, confinement, &mut waiting) {
+                        if let Some(spawned) = start(socket, &request, fds, confinement, &mut waiting) {
                             (leader, listener) = (Some(spawned.pid), spawned.listener);
                         }
                     }
@@ -474,7 +474,10 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                 }
                 Ok(Some((Request::Signal { signal, scope }, _))) => send_signal(leader, signal, scope),
                 // The daemon closed its end or speaks nonsense: the sandbox is over.
-                Ok(None) | Err(_) => return 1,
+                Ok(Some((Request::Run { .. } | Request::Describe | Request::Kill | Request::Leave, _)) | None)
+                | Err(_) => {
+                    return 1;
+                }
             }
         }
     }
@@ -483,6 +486,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
 /// Starts the command. `None` when it could not be started, which the daemon has been told.
 fn start(
     socket: &OwnedFd,
+    request: &Request,
     fds: Vec<OwnedFd>,
     confinement: Confinement,
     waiting: &mut Waiting,
@@ -523,6 +527,17 @@ fn start(
             return None;
         }
     };
+    if *request == Request::Files {
+        let (Ok([operations]), Ok(stdio)) = (<[OwnedFd; 1]>::try_from(stdio), command::no_stdio()) else {
+            refuse(invalid());
+            return None;
+        };
+        let worker = command::spawn(&command, Task::Files(&operations), &stdio, confinement, waiting);
+        return worker
+            .map(|spawned| announce(socket, spawned, &[]))
+            .map_err(refuse)
+            .ok();
+    }
     let (stdio, master) = match (command.terminal, <[OwnedFd; 3]>::try_from(stdio)) {
         (None, Ok(stdio)) => (stdio, None),
         (Some(size), Err(none)) if none.is_empty() => match terminal::open(size) {
@@ -538,21 +553,26 @@ fn start(
         }
     };
     waiting.note_command(&command);
-    match command::spawn(&command, &stdio, confinement, waiting) {
+    match command::spawn(&command, Task::Execute, &stdio, confinement, waiting) {
         Ok(spawned) => {
-            if let Some(listener) = &spawned.listener {
-                notify::prefer_turns(listener.as_fd());
-            }
-            let pid = spawned.pid.as_raw();
             let master: Vec<_> = master.iter().map(AsFd::as_fd).collect();
-            let _ = wire::send(socket.as_fd(), &Event::Started { pid }, &master);
-            Some(spawned)
+            Some(announce(socket, spawned, &master))
         }
         Err(error) => {
             refuse(error);
             None
         }
     }
+}
+
+/// Says that the command, or what is in its place, runs.
+fn announce(socket: &OwnedFd, spawned: command::Spawned, fds: &[BorrowedFd<'_>]) -> command::Spawned {
+    if let Some(listener) = &spawned.listener {
+        notify::prefer_turns(listener.as_fd());
+    }
+    let pid = spawned.pid.as_raw();
+    let _ = wire::send(socket.as_fd(), &Event::Started { pid }, fds);
+    spawned
 }
 
 /// Reaps everything that has ended. Reports the main process. False when no process is left and the main one was started: the sandbox is

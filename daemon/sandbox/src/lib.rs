@@ -8,6 +8,7 @@
 //! launcher.rs   one process, one thread: makes sandboxes, reaps inits, cleans up
 //! init.rs       pid 1 of a sandbox: builds it, confines itself, starts and reaps the command
 //! command.rs    from init's fork to execve      terminal.rs  the terminal it may have
+//! files.rs      operations on files, by a process confined as a command
 //! view.rs       the file tree (mounts)          rights.rs    Landlock
 //! guard.rs      protected paths in it, through init's hands
 //! waiting.rs    calls that wait for init: refused and told, or the guard's
@@ -19,12 +20,15 @@
 //! starter.rs    starts launchers for a daemon that cannot start anything any more
 //! shed.rs       what the daemon gives up before it serves
 //! handle.rs     the daemon's side               wire.rs      messages with descriptors
+//! running.rs    the same of one run in a session
 //! sys.rs        the floor: raw calls
 //! ```
 
 mod cgroup;
 mod command;
+pub mod description;
 pub mod event;
+pub mod files;
 mod guard;
 mod handle;
 mod idmap;
@@ -34,6 +38,7 @@ mod lister;
 mod ports;
 mod recorder;
 mod rights;
+mod running;
 mod scratch;
 pub mod seccomp;
 pub mod selftest;
@@ -52,6 +57,7 @@ pub use guard::{named_programs as git_programs, try_change as try_git_config, va
 pub use handle::{LaunchError, Launcher, Sandbox, Starter};
 pub use launcher::{Cgroups, become_launcher_if_asked};
 pub use lister::Lister;
+pub use running::Running;
 pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
 pub use terminal::resize as resize_terminal;

@@ -92,28 +92,19 @@ fn findings_of(reader: &OwnedFd, mut waiting: Waiting) -> Result<Vec<Finding>, S
 }
 
 fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, String> {
-    let null = || {
-        std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map(OwnedFd::from)
-    };
-    let stdio = [null(), null(), null()].map(|fd| fd.map_err(|error| error.to_string()));
-    let [Ok(stdin), Ok(stdout), Ok(stderr)] = stdio else {
-        return Err("cannot open /dev/null".into());
-    };
+    let stdio = command::no_stdio().map_err(|error| format!("open /dev/null: {error}"))?;
     let command = CommandSpec {
         argv: vec!["self-test".into()],
         env: Vec::new(),
         cwd: "/".into(),
         umask: 0o022,
         terminal: None,
+        state: false,
     };
     // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
         .map_err(|error| format!("become dumpable: {error}"))?;
-    command::confine(&command, &[stdin, stdout, stderr], errors, confinement)
+    command::confine(&command, &stdio, errors, confinement)
         .map_err(|error| format!("{}: {}", error.stage, Errno::from_raw(error.errno)))?;
     Ok(findings())
 }

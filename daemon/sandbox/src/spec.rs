@@ -116,6 +116,9 @@ pub struct SandboxSpec {
     pub required: Vec<Protection>,
     /// Whether what the command asks for is noted ([`Event::Recorded`](crate::event::Event::Recorded)). It changes nothing of what is allowed.
     pub record: bool,
+    /// Whether it stays when no command runs, and takes any number of them ([`Sandbox::run`](crate::Sandbox::run)); else it takes one
+    /// ([`Sandbox::exec`](crate::Sandbox::exec)) and is over with it. A session records nothing.
+    pub session: bool,
 }
 
 impl SandboxSpec {
@@ -418,7 +421,12 @@ pub struct CommandSpec {
     pub umask: u32,
     /// A terminal of its own as 0, 1 and 2, and as what controls its session; descriptors of the daemon's otherwise.
     pub terminal: Option<TerminalSize>,
+    /// Whether a further descriptor comes, for what a shell wants to be known of it at its end: number [`STATE_FD`]. In sessions only.
+    pub state: bool,
 }
+
+/// The number of the descriptor that [`CommandSpec::state`] speaks of. Shells give out numbers from 10 on, users those below.
+pub const STATE_FD: i32 = 63;
 
 /// The size of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

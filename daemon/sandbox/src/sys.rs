@@ -223,6 +223,26 @@ pub(crate) fn reset_signals() {
     }
 }
 
+/// Has signals ignored that would end a process which writes: it gets the error then.
+pub(crate) fn ignore_write_signals() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: SIG_IGN installs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// A random number: getrandom(2).
+pub(crate) fn random() -> Result<u64, rustix::io::Errno> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the call writes at most the given length to the buffer, which lives through it.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(got) {
+        Ok(8) => Ok(u64::from_ne_bytes(bytes)),
+        // Up to 256 bytes come whole, or an error does.
+        _ => Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)),
+    }
+}
+
 /// Landlock's ABI version on this kernel: landlock_create_ruleset(2) with LANDLOCK_CREATE_RULESET_VERSION. 0 when absent or
 /// disabled at boot.
 pub fn landlock_abi() -> u32 {

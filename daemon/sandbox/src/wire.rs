@@ -135,6 +135,9 @@ pub fn try_decoders(bytes: &[u8]) {
     }
     one::<crate::event::Event>(bytes);
     one::<crate::event::Request>(bytes);
+    one::<crate::files::Operation>(bytes);
+    one::<crate::files::Reply>(bytes);
+    one::<crate::description::Description>(bytes);
     one::<crate::launcher::Command>(bytes);
     one::<crate::launcher::Greeting>(bytes);
     one::<std::path::PathBuf>(bytes);

@@ -13,6 +13,7 @@ use crate::telemetry::chain;
 
 use super::approval::{Approval, ApprovalRuleRemoved};
 use super::file::{AuditError, LogFile, OpenError, Opened};
+use super::files::FileOperation;
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef, RequestRefused};
 
 /// Records that wait for the writer. Whoever comes when the queue is full waits for a place.
@@ -131,6 +132,14 @@ impl AuditLog {
     /// The record is not in the log: what it is about must not have consequences.
     pub async fn approval(&self, approval: &Approval) -> Result<RecordRef, AuditError> {
         self.append(approval.entry(), false).await
+    }
+
+    /// Records what became of an operation on files; returns when it is durable.
+    ///
+    /// # Errors
+    /// The record is not in the log.
+    pub async fn file_operation(&self, operation: &FileOperation) -> Result<RecordRef, AuditError> {
+        self.append(operation.entry(), false).await
     }
 
     /// Records that an earlier answer was taken back; returns when it is durable.

@@ -8,7 +8,6 @@ mod ask;
 mod follow;
 mod terminal;
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,10 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{Protection, SandboxSpec, State, TerminalSize};
+use fumehood_sandbox::spec::{Protection, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::find::{self, FindError, find};
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
@@ -28,11 +26,12 @@ use super::model::{
     CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
     Stream, Usage,
 };
+use super::prepare::{self, failed, ready, sandbox_failed};
 use super::spill::SpillStore;
 use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
 use crate::launch::{Launching, Watched};
-use crate::{lower, refusal, remedy};
+use crate::{lower, refusal};
 
 /// A request to end a run.
 #[derive(Clone, Debug)]
@@ -86,10 +85,6 @@ impl Surroundings {
         }
     }
 }
-
-/// How long a run waits for a launcher that died to be replaced, and how often it looks.
-const LAUNCHER_PATIENCE: Duration = Duration::from_secs(5);
-const LAUNCHER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end of a run waits to be durable before it is announced.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -159,11 +154,7 @@ impl Actor {
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => {
-                // It may be one of those over the policy that says so.
-                let above = match self.request.layers.as_slice() {
-                    [] | [_] => String::new(),
-                    [_, above @ ..] => format!("; this policy stands under {}", above.join(" under ")),
-                };
+                let above = prepare::standing_under(&self.request.layers);
                 return self.deny(denial.rule, denial.explanation + &above).await;
             }
             Decision::Ask(question) => {
@@ -177,7 +168,7 @@ impl Actor {
                 }
             }
         };
-        let mut grants = match self.find(grants).await {
+        let mut grants = match prepare::find_all(grants, &mut self.request.host, &self.surroundings.launching).await {
             Ok(grants) => grants,
             Err(error) => {
                 return self
@@ -197,14 +188,8 @@ impl Actor {
                 .collect();
         }
         drop(caller_env);
-        let hidden = lower::hidden_by_workspace(&grants, &self.request.host);
-        if let Some((rule, hidden)) = hidden.into_iter().find(|(_, path)| path.symlink_metadata().is_ok()) {
-            let explanation = format!(
-                "policy `{}` hides {}, and the workspace {} would show it; name another directory, or a policy that does not hide it",
-                self.request.policy.name,
-                hidden.display(),
-                self.request.host.workspace.display()
-            );
+        if let Some((rule, explanation)) = prepare::shows_hidden(&self.request.policy.name, &grants, &self.request.host)
+        {
             return self.deny(rule.to_owned(), explanation).await;
         }
         let _place = match self.wait_for(place).await {
@@ -218,33 +203,6 @@ impl Actor {
         let mut outcome = self.with_sandbox(&grants, starting).await;
         outcome.usage.queued = queued;
         outcome
-    }
-
-    /// Looks for what the patterns of the policy stand for; most have none.
-    async fn find(&mut self, grants: Box<Grants>) -> Result<Box<Grants>, FindError> {
-        if !find::is_needed(&grants) {
-            return Ok(grants);
-        }
-        let host = self.request.host.clone();
-        let launching = self.surroundings.launching.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let mut lister = None;
-            let found = find(&grants, &host, &mut |directory, max| {
-                let lister = match &lister {
-                    Some(lister) => lister,
-                    None => lister.insert(launching.lister()?),
-                };
-                lister.names(directory, max)
-            });
-            (grants, found)
-        });
-        match looked.await {
-            Ok((grants, found)) => {
-                self.request.host.found = found?;
-                Ok(grants)
-            }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
     }
 
     /// Writes a denial down and makes it the run's end.
@@ -284,17 +242,11 @@ impl Actor {
             // A look at each writable place, of which a policy names few.
             lower::make_throwaway(&mut spec, |path| path.is_dir());
         }
-        let missing = self.surroundings.launching.missing(&spec);
-        if let Some((protection, why)) = missing {
-            let hint = format!(
-                "the policy requires `{}`, which the self-test found without effect on this machine; {}",
-                protection.name(),
-                advice(self.surroundings.launching.remedy(protection), "see `fumehood doctor`")
-            );
+        if let Some(ending) = prepare::missing(&spec, &self.surroundings.launching) {
             let _ = self.write_intent(self.allowed()).await;
-            return Outcome::ended(failed(Some(protection), &why, 0, hint));
+            return Outcome::ended(ending);
         }
-        let mut sandbox = match self.create_sandbox(&spec).await {
+        let mut sandbox = match prepare::create_sandbox(&spec, &self.surroundings.launching).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 let _ = self.write_intent(self.allowed()).await;
@@ -358,19 +310,6 @@ impl Actor {
             refusal.stop().await;
         }
         outcome
-    }
-
-    /// Asks for a sandbox, again and again while the launcher is being replaced.
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> std::io::Result<Watched> {
-        let until = Instant::now() + LAUNCHER_PATIENCE;
-        loop {
-            match self.surroundings.launching.create(spec) {
-                Err(error) if is_launcher_gone(&error) && Instant::now() < until => {
-                    tokio::time::sleep(LAUNCHER_PAUSE).await;
-                }
-                result => return result,
-            }
-        }
     }
 
     /// Kills a sandbox in which nothing was started and waits until it is gone.
@@ -512,109 +451,6 @@ fn cancelled(cause: CancelCause) -> Ending {
         cause,
         by: String::new(),
         reason: String::new(),
-    }
-}
-
-/// Whether the launcher died: there is none now, or nobody reads its socket.
-fn is_launcher_gone(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | BrokenPipe | ConnectionReset)
-}
-
-fn failed(protection: Option<Protection>, stage: &str, errno: i32, hint: String) -> Ending {
-    Ending::SandboxFailed {
-        protection,
-        stage: stage.to_owned(),
-        errno,
-        path: Vec::new(),
-        hint,
-    }
-}
-
-/// Waits until the sandbox can take a command. An error is the run's ending.
-async fn ready(
-    sandbox: &mut Watched,
-    memory_limit: Option<u64>,
-    launching: &Launching,
-) -> Result<(Vec<fumehood_sandbox::spec::Enforced>, Option<OwnedFd>), Ending> {
-    loop {
-        match sandbox.receive().await {
-            Ok(Some((sandbox_event::Event::Created, _))) => {}
-            Ok(Some((sandbox_event::Event::Ready { enforcement }, mut fds))) => return Ok((enforcement, fds.pop())),
-            Ok(Some((sandbox_event::Event::Failed(failure), _))) => return Err(sandbox_failed(failure, launching)),
-            Ok(Some((sandbox_event::Event::Gone { usage, .. }, _))) if usage.oom_kills > 0 => {
-                return Err(Ending::OutOfMemory {
-                    limit_bytes: memory_limit.unwrap_or(0),
-                });
-            }
-            Ok(Some((sandbox_event::Event::Gone { init_status, .. }, _))) => {
-                return Err(Ending::Lost {
-                    why: format!("init ended with {init_status} before it was ready"),
-                });
-            }
-            Ok(Some((event, _))) => {
-                return Err(Ending::Lost {
-                    why: format!("init sent {event:?} before it was ready"),
-                });
-            }
-            Ok(None) => {
-                return Err(Ending::Lost {
-                    why: "the launcher died".to_owned(),
-                });
-            }
-            Err(error) => {
-                return Err(Ending::Lost {
-                    why: format!("the sandbox's socket broke: {error}"),
-                });
-            }
-        }
-    }
-}
-
-fn sandbox_failed(failure: sandbox_event::Failure, launching: &Launching) -> Ending {
-    let sandbox_event::Failure {
-        protection,
-        stage,
-        errno,
-        path,
-    } = failure;
-    let hint = match (errno, protection) {
-        (0, Some(protection)) => {
-            format!(
-                "the policy requires `{}` to be active; {}",
-                protection.name(),
-                advice(
-                    launching.remedy(protection),
-                    "`fumehood doctor` says what this machine lacks"
-                )
-            )
-        }
-        // What machines and containers answer that do not let this user make namespaces.
-        (nix::libc::ENOSPC | nix::libc::EPERM | nix::libc::EACCES | nix::libc::ENOSYS, Some(_)) => {
-            format!(
-                "this machine may restrict user namespaces; {}",
-                advice(
-                    remedy::namespaces(),
-                    "`fumehood doctor` says what is missing and how to mend it"
-                )
-            )
-        }
-        _ => String::new(),
-    };
-    Ending::SandboxFailed {
-        protection,
-        stage,
-        errno,
-        path,
-        hint,
-    }
-}
-
-/// What helps, or where to look when nothing is known to.
-fn advice(remedy: String, otherwise: &str) -> String {
-    match remedy.as_str() {
-        "" => otherwise.to_owned(),
-        remedy => format!("what helps: {remedy}"),
     }
 }
 

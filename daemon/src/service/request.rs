@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::status;
 use crate::audit::{AuditLog, RequestRefused};
+use crate::files::View;
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
 use crate::run::{Asked, Host, Learn, Request, RunTable, Terminal, TerminalSize};
@@ -97,10 +98,14 @@ struct Kept {
 
 /// What is wrong so far.
 #[derive(Default)]
-struct Violations(Vec<(String, String)>);
+pub(super) struct Violations(Vec<(String, String)>);
 
 impl Violations {
-    fn add(&mut self, field: impl Into<String>, what: impl Into<String>) {
+    pub(super) fn into_status(self) -> Status {
+        status::invalid(self.0)
+    }
+
+    pub(super) fn add(&mut self, field: impl Into<String>, what: impl Into<String>) {
         self.0.push((field.into(), what.into()));
     }
 
@@ -116,13 +121,57 @@ impl Violations {
 impl Door {
     /// Checks a request to start a run, where blocking is allowed: directories and the user database are looked at.
     pub(super) async fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
-        let (door, peer) = (self.clone(), peer.clone());
-        let asking = peer.clone();
+        let (door, asking) = (self.clone(), peer.clone());
         let checked = match tokio::task::spawn_blocking(move || door.check_blocking(&asking, start)).await {
             Ok(result) => result,
             Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
         };
-        // What a peer may not have at all is its policy, and no run tells of it.
+        self.note_refusal(peer, checked).await
+    }
+
+    /// Checks in which view files are to be worked on, as [`Self::check`] does. `wrong` is what else is wrong with the request.
+    pub(super) async fn files_view(
+        &self,
+        peer: &Peer,
+        named: v1::WorkspaceView,
+        wrong: Violations,
+    ) -> Result<View, Status> {
+        let (door, asking) = (self.clone(), peer.clone());
+        let checked = match tokio::task::spawn_blocking(move || door.view_blocking(&asking, named, wrong)).await {
+            Ok(result) => result,
+            Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
+        };
+        self.note_refusal(peer, checked).await
+    }
+
+    fn view_blocking(&self, peer: &Peer, named: v1::WorkspaceView, mut wrong: Violations) -> Result<View, Status> {
+        let v1::WorkspaceView {
+            workspace,
+            policy,
+            caller_env,
+        } = named;
+        let caller_env: Vec<(Vec<u8>, Vec<u8>)> = caller_env
+            .into_iter()
+            .filter(|variable| variable_problem(variable).is_none())
+            .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
+            .collect();
+        let host = self.host(peer, &workspace, Path::new(""), &caller_env);
+        let host = wrong.take("view.workspace.workspace", host.map(Some));
+        let labels = BTreeMap::new();
+        let choice = self.policy(&mut wrong, "view.workspace", peer, &labels, host.as_ref(), policy)?;
+        match (wrong.0.is_empty(), choice, host) {
+            (true, Some(choice), Some(host)) => Ok(View {
+                peer: peer.clone(),
+                host,
+                policy: choice.policy,
+                layers: choice.layers,
+            }),
+            _ => Err(wrong.into_status()),
+        }
+    }
+
+    /// What a peer may not have at all is its policy, and nothing else tells of it.
+    async fn note_refusal<T>(&self, peer: &Peer, checked: Result<T, Status>) -> Result<T, Status> {
         if let (Err(status), Some(audit)) = (&checked, &self.audit)
             && status.code() == Code::PermissionDenied
         {
@@ -136,6 +185,25 @@ impl Door {
             }
         }
         checked
+    }
+
+    /// What a sandbox is made from; or what is wrong with the workspace.
+    fn host(
+        &self,
+        peer: &Peer,
+        workspace: &[u8],
+        cwd: &Path,
+        caller_env: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<Host, String> {
+        let workspace = check_workspace(workspace)?;
+        let asked = Asked {
+            peer,
+            workspace: &workspace,
+            cwd,
+            caller_env,
+            private: &self.private,
+        };
+        Host::look_up(asked).map_err(|error| error.to_string())
     }
 
     fn check_blocking(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
@@ -199,18 +267,9 @@ impl Door {
             .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
             .collect();
         let cwd = wrong.take("spec.cwd", check_path(&cwd));
-        let host = check_workspace(&workspace).and_then(|workspace| {
-            let asked = Asked {
-                peer,
-                workspace: &workspace,
-                cwd: &cwd,
-                caller_env: &caller_env,
-                private: &self.private,
-            };
-            Host::look_up(asked).map_err(|error| error.to_string())
-        });
+        let host = self.host(peer, &workspace, &cwd, &caller_env);
         let host = wrong.take("spec.workspace", host.map(Some));
-        let choice = self.policy(&mut wrong, peer, &labels, host.as_ref(), policy)?;
+        let choice = self.policy(&mut wrong, "spec", peer, &labels, host.as_ref(), policy)?;
         let limits = check_limits(&mut wrong, limits);
         let input = match v1::InputMode::try_from(input) {
             Ok(v1::InputMode::Unspecified | v1::InputMode::None) => false,
@@ -273,10 +332,11 @@ impl Door {
         }
     }
 
-    /// The policy that decides. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
+    /// The policy that decides, about a request that names it at `at`. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
     fn policy(
         &self,
         wrong: &mut Violations,
+        at: &str,
         peer: &Peer,
         labels: &BTreeMap<String, String>,
         host: Option<&Host>,
@@ -285,7 +345,7 @@ impl Door {
         let reference = match policy_reference(reference.as_ref()) {
             Ok(reference) => reference,
             Err((field, what)) => {
-                wrong.add(format!("spec.{field}"), what);
+                wrong.add(format!("{at}.{field}"), what);
                 return Ok(None);
             }
         };
@@ -298,13 +358,13 @@ impl Door {
             Ok(choice) => return Ok(Some(choice)),
             Err(refusal @ Refusal::NoSuchPolicy { .. }) => {
                 let field = match reference {
-                    Reference::Inline(_) => "spec.policy.inline.under",
-                    Reference::Name(_) | Reference::None => "spec.policy.name",
+                    Reference::Inline(_) => "policy.inline.under",
+                    Reference::Name(_) | Reference::None => "policy.name",
                 };
-                wrong.add(field, refusal.to_string());
+                wrong.add(format!("{at}.{field}"), refusal.to_string());
             }
-            Err(refusal @ Refusal::Inline(_)) => wrong.add("spec.policy.inline", refusal.to_string()),
-            Err(refusal @ Refusal::Project(_)) => wrong.add("spec.workspace", refusal.to_string()),
+            Err(refusal @ Refusal::Inline(_)) => wrong.add(format!("{at}.policy.inline"), refusal.to_string()),
+            Err(refusal @ Refusal::Project(_)) => wrong.add(format!("{at}.workspace"), refusal.to_string()),
             Err(refusal) => return Err(status::refused_policy(&refusal)),
         }
         Ok(None)

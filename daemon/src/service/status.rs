@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::approvals::{RemoveError, ResolveError};
+use crate::files::{FileFailure, FilesError, printable};
 use crate::peer::PeerError;
 use crate::policy::Refusal;
 use crate::run::StartError;
@@ -288,6 +289,104 @@ pub(super) fn unavailable(reason: &str, message: String) -> Status {
 /// This peer may not.
 pub(super) fn permission(reason: &str, message: impl Into<String>) -> Status {
     status(Code::PermissionDenied, reason, message.into(), ErrorDetails::new())
+}
+
+/// Most bytes of a path in a status: with what else there is it must fit the headers.
+const MAX_TOLD_PATH_BYTES: usize = 2000;
+
+/// Something about a view is not as it must be.
+pub(super) fn files_precondition(reason: &str, session: &str, what: impl Into<String>) -> Status {
+    policy_precondition(reason, &format!("session/{session}"), what)
+}
+
+/// Why an operation on files was not carried out.
+pub(super) fn files(error: &FilesError) -> Status {
+    let message = error.to_string();
+    let (code, reason) = match error {
+        FilesError::File(failure) => return file(failure, message),
+        FilesError::Denied { rule, .. } => {
+            let about = [("rule", rule.as_str())];
+            return status_about(
+                Code::PermissionDenied,
+                "DENIED_BY_POLICY",
+                message,
+                ErrorDetails::new(),
+                &about,
+            );
+        }
+        FilesError::NoView(_) => (Code::FailedPrecondition, "SANDBOX_FAILED"),
+        FilesError::Limit { what: "limits.memory" } => (Code::ResourceExhausted, "MEMORY_LIMIT"),
+        FilesError::Limit { .. } => (Code::ResourceExhausted, "DISK_LIMIT"),
+        FilesError::Busy => {
+            let mut details = ErrorDetails::new();
+            details.set_retry_info(Some(RETRY_AFTER));
+            return status(Code::ResourceExhausted, "TOO_MANY_CALLS", message, details);
+        }
+        FilesError::Draining => (Code::Unavailable, "DRAINING"),
+        FilesError::Stalled => (Code::DeadlineExceeded, "CLIENT_STALLED"),
+        FilesError::Unanswered => (Code::DeadlineExceeded, "FILE_SYSTEM_SILENT"),
+        FilesError::Cancelled => (Code::Cancelled, "BROKEN_OFF"),
+        FilesError::Lost(_) => (Code::Internal, "SANDBOX_LOST"),
+        FilesError::NotRecorded(_) => (Code::Internal, "NOT_RECORDED"),
+    };
+    status(code, reason, message, ErrorDetails::new())
+}
+
+/// What is wrong with a file; the wire documents which error is which code.
+fn file(failure: &FileFailure, message: String) -> Status {
+    use nix::errno::Errno;
+    let FileFailure {
+        operation,
+        errno,
+        path,
+        rule,
+        removed,
+    } = failure;
+    let code = match errno {
+        Errno::ENOENT => Code::NotFound,
+        Errno::EEXIST => Code::AlreadyExists,
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => Code::PermissionDenied,
+        Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE | Errno::EFBIG | Errno::ENOMEM => {
+            Code::ResourceExhausted
+        }
+        Errno::ENAMETOOLONG | Errno::EINVAL => Code::InvalidArgument,
+        Errno::ENOTDIR
+        | Errno::EISDIR
+        | Errno::ENOTEMPTY
+        | Errno::ELOOP
+        | Errno::EXDEV
+        | Errno::EBUSY
+        | Errno::ETXTBSY
+        | Errno::EOPNOTSUPP
+        | Errno::EMLINK
+        | Errno::ESTALE
+        | Errno::ENXIO => Code::FailedPrecondition,
+        _ => Code::Internal,
+    };
+    let mut about = std::collections::HashMap::from([
+        ("errno".to_owned(), (*errno as i32).to_string()),
+        ("operation".to_owned(), cut(operation.clone(), 64)),
+        ("path".to_owned(), cut_front(printable(path), MAX_TOLD_PATH_BYTES)),
+    ]);
+    if let Some(rule) = rule {
+        about.insert("rule".to_owned(), cut(rule.clone(), 512));
+    }
+    if *removed > 0 {
+        about.insert("removed".to_owned(), removed.to_string());
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(format!("{errno:?}"), DOMAIN, about);
+    // The end of what is told says what is wrong.
+    Status::with_error_details(code, cut_front(message, MAX_MESSAGE_BYTES), details)
+}
+
+/// Cuts a text at its beginning, at a character's boundary.
+fn cut_front(text: String, most: usize) -> String {
+    let Some(over) = text.len().checked_sub(most).filter(|over| *over > 0) else {
+        return text;
+    };
+    let start = (over..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    format!("...{}", &text[start..])
 }
 
 impl From<PeerError> for Refused {

@@ -4664,7 +4664,7 @@ pub mod sessions_server {
     }
 }
 /// In which sandbox a call sees files.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FilesView {
     /// One of both.
     #[prost(oneof = "files_view::View", tags = "1, 2")]
@@ -4673,7 +4673,7 @@ pub struct FilesView {
 /// Nested message and enum types in `FilesView`.
 pub mod files_view {
     /// One of both.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum View {
         /// In a session: also what its runs left in `/tmp` and the home directory. Counts as use of it.
         #[prost(string, tag = "1")]
@@ -4685,7 +4685,7 @@ pub mod files_view {
     }
 }
 /// The view of a run.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkspaceView {
     /// As in RunSpec.
     #[prost(bytes = "bytes", tag = "1")]
@@ -4693,6 +4693,9 @@ pub struct WorkspaceView {
     /// As in RunSpec.
     #[prost(message, optional, tag = "2")]
     pub policy: ::core::option::Option<PolicyReference>,
+    /// As in RunSpec, as far as it says where the home directory and git's configuration are (HOME, XDG_CONFIG_HOME).
+    #[prost(message, repeated, tag = "3")]
+    pub caller_env: ::prost::alloc::vec::Vec<EnvironmentVariable>,
 }
 /// What is known of a file.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4732,7 +4735,7 @@ pub struct FileInfo {
     pub links: u64,
 }
 /// Which path.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4752,7 +4755,7 @@ pub struct StatResponse {
     pub file: ::core::option::Option<FileInfo>,
 }
 /// Which directory.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListDirectoryRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4760,7 +4763,7 @@ pub struct ListDirectoryRequest {
     /// The directory.
     #[prost(bytes = "bytes", tag = "2")]
     pub path: ::prost::bytes::Bytes,
-    /// At most so many entries; 0: 1,000; more than 10,000 counts as 10,000.
+    /// At most so many entries; 0: 1,000; more than 10,000 counts as 10,000. A page also ends when its names and link targets come to 1 MiB.
     #[prost(uint32, tag = "3")]
     pub page_size: u32,
     /// `next_page_token` of the page before. Empty: the first page. A page begins behind the last name of the one before, so that
@@ -4779,7 +4782,7 @@ pub struct ListDirectoryResponse {
     pub next_page_token: ::prost::bytes::Bytes,
 }
 /// Which file.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReadFileRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4805,7 +4808,7 @@ pub struct ReadFileResponse {
     pub data: ::prost::bytes::Bytes,
 }
 /// A part of a file to write.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WriteFileRequest {
     /// What the message is. `write` in the first message and only there.
     #[prost(oneof = "write_file_request::Message", tags = "1, 2")]
@@ -4814,7 +4817,7 @@ pub struct WriteFileRequest {
 /// Nested message and enum types in `WriteFileRequest`.
 pub mod write_file_request {
     /// What the message is. `write` in the first message and only there.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
         /// Which file.
         #[prost(message, tag = "1")]
@@ -4825,7 +4828,7 @@ pub mod write_file_request {
     }
 }
 /// Which file, and how.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WriteFileStart {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4836,7 +4839,7 @@ pub struct WriteFileStart {
     /// How.
     #[prost(enumeration = "WriteMode", tag = "3")]
     pub mode: i32,
-    /// Permission bits of a new file, 0 to 0o777, as they are (no umask). Unset: 0o644.
+    /// Permission bits of a new file, 0 to 0o777, as they are (no umask). Unset: 0o644. What is replaced keeps its own, of those bits.
     #[prost(uint32, optional, tag = "4")]
     pub permissions: ::core::option::Option<u32>,
     /// Whether to make missing directories above it, with 0o755.
@@ -4857,7 +4860,7 @@ pub struct WriteFileResponse {
     pub created: bool,
 }
 /// Which directory to make.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MakeDirectoryRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4883,7 +4886,7 @@ pub struct MakeDirectoryResponse {
     pub created: bool,
 }
 /// What to remove.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RemoveRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4904,7 +4907,7 @@ pub struct RemoveResponse {
     pub removed: u64,
 }
 /// What to rename.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RenameRequest {
     /// Where.
     #[prost(message, optional, tag = "1")]
@@ -4970,7 +4973,7 @@ pub enum WriteMode {
     /// As REPLACE.
     Unspecified = 0,
     /// Make it, or put another file in the place of the one that is there, atomically: it keeps that one's permission bits. What a symbolic
-    /// link leads to is replaced, not the link.
+    /// link leads to is replaced, not the link. It is written beside that file, so its directory must be writable.
     Replace = 1,
     /// Make it; ALREADY_EXISTS where something is. Also atomically.
     Create = 2,
@@ -5016,15 +5019,22 @@ pub mod files_client {
     /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
-    /// `errno` (its number), `operation` (`open`, `rename`) and `path` (as asked for, bytes that are no UTF-8 as `\xNN`):
+    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
+    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule
+    /// refused it, and `removed` where files had been removed by then:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
-    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY and the like
+    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY, EOPNOTSUPP (a pipe, socket or device) and the like
     /// RESOURCE_EXHAUSTED   ENOSPC, EDQUOT, EMFILE, EFBIG
     /// INVALID_ARGUMENT     ENAMETOOLONG, EINVAL; or a field of the request is malformed (BadRequest)
     /// INTERNAL             EIO and others
-    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name.
+    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name; so is
+    /// what ended a call: DEADLINE_EXCEEDED when its client sent or took nothing for 60 seconds, or the file system did not answer for as long,
+    /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
+    /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
+    ///
+    /// A call that breaks off has not changed anything, but for what was appended, removed, or made of directories by then.
     ///
     /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
     #[derive(Debug, Clone)]
@@ -5336,15 +5346,22 @@ pub mod files_server {
     /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
-    /// `errno` (its number), `operation` (`open`, `rename`) and `path` (as asked for, bytes that are no UTF-8 as `\xNN`):
+    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
+    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule
+    /// refused it, and `removed` where files had been removed by then:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
-    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY and the like
+    /// FAILED_PRECONDITION  ENOTDIR, EISDIR, ENOTEMPTY, ELOOP, EXDEV, EBUSY, ETXTBSY, EOPNOTSUPP (a pipe, socket or device) and the like
     /// RESOURCE_EXHAUSTED   ENOSPC, EDQUOT, EMFILE, EFBIG
     /// INVALID_ARGUMENT     ENAMETOOLONG, EINVAL; or a field of the request is malformed (BadRequest)
     /// INTERNAL             EIO and others
-    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name.
+    /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name; so is
+    /// what ended a call: DEADLINE_EXCEEDED when its client sent or took nothing for 60 seconds, or the file system did not answer for as long,
+    /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
+    /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
+    ///
+    /// A call that breaks off has not changed anything, but for what was appended, removed, or made of directories by then.
     ///
     /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
     #[derive(Debug)]

@@ -37,7 +37,7 @@ const PACKAGES: &[(&str, &str, &[&str])] = &[
 const NAME_THE_WIRE: &[&str] = &["service/", "serve.rs"];
 
 /// In the daemon, only these name the mechanism: what becomes a sandbox (`lower`), who follows it (`run/`), where sandboxes come
-/// from (`launch`), what helps where a protection is missing (`remedy`), what must come before threads (`lib`, `cli`) or confines or
+/// from (`launch`), what works on files in them (`files`), what helps where a protection is missing (`remedy`), what must come before threads (`lib`, `cli`) or confines or
 /// stops the daemon (`walls`, `serve`); and at the door,
 /// where states, signals and leftovers get their wire form.
 const NAME_THE_SANDBOX: &[&str] = &[
@@ -45,6 +45,8 @@ const NAME_THE_SANDBOX: &[&str] = &[
     "lower/",
     "run/",
     "launch.rs",
+    "files.rs",
+    "files/",
     "remedy.rs",
     "lib.rs",
     "cli.rs",

@@ -145,6 +145,7 @@ fn told(heading: &Heading, record: &Value) -> String {
             let nothing = if changes.is_empty() { ", nothing changed" } else { "" };
             format!("reloaded the policies{nothing}{changes}")
         }
+        "file" => file(record, &policy()),
         // A newer daemon's.
         kind => {
             let about = heading
@@ -158,6 +159,31 @@ fn told(heading: &Heading, record: &Value) -> String {
             )
         }
     }
+}
+
+/// An operation on files.
+fn file(record: &Value, policy: &str) -> String {
+    let to = match &record["to"] {
+        Value::Null => String::new(),
+        to => format!(" to {}", path(to)),
+    };
+    let bytes = record["bytes"]
+        .as_u64()
+        .map_or_else(String::new, |count| format!(", {}", render::bytes(count)));
+    let outcome = match record["outcome"].as_str() {
+        Some("done") => String::new(),
+        _ => format!(": {}{}", name(&record["outcome"]), last(" by ", &record["rule"])),
+    };
+    let view = match record["session"].as_str() {
+        None | Some("") => format!("in {}", path(&record["workspace"])),
+        Some(_) => format!("in session {}", name(&record["session"])),
+    };
+    let reason = last(": ", &record["reason"]);
+    format!(
+        "file {} {}{to} {view} ({policy}){bytes}{outcome}{reason}",
+        name(&record["operation"]),
+        path(&record["path"])
+    )
 }
 
 fn log_opened(record: &Value) -> String {
@@ -523,6 +549,17 @@ mod tests {
                 "daemon    version 0.1.0 opened the log (instance b7f87798714a), closed 1 interrupted runs, \
                  MISSING at the end: record 3 to 4"
                     .to_owned(),
+            ),
+            (
+                "file",
+                with(json!({"operation": "rename", "path": "a b", "to": "/w/c", "workspace": "/w", "outcome": "done"})),
+                "uid:1001  file rename 'a b' to /w/c in /w (policy team 1a2b3c4d5e6f)".to_owned(),
+            ),
+            (
+                "file",
+                with(json!({"operation": "append", "path": ".git/config", "workspace": "/w", "bytes": 2048, "outcome": "EPERM",
+                    "rule": "git: no", "reason": null})),
+                "uid:1001  file append .git/config in /w (policy team 1a2b3c4d5e6f), 2 KiB: EPERM by git: no".to_owned(),
             ),
             (
                 "of_tomorrow",

@@ -474,8 +474,8 @@ impl Actor {
 
     fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
         use sandbox_event::Event::{
-            CpuTime, Created, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Recorded, Refused, SelfTest,
-            SpawnFailed, Started,
+            CpuTime, Created, Described, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Recorded, Refused,
+            SelfTest, SpawnFailed, Started,
         };
         match event {
             SpawnFailed {
@@ -573,7 +573,7 @@ impl Actor {
                 lost,
                 tasks,
             } => state.recording.take(observations, lost, tasks),
-            Created | Ready { .. } | Started { .. } | SelfTest { .. } => {}
+            Created | Described | Ready { .. } | Started { .. } | SelfTest { .. } => {}
         }
     }
 
