@@ -36,5 +36,6 @@ pub use input::InputError;
 pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
+pub use saved::try_read as try_saved;
 pub use spill::{Adopted, Keeper, SpillBounds, SpillError, SpillStore, Spilled};
 pub use table::{Bounds, Follower, Run, RunTable, StartError};

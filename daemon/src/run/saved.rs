@@ -187,6 +187,19 @@ pub enum Unreadable {
     Undescribed,
 }
 
+/// Reads any bytes as a run's state, and panics when a promise is broken: what is read of them is their beginning, frame by frame. For fuzzing.
+pub fn try_read(bytes: &[u8]) {
+    let Ok(saved) = read(bytes) else { return };
+    let mut again = MAGIC.to_vec();
+    let happened = saved.happened.into_iter().map(Frame::Happened);
+    let frames = [Frame::Described(saved.described)].into_iter().chain(happened);
+    for frame in frames.chain(saved.sealed.map(Frame::Sealed)) {
+        again.extend(encode(&frame).unwrap_or_default());
+    }
+    let read = read(&again).expect("what was read can be written");
+    assert_eq!(read.bytes, again.len() as u64, "and read again, all of it");
+}
+
 /// A frame as it stands in a file. An error: a time before 1970.
 pub fn encode(frame: &Frame) -> Result<Vec<u8>, postcard::Error> {
     let mut bytes = postcard::to_extend(frame, vec![0; HEADER_BYTES])?;

@@ -355,32 +355,11 @@ async fn of_earlier_daemons_runs_no_more_are_kept_than_of_its_own() {
     house.stop();
 }
 
-#[test]
-fn two_daemons_of_a_user_do_not_take_each_others_runs() {
-    let mut house = builder().who(Who::Ordinary).build();
-    let detached = house.run_with(&["--detach"], &["sh", "-c", "echo one"]).finish();
-    let id = detached.out().trim().to_owned();
-    house.cli().args(["wait", &id]).finish().expect(0);
-    sealed(&house, 1);
-    house.kill_daemon();
-    // Another socket, the same places.
-    let other = house.path("run/other.sock");
-    let other_audit = house.path("state/other.jsonl");
-    let second = house
-        .cli()
-        .args(["daemon", "--socket"])
-        .args([&other])
-        .args(["--audit"])
-        .args([&other_audit])
-        .args(["--scratch-dir"])
-        .args([house.scratch()])
-        .start();
-    let cli = || house.cli().env("FUMEHOOD_SOCKET", &other);
-    eventually(DEADLINE, "the other daemon", || other.exists().then_some(()));
-    cli().args(["logs", &id]).finish().expect(125);
-    second.signal(nix::sys::signal::Signal::SIGTERM);
-    second.finish().expect(0);
-    house.start_daemon();
-    let logs = house.cli().args(["logs", &id]).finish();
-    assert_eq!(logs.out(), "one\n", "{}", logs.err());
-}
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_follows_a_run_when_its_daemon_is_killed_hears_from_the_next_that_it_is_lost() {
+    let mut house = house();
+    let client = house.client().await;
+    let command = client
+        .command("sh")
+        .args(["-c", "echo here; sleep 86400"])
+        .current_dir(house.workspace());
