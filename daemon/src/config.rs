@@ -59,7 +59,9 @@ pub struct Config {
     pub max_runs: usize,
     /// Runs that wait for a place; may be 0.
     pub max_queue: usize,
-    /// Ended runs that are remembered; may be 0.
+    /// Sessions that are not closed, at the same time; may be 0.
+    pub max_sessions: usize,
+    /// Ended runs that are remembered, and closed sessions; may be 0.
     pub retained_runs: usize,
     /// For how long they are.
     pub retain_for: Duration,
@@ -427,6 +429,7 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             max_runs,
             max_queue: file.max_queue.unwrap_or(256),
+            max_sessions: file.max_sessions.unwrap_or(64),
             retained_runs: file.retained_runs.unwrap_or(1000),
             retain_for: file.retain_for.unwrap_or(Duration::from_secs(600)),
             keep_bytes,

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fumehood_sandbox::event::{Event, Finding};
+use fumehood_sandbox::event::{Event, Finding, SignalScope};
 use fumehood_sandbox::files::{Operation, Reply, Worker};
 use fumehood_sandbox::spec::{
     Access, Enforced, Exceptions, Guard, Identity, Limits, Network, Protection, SandboxSpec, State, Syscalls, View,
     ViewEntry,
 };
-use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Lister, Sandbox, Starter, selftest};
+use fumehood_sandbox::{Cgroups, LaunchError, Launcher, Lister, Running, Sandbox, Starter, selftest};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -286,6 +286,9 @@ impl Launching {
     }
 }
 
+/// How long the processes of a sandbox are waited for whose launcher died. One in the kernel (a file system that hangs) can take longer.
+const DEATH_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A sandbox whose events can be awaited.
 #[derive(Debug)]
 pub struct Watched {
@@ -299,12 +302,64 @@ impl Watched {
         &self.sandbox
     }
 
-    /// The next event with its descriptors; see [`Sandbox::receive`]. Cancelling loses nothing.
+    /// The next event with its descriptors; see [`Sandbox::receive`]. At end of file no process of the sandbox is left. Cancelling loses nothing.
     pub async fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
         loop {
             self.socket.readable().await?;
             let sandbox = &mut self.sandbox;
             match self.socket.try_io(Interest::READABLE, || sandbox.receive()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(None) => {
+                    self.dead().await;
+                    return Ok(None);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits for the death of all that is in it, where nobody tells of it.
+    async fn dead(&self) {
+        // The launcher's death kills init, but init closes its socket long before it is gone.
+        let _ = self.sandbox.kill();
+        let Some(init) = self.sandbox.init() else { return };
+        // `register`, which takes its place, is unsafe. What is unsound of `new` are types that change or close their descriptor.
+        #[allow(deprecated)]
+        let watched = init
+            .try_clone_to_owned()
+            .and_then(|init| AsyncFd::with_interest(init, Interest::READABLE));
+        match watched {
+            Ok(init) => {
+                if tokio::time::timeout(DEATH_PATIENCE, init.readable()).await.is_err() {
+                    tracing::error!("the processes of a sandbox that was killed are still there");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the end of a sandbox cannot be awaited"),
+        }
+    }
+}
+
+/// A run in a session whose events can be awaited. Dropped early, it is ended.
+#[derive(Debug)]
+pub struct WatchedRun {
+    run: Running,
+    socket: UnixStream,
+}
+
+impl WatchedRun {
+    /// Watches a run.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn watch(run: Running) -> io::Result<WatchedRun> {
+        let socket = watch(run.as_fd())?;
+        Ok(WatchedRun { run, socket })
+    }
+
+    async fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_io(Interest::READABLE, || self.run.receive()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
@@ -339,6 +394,63 @@ impl FileWorker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
+        }
+    }
+}
+
+/// What the processes of a run are: all those of a sandbox of its own, or some of a session's.
+#[derive(Debug)]
+pub enum Tree {
+    /// The run's own sandbox.
+    Own(Watched),
+    /// A part of a session.
+    InSession(WatchedRun),
+}
+
+impl Tree {
+    /// The next event; see [`Sandbox::receive`]. Cancelling loses nothing.
+    pub async fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+        match self {
+            Tree::Own(sandbox) => sandbox.receive().await,
+            Tree::InSession(run) => run.receive().await,
+        }
+    }
+
+    /// Whether it is a part of a session.
+    pub fn is_in_session(&self) -> bool {
+        matches!(self, Tree::InSession(_))
+    }
+
+    /// Sends a signal into it.
+    pub fn signal(&self, signal: i32, scope: SignalScope) -> io::Result<()> {
+        match self {
+            Tree::Own(sandbox) => sandbox.handle().signal(signal, scope),
+            Tree::InSession(run) => run.run.signal(signal, scope),
+        }
+    }
+
+    /// Asks for [`Event::CpuTime`].
+    pub fn ask_cpu_time(&self) -> io::Result<()> {
+        match self {
+            Tree::Own(sandbox) => sandbox.handle().ask_cpu_time(),
+            Tree::InSession(run) => run.run.ask_cpu_time(),
+        }
+    }
+
+    /// Kills every process of it. [`Event::Gone`] confirms it.
+    pub fn kill(&self) -> io::Result<()> {
+        match self {
+            Tree::Own(sandbox) => sandbox.handle().kill(),
+            Tree::InSession(run) => run.run.kill(),
+        }
+    }
+
+    /// Lets what is left of it go its way, once the main process has ended: in a session it is kept, else it is killed. [`Event::Gone`]
+    /// follows.
+    pub fn let_go(&self) -> io::Result<()> {
+        match self {
+            Tree::Own(sandbox) => sandbox.handle().kill(),
+            Tree::InSession(run) => run.run.leave(),
         }
     }
 }

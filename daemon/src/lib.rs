@@ -24,6 +24,7 @@ pub mod remedy;
 pub mod run;
 pub mod serve;
 pub mod service;
+pub mod session;
 pub mod systemd;
 pub mod telemetry;
 pub mod walls;

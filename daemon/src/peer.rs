@@ -93,6 +93,15 @@ impl Peer {
         format!("{id}@{self}")
     }
 
+    /// An id that this peer chose, in the audit log, where those of all peers stand side by side: the plain one for the daemon's own user,
+    /// else with the peer's name, `build@uid:1001`.
+    pub fn recorded(&self, id: &str) -> String {
+        match self.is_user(nix::unistd::geteuid().as_raw()) {
+            true => id.to_owned(),
+            false => self.qualified(id),
+        }
+    }
+
     /// Whether it is a process of this user on this machine.
     pub fn is_user(&self, user: u32) -> bool {
         matches!(self.identity, Identity::Unix { uid, .. } if uid == user)

@@ -16,6 +16,7 @@ use fumehood_proto::v1::learning_server::LearningServer;
 use fumehood_proto::v1::node_server::NodeServer;
 use fumehood_proto::v1::policies_server::PoliciesServer;
 use fumehood_proto::v1::runs_server::RunsServer;
+use fumehood_proto::v1::sessions_server::SessionsServer;
 use fumehood_sandbox::LaunchError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -33,7 +34,9 @@ use crate::policy::{Policies, StoreError};
 use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
 use crate::service::{
     ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
+    SessionsService,
 };
+use crate::session::{SessionBounds, SessionTable};
 use crate::systemd;
 use crate::walls::Opened;
 
@@ -42,6 +45,9 @@ const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// How long connections may take to end once the runs are over.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
+
+/// What background processes of sessions have after the stop signal when the daemon ends.
+const SESSIONS_GRACE: Duration = Duration::from_secs(2);
 
 /// How long ended runs may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,19 +129,22 @@ pub async fn serve(
     let approvals = Approvals::new(judges, audit.clone(), config.audit.required, Some(kept));
     let spill = open_spill(&config).await?;
     let (spill, left) = spill.map_or_else(|why| (Err(why), Vec::new()), |(store, left)| (Ok(store), left));
-    let runs = RunTable::new(
-        bounds,
-        Surroundings {
-            launching: launching.clone(),
-            audit: audit.clone(),
-            audit_required: config.audit.required,
-            approvals: approvals.clone(),
-            spill: spill.clone(),
-        },
-    );
+    let surroundings = Surroundings {
+        launching: launching.clone(),
+        audit: audit.clone(),
+        audit_required: config.audit.required,
+        approvals: approvals.clone(),
+        spill: spill.clone(),
+    };
+    let runs = RunTable::new(bounds, surroundings.clone());
     if let Ok(store) = &spill {
         runs.restore(left, store, LOST);
     }
+    let sessions = SessionTable::new(SessionBounds {
+        living: config.max_sessions,
+        retained: config.retained_runs,
+        retain_for: config.retain_for,
+    });
     let incoming = listen::incoming(
         endpoints,
         Admission {
@@ -146,6 +155,7 @@ pub async fn serve(
     let connections = incoming.connections();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
+    health.set_serving::<SessionsServer<SessionsService>>().await;
     health.set_serving::<PoliciesServer<PoliciesService>>().await;
     health.set_serving::<ApprovalsServer<ApprovalsService>>().await;
     health.set_serving::<LearningServer<LearningService>>().await;
@@ -159,6 +169,7 @@ pub async fn serve(
         max_keep_bytes: config.max_keep_bytes,
         spill: config.output.spill,
         audit: audit.clone(),
+        sessions: Some(sessions.clone()),
     };
     let answers = ApprovalsService {
         approvals,
@@ -180,6 +191,11 @@ pub async fn serve(
         runs: runs.clone(),
         started_at: SystemTime::now(),
         idle_exit: config.idle_exit,
+    };
+    let in_sessions = SessionsService {
+        sessions: sessions.clone(),
+        door: door.clone(),
+        surroundings,
     };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -205,6 +221,7 @@ pub async fn serve(
             })
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
+        .add_service(SessionsServer::new(in_sessions).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(PoliciesServer::new(policies))
         .add_service(ApprovalsServer::new(answers))
         .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
@@ -222,7 +239,7 @@ pub async fn serve(
 
     let ended = tokio::select! {
         () = signals.next() => Ended::Asked,
-        () = idle(config.idle_exit, runs.active(), connections) => Ended::Idle,
+        () = idle(config.idle_exit, runs.active(), sessions.living(), connections) => Ended::Idle,
         lost = &mut launcher_lost => Ended::Broken(match lost {
             Ok(error) => crate::telemetry::chain(&error),
             Err(error) => error.to_string(),
@@ -236,12 +253,15 @@ pub async fn serve(
     systemd::stopping();
     reader.abort();
     runs.drain();
+    sessions.drain();
     files.drain();
     health.set_not_serving::<RunsServer<RunsService>>().await;
+    health.set_not_serving::<SessionsServer<SessionsService>>().await;
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
     drain(&runs, &mut signals, config.drain_grace).await;
+    close_all(&sessions).await;
     // Whoever connects from here on finds no socket and starts another daemon.
     if let Some(socket) = socket
         && let Err(error) = socket.remove()
@@ -480,16 +500,36 @@ async fn drain(runs: &RunTable, signals: &mut Signals, grace: Duration) {
     }
 }
 
-/// Resolves when nothing ran and nobody was connected for `period`; never without one.
-async fn idle(period: Option<Duration>, mut active: watch::Receiver<usize>, mut connections: watch::Receiver<usize>) {
+/// Closes the sessions, whose runs are over.
+async fn close_all(sessions: &SessionTable) {
+    sessions.end_all(SESSIONS_GRACE);
+    let mut living = sessions.living();
+    let closed = living.wait_for(|living| *living == 0);
+    if tokio::time::timeout(SESSIONS_GRACE + END_TIMEOUT, closed)
+        .await
+        .is_err()
+    {
+        tracing::error!("some sessions did not end; the launcher's end takes them along");
+    }
+}
+
+/// Resolves when nothing ran, no session was open and nobody was connected for `period`; never without one.
+async fn idle(
+    period: Option<Duration>,
+    mut active: watch::Receiver<usize>,
+    mut sessions: watch::Receiver<usize>,
+    mut connections: watch::Receiver<usize>,
+) {
     let Some(period) = period else {
         return std::future::pending().await;
     };
     loop {
-        let busy = *active.borrow_and_update() > 0 || *connections.borrow_and_update() > 0;
+        let busy = [&mut active, &mut sessions, &mut connections].map(|count| *count.borrow_and_update() > 0);
+        let busy = busy.contains(&true);
         let changed = async {
             tokio::select! {
                 result = active.changed() => result.is_ok(),
+                result = sessions.changed() => result.is_ok(),
                 result = connections.changed() => result.is_ok(),
             }
         };

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! runs.rs      service Runs          request.rs   a request, checked field by field
+//! sessions.rs  service Sessions      place.rs     where a request wants to run, and under what
 //! policies.rs  service Policies      convert.rs   what goes out
 //! approvals.rs service Approvals
 //! learning.rs  service Learning
@@ -18,9 +19,11 @@ mod files;
 mod intake;
 mod learning;
 mod node;
+mod place;
 mod policies;
 mod request;
 mod runs;
+mod sessions;
 mod status;
 
 pub use approvals::ApprovalsService;
@@ -31,6 +34,7 @@ pub use node::NodeService;
 pub use policies::PoliciesService;
 pub use request::Door;
 pub use runs::RunsService;
+pub use sessions::SessionsService;
 
 /// The status for a peer that may not use this daemon.
 pub fn refuse(error: crate::peer::PeerError) -> tonic::Status {

@@ -45,6 +45,35 @@ pub struct RequestedLimits {
     pub files: Option<u64>,
 }
 
+impl RequestedLimits {
+    /// These, and where they say nothing, `others`.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        let Self {
+            wall,
+            idle,
+            cpu_time,
+            grace,
+            memory_bytes,
+            processes,
+            output_bytes,
+            disk_bytes,
+            files,
+        } = self;
+        Self {
+            wall: wall.or(others.wall),
+            idle: idle.or(others.idle),
+            cpu_time: cpu_time.or(others.cpu_time),
+            grace: grace.or(others.grace),
+            memory_bytes: memory_bytes.or(others.memory_bytes),
+            processes: processes.or(others.processes),
+            output_bytes: output_bytes.or(others.output_bytes),
+            disk_bytes: disk_bytes.or(others.disk_bytes),
+            files: files.or(others.files),
+        }
+    }
+}
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -117,36 +146,15 @@ impl Policy {
     /// nothing; it does not mean unlimited. Bounds are looked at first, then the command: see [`command`](crate::command).
     /// The request's own variables count as if they were written before the command; the caller's, which the policy chooses from, do not.
     pub fn decide(&self, request: &Request<'_>) -> Decision {
-        let Request {
-            tool,
-            argv,
-            caller_env,
-            env,
-            limits,
-        } = request;
-        if let Some(denial) = self.refuses_tool(*tool).or_else(|| self.refuses_variable(env)) {
-            return Decision::Denied(denial);
-        }
-        let limits = match self.tighten(limits) {
-            Ok(limits) => limits,
+        let grants = match self.grants(request) {
+            Ok(grants) => grants,
             Err(denial) => return Decision::Denied(denial),
         };
-        let grants = Box::new(Grants {
-            filesystem: self.filesystem.clone(),
-            network: self.network.clone(),
-            syscalls: self.syscalls.clone(),
-            limits,
-            env: self.environment.build(caller_env, env),
-            remove: self.environment.remove.clone(),
-            required: self.protections.required.clone(),
-            preferred: self.protections.preferred.clone(),
-            arguments: self.audit.arguments,
-        });
         // There is no command: what files may be reached is in the grants, and the file tools are let in or kept out by `tools`.
-        if *tool == Tool::Files {
+        if request.tool == Tool::Files {
             return Decision::Allowed(grants);
         }
-        let judgement = self.commands.judge_with(argv, env);
+        let judgement = self.commands.judge_with(request.argv, request.env);
         let why = judgement
             .decisive()
             .map(|finding| (finding.place.clone(), self.why(finding)));
@@ -173,6 +181,36 @@ impl Policy {
             commands,
             grants,
         })
+    }
+
+    /// What a request gets whatever its command is, as far as it may ask for it: for the place that several commands will run in, each
+    /// of which is decided about by itself. Its `argv` is not looked at.
+    ///
+    /// # Errors
+    /// Why not: the tool, a variable that the policy takes away, or a bound looser than the policy's.
+    pub fn grants(&self, request: &Request<'_>) -> Result<Box<Grants>, Denial> {
+        let Request {
+            tool,
+            argv: _,
+            caller_env,
+            env,
+            limits,
+        } = request;
+        if let Some(denial) = self.refuses_tool(*tool).or_else(|| self.refuses_variable(env)) {
+            return Err(denial);
+        }
+        let limits = self.tighten(limits)?;
+        Ok(Box::new(Grants {
+            filesystem: self.filesystem.clone(),
+            network: self.network.clone(),
+            syscalls: self.syscalls.clone(),
+            limits,
+            env: self.environment.build(caller_env, env),
+            remove: self.environment.remove.clone(),
+            required: self.protections.required.clone(),
+            preferred: self.protections.preferred.clone(),
+            arguments: self.audit.arguments,
+        }))
     }
 
     fn why(&self, finding: &Finding) -> String {

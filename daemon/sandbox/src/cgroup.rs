@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 use crate::spec::{Limits, State};
 
-pub use leaf::{CpuTime, Leaf};
+pub use leaf::{CpuTime, Gauges, Leaf};
 
 /// What every directory of ours begins with.
 pub(crate) const PREFIX: &str = "fumehood-";

@@ -17,10 +17,10 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
-use crate::event::Finding;
+use crate::event::{Event, Failure, Finding};
 use crate::rights::Rights;
 use crate::seccomp::Program;
-use crate::spec::{CommandSpec, Fallback, Limits, Protection};
+use crate::spec::{CommandSpec, Fallback, Limits, Protection, STATE_FD};
 use crate::sys::{self, Forked};
 use crate::waiting::Waiting;
 use crate::{files, wire};
@@ -35,7 +35,7 @@ const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
 };
 
 /// Why a command could not be executed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SpawnError {
     pub stage: String,
     pub errno: i32,
@@ -44,7 +44,7 @@ pub(crate) struct SpawnError {
 }
 
 impl SpawnError {
-    fn new(stage: &str, errno: i32, path: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn new(stage: &str, errno: i32, path: impl AsRef<OsStr>) -> Self {
         SpawnError {
             stage: stage.into(),
             errno,
@@ -71,6 +71,40 @@ pub(crate) struct Confinement {
     pub filters: Program,
 }
 
+impl Confinement {
+    /// Takes on, for good, what the commands of a session have in common: no capabilities, and one Landlock domain, so that they
+    /// reach each other.
+    pub(crate) fn enter_domain(&self) -> Result<(), SpawnError> {
+        // An init that looks has one left. Exec would take it; what runs without exec must not have it either.
+        rustix::thread::set_capabilities(None, NO_CAPABILITIES)
+            .map_err(|errno| SpawnError::layer(Protection::Privileges, "drop capabilities", errno.raw_os_error()))?;
+        self.rights.apply().map_err(|what| {
+            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            let stage = format!("landlock_restrict_self: {what}");
+            SpawnError::layer(Protection::FilesystemRights, stage, errno)
+        })
+    }
+}
+
+/// The Landlock domain of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Domain {
+    /// One of its own.
+    Own,
+    /// That of the process that forks it, which has [entered](Confinement::enter_domain) it.
+    Inherited,
+}
+
+/// The descriptors of a command.
+pub(crate) struct Descriptors {
+    /// 0, 1 and 2.
+    pub stdio: [OwnedFd; 3],
+    /// [`STATE_FD`], where it is asked for.
+    pub state: Option<OwnedFd>,
+    /// Where what becomes of it is said: [`Report`].
+    pub reports: OwnedFd,
+}
+
 /// What the child says to init, on a socket that exec closes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
@@ -90,6 +124,37 @@ pub(crate) struct Spawned {
 }
 
 impl SpawnError {
+    /// What was asked for makes no sense.
+    pub(crate) fn request() -> Self {
+        SpawnError::new("request", libc::EINVAL, "")
+    }
+
+    /// The same, of what no command can be executed without.
+    pub(crate) fn into_failure(self) -> Failure {
+        Failure {
+            protection: self.protection,
+            stage: self.stage,
+            errno: self.errno,
+            path: self.path,
+        }
+    }
+
+    /// What is told of it.
+    pub(crate) fn into_event(self) -> Event {
+        let SpawnError {
+            stage,
+            errno,
+            path,
+            protection,
+        } = self;
+        Event::SpawnFailed {
+            stage,
+            errno,
+            path,
+            protection,
+        }
+    }
+
     /// There is no terminal to be had.
     pub(crate) fn terminal(error: &io::Error) -> Self {
         SpawnError::new("open a terminal", sys::errno_of(error), "/dev/ptmx")
@@ -109,26 +174,21 @@ pub(crate) enum Task<'a> {
 pub(crate) fn spawn(
     command: &CommandSpec,
     task: Task<'_>,
-    stdio: &[OwnedFd; 3],
-    confinement: Confinement,
+    stdio: [OwnedFd; 3],
+    confinement: &Confinement,
     waiting: &mut Waiting,
 ) -> Result<Spawned, SpawnError> {
     let socket = |error: io::Error| SpawnError::new("socket", sys::errno_of(&error), "");
-    let (reader, writer) = wire::pair().map_err(socket)?;
+    let (reader, reports) = wire::pair().map_err(socket)?;
+    let descriptors = Descriptors {
+        stdio,
+        state: None,
+        reports,
+    };
     match sys::fork().map_err(|error| SpawnError::new("fork", sys::errno_of(&error), ""))? {
-        Forked::Child => {
-            let error = match task {
-                Task::Execute => become_command(command, stdio, &writer, confinement),
-                Task::Files(socket) => match become_worker(command, stdio, &writer, socket, confinement) {
-                    Ok(()) => std::process::exit(0),
-                    Err(error) => error,
-                },
-            };
-            report(error);
-            std::process::exit(127)
-        }
+        Forked::Child => become_task(command, task, &descriptors, confinement, Domain::Own),
         Forked::Parent(pid) => {
-            drop(writer);
+            drop(descriptors);
             let mut listener = None;
             loop {
                 // Where a recorder has it wait, the child's execve itself is a call to answer.
@@ -178,17 +238,26 @@ fn report(error: SpawnError) {
     }
 }
 
-/// Returns only with an error.
-fn become_command(
+/// Makes the process that was forked for it what it is to be. Where that fails it says so and ends.
+pub(crate) fn become_task(
     command: &CommandSpec,
-    stdio: &[OwnedFd; 3],
-    errors: &OwnedFd,
-    confinement: Confinement,
-) -> SpawnError {
-    match confine(command, stdio, errors, confinement) {
-        Ok(()) => execute(command),
-        Err(error) => error,
+    task: Task<'_>,
+    descriptors: &Descriptors,
+    confinement: &Confinement,
+    domain: Domain,
+) -> ! {
+    let become_it = || match task {
+        Task::Execute => {
+            confine(command, descriptors, confinement, domain)?;
+            Err(execute(command))
+        }
+        Task::Files(socket) => become_worker(command, descriptors, socket, confinement, domain),
+    };
+    match become_it() {
+        Ok(()) => std::process::exit(0),
+        Err(error) => report(error),
     }
+    std::process::exit(127)
 }
 
 /// `/dev/null` three times: for what runs in a command's place.
@@ -200,18 +269,18 @@ pub(crate) fn no_stdio() -> io::Result<[OwnedFd; 3]> {
 /// Returns once there are no more operations.
 fn become_worker(
     command: &CommandSpec,
-    stdio: &[OwnedFd; 3],
-    errors: &OwnedFd,
+    descriptors: &Descriptors,
     socket: &OwnedFd,
-    confinement: Confinement,
+    confinement: &Confinement,
+    domain: Domain,
 ) -> Result<(), SpawnError> {
     let failed = |stage: &'static str| move |error: io::Error| SpawnError::new(stage, sys::errno_of(&error), "");
     // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
         .map_err(|error| failed("become dumpable")(error.into()))?;
-    confine(command, stdio, errors, confinement)?;
+    confine(command, descriptors, confinement, domain)?;
     sys::ignore_write_signals();
-    // What exec would do: nothing of init's is left, and the closing of `errors` says that all went well.
+    // What exec would do: nothing of init's is left, and the closing of 3 says that all went well.
     sys::close_all_but(&[socket.as_fd()]).map_err(failed("close descriptors"))?;
     files::serve(socket);
     Ok(())
@@ -220,13 +289,17 @@ fn become_worker(
 /// Everything between fork and exec that does not depend on which program it is.
 pub(crate) fn confine(
     command: &CommandSpec,
-    stdio: &[OwnedFd; 3],
-    errors: &OwnedFd,
-    confinement: Confinement,
+    descriptors: &Descriptors,
+    confinement: &Confinement,
+    domain: Domain,
 ) -> Result<(), SpawnError> {
     // First, so that no later step can leak a descriptor. What is above 3 (the ruleset, still needed) is closed by exec.
-    sys::install_stdio(stdio, errors.as_fd())
-        .map_err(|error| SpawnError::layer(Protection::Descriptors, "install stdio", sys::errno_of(&error)))?;
+    let Descriptors { stdio, state, reports } = descriptors;
+    let install = |error: io::Error| SpawnError::layer(Protection::Descriptors, "install stdio", sys::errno_of(&error));
+    sys::install_stdio(stdio, reports.as_fd()).map_err(install)?;
+    if let Some(state) = state {
+        sys::install_at(state.as_fd(), STATE_FD).map_err(install)?;
+    }
     // A session of its own: no controlling terminal but its own, a process group that signals can address.
     nix::unistd::setsid().map_err(|errno| SpawnError::new("setsid", errno as i32, ""))?;
     if command.terminal.is_some() {
@@ -239,22 +312,14 @@ pub(crate) fn confine(
         .map_err(|errno| SpawnError::layer(Protection::Resources, "setrlimit", errno as i32))?;
     // Before Landlock: entering a directory needs no right, but its failure should be the directory's own.
     nix::unistd::chdir(&command.cwd).map_err(|errno| SpawnError::new("cwd", errno as i32, &command.cwd))?;
-    // An init that guards trees has one left. Exec would take it; what runs without exec must not have it either.
-    rustix::thread::set_capabilities(None, NO_CAPABILITIES)
-        .map_err(|errno| SpawnError::layer(Protection::Privileges, "drop capabilities", errno.raw_os_error()))?;
-    confinement.rights.apply().map_err(|what| {
-        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        SpawnError::layer(
-            Protection::FilesystemRights,
-            format!("landlock_restrict_self: {what}"),
-            errno,
-        )
-    })?;
+    if domain == Domain::Own {
+        confinement.enter_domain()?;
+    }
     // Last: the filter may refuse what the steps above needed.
     let layer = |error: io::Error| SpawnError::layer(Protection::SystemCalls, "seccomp", sys::errno_of(&error));
     if let Some(listener) = confinement.filters.install().map_err(layer)? {
         // Nothing from here to exec is a call that waits for init.
-        wire::send(errors.as_fd(), &Report::Listener, &[listener.as_fd()]).map_err(layer)?;
+        wire::send(reports.as_fd(), &Report::Listener, &[listener.as_fd()]).map_err(layer)?;
     }
     Ok(())
 }

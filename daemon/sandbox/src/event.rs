@@ -303,6 +303,8 @@ pub enum Job {
         /// As the spec has it.
         state: bool,
     },
+    /// What [`Request::Files`] says, with the same descriptors.
+    Files,
 }
 
 /// To whom a signal goes.

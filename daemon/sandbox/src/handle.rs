@@ -270,9 +270,8 @@ impl Sandbox {
         if stdio.is_some() == command.terminal.is_some() || state.is_some() != command.state {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (socket, theirs) = wire::pair()?;
         let memory = wire::memory_file(command)?;
-        let mut fds = vec![theirs.as_fd(), memory.as_fd()];
+        let mut fds = vec![memory.as_fd()];
         fds.extend(state.iter().map(AsFd::as_fd));
         for fd in stdio.iter().flatten() {
             self.give_pipe(fd)?;
@@ -282,6 +281,23 @@ impl Sandbox {
             terminal: command.terminal,
             state: command.state,
         };
+        self.ask_to_run(number, job, &fds)
+    }
+
+    /// Has a worker started in a session that carries out operations on files, as [`Self::files`] does: a run like others, which ends when
+    /// the worker's handle is dropped.
+    pub fn run_files(&self, number: u64, command: &CommandSpec) -> io::Result<(Running, Worker)> {
+        let memory = wire::memory_file(command)?;
+        let (operations, theirs) = wire::pair()?;
+        let worker = Worker::new(operations)?;
+        let job = Job::Files;
+        Ok((self.ask_to_run(number, job, &[memory.as_fd(), theirs.as_fd()])?, worker))
+    }
+
+    /// `fds` are those that the job asks for.
+    fn ask_to_run(&self, number: u64, job: Job, fds: &[BorrowedFd<'_>]) -> io::Result<Running> {
+        let (socket, theirs) = wire::pair()?;
+        let fds = [&[theirs.as_fd()], fds].concat();
         wire::send(self.socket.as_fd(), &Request::Run { number, job }, &fds)?;
         wire::set_nonblocking(&socket)?;
         Ok(Running::new(socket))
@@ -305,6 +321,12 @@ impl Sandbox {
     /// Sends a signal into the sandbox.
     pub fn signal(&self, signal: i32, scope: SignalScope) -> io::Result<()> {
         wire::send(self.socket.as_fd(), &Request::Signal { signal, scope }, &[])
+    }
+
+    /// Its init's pidfd, once it is made: readable when no process of the sandbox exists any more, because init's death waits for that of all
+    /// others in its pid namespace.
+    pub fn init(&self) -> Option<BorrowedFd<'_>> {
+        self.init.as_ref().map(AsFd::as_fd)
     }
 
     /// Kills every process of the sandbox by killing its init. [`Event::Gone`] confirms it.

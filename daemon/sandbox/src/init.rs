@@ -15,25 +15,25 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, SysconfVar};
+use nix::unistd::Pid;
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::command::{self, Confinement, Task};
-use crate::event::{Event, ExitStatus, Failure, Leftover, Request, SignalScope};
+use crate::cgroup::Gauges;
+use crate::command::{self, Confinement, SpawnError, Task};
+use crate::event::{Event, ExitStatus, Failure, Request};
 use crate::guard::{self, Guard};
 use crate::ports::{self, Ports};
+use crate::processes;
 use crate::recorder::{self, Recorder};
 use crate::rights::{self, Rights};
 use crate::seccomp::{self, Program};
+use crate::session::{self, Session};
 use crate::spec::{CommandSpec, Enforced, Fallback, Limits, Network, Protection, SandboxSpec, State};
 use crate::sys::{self, notify};
-use crate::waiting::Waiting;
+use crate::waiting::{Refusals, Waiting};
 use crate::watch::Watch;
 use crate::{selftest, terminal, view, wire};
-
-/// Left-over processes named in a report, at most.
-const MAX_LEFTOVERS: usize = 64;
 
 /// What the launcher hands to init through the fork.
 pub(crate) struct Birth<'a> {
@@ -56,6 +56,8 @@ pub(crate) struct Birth<'a> {
     pub can_guard: bool,
     /// The file by whose locks sandboxes change the same trees one after the other; there if trees are guarded.
     pub locks: Option<OwnedFd>,
+    /// What a session's cgroup tells, where it has one.
+    pub gauges: Gauges,
 }
 
 /// Runs init. Never returns.
@@ -96,6 +98,8 @@ struct Ready {
     limits: Limits,
     fallback: Fallback,
     watch: Watch,
+    /// Of a session only.
+    session: Option<(Gauges, Network)>,
 }
 
 fn fail<E: Into<io::Error>>(protection: Protection, stage: &'static str) -> impl FnOnce(E) -> Failure {
@@ -166,6 +170,14 @@ fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
             path: Vec::new(),
         });
     }
+    if spec.record && spec.session {
+        return Err(Failure {
+            protection: None,
+            stage: "record: a session records nothing".into(),
+            errno: libc::EINVAL,
+            path: Vec::new(),
+        });
+    }
     let recorder = spec.record.then(Recorder::new);
     let looks = guard.is_some() || ports.is_some() || recorder.is_some();
     drop_privileges(looks || Watch::is_needed(birth.fallback.memory_bytes, &spec.limits))
@@ -203,6 +215,9 @@ fn set_up(birth: &mut Birth<'_>) -> Result<Ready, Failure> {
         limits: spec.limits,
         fallback: birth.fallback,
         watch: Watch::new(birth.fallback.memory_bytes, &spec.limits, built.places),
+        session: spec
+            .session
+            .then(|| (std::mem::take(&mut birth.gauges), spec.network.clone())),
     })
 }
 
@@ -306,6 +321,7 @@ fn report(birth: &Birth<'_>, built: &view::Built, rights: &Rights, protected_pat
             kept_groups(birth.kept_groups)
         )),
         Protection::Resources => birth.resources.clone(),
+        Protection::Descriptors if spec.session => active("0, 1 and 2 only, and 63 where a shell tells its state"),
         Protection::Descriptors => active("0, 1 and 2 only"),
         Protection::Environment => active("built from policy and request"),
     };
@@ -377,13 +393,11 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         }
     };
     let refusal = ready.refusal.take();
-    let fds: Vec<_> = refusal.iter().map(AsFd::as_fd).collect();
     let enforcement = std::mem::take(&mut ready.enforcement);
-    if wire::send(socket.as_fd(), &Event::Ready { enforcement }, &fds).is_err() {
-        return 1;
-    }
-    drop(refusal);
-
+    let announce = || {
+        let fds: Vec<_> = refusal.iter().map(AsFd::as_fd).collect();
+        wire::send(socket.as_fd(), &Event::Ready { enforcement }, &fds)
+    };
     let Ready {
         limits,
         fallback,
@@ -391,15 +405,45 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         filters,
         mut waiting,
         mut watch,
+        session,
         ..
     } = ready;
-    let mut listener: Option<OwnedFd> = None;
-    let mut confinement = Some(Confinement {
+    let confinement = Confinement {
         limits,
         fallback,
         rights,
         filters,
-    });
+    };
+    if let Some((gauges, network)) = session {
+        let opened = Session::open(session::Parts {
+            socket,
+            children,
+            life,
+            confinement,
+            waiting,
+            watch,
+            gauges,
+            network,
+        });
+        return match opened {
+            Ok(session) if announce().is_ok() => {
+                drop(refusal);
+                session.serve()
+            }
+            Ok(_) => 1,
+            Err(error) => {
+                let _ = wire::send(socket.as_fd(), &Event::Failed(error.into_failure()), &[]);
+                1
+            }
+        };
+    }
+    if announce().is_err() {
+        return 1;
+    }
+    drop(refusal);
+    let mut refusals = Refusals::default();
+    let mut listener: Option<OwnedFd> = None;
+    let mut confinement = Some(confinement);
     let mut leader = None;
     loop {
         let mut fds = vec![
@@ -435,7 +479,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         {
             denials.extend(waiting.serve(listener.as_fd()));
         }
-        for denial in denials {
+        for denial in denials.into_iter().filter_map(|denial| refusals.note(denial)) {
             let _ = wire::send(socket.as_fd(), &Event::Refused(denial), &[]);
         }
         while let Some(recorded) = waiting.recorded(child) {
@@ -447,7 +491,7 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
         }
         if child {
             while let Ok(Some(_)) = children.read_signal() {}
-            if !reap(socket, &mut leader, waiting.refusals()) {
+            if !reap(socket, &mut leader, refusals.count()) {
                 return 0;
             }
         }
@@ -470,9 +514,15 @@ fn serve(socket: &OwnedFd, life: BorrowedFd<'_>, mut ready: Ready) -> i32 {
                     None => return 1,
                 },
                 Ok(Some((Request::CpuTime, _))) => {
-                    let _ = wire::send(socket.as_fd(), &Event::CpuTime { micros: cpu_time() }, &[]);
+                    let _ = wire::send(
+                        socket.as_fd(),
+                        &Event::CpuTime {
+                            micros: processes::cpu_time(),
+                        },
+                        &[],
+                    );
                 }
-                Ok(Some((Request::Signal { signal, scope }, _))) => send_signal(leader, signal, scope),
+                Ok(Some((Request::Signal { signal, scope }, _))) => processes::send_signal(leader, signal, scope),
                 // The daemon closed its end or speaks nonsense: the sandbox is over.
                 Ok(Some((Request::Run { .. } | Request::Describe | Request::Kill | Request::Leave, _)) | None)
                 | Err(_) => {
@@ -491,48 +541,27 @@ fn start(
     confinement: Confinement,
     waiting: &mut Waiting,
 ) -> Option<command::Spawned> {
-    let refuse = |error: command::SpawnError| {
-        let command::SpawnError {
-            stage,
-            errno,
-            path,
-            protection,
-        } = error;
-        let _ = wire::send(
-            socket.as_fd(),
-            &Event::SpawnFailed {
-                stage,
-                errno,
-                path,
-                protection,
-            },
-            &[],
-        );
-    };
-    let invalid = || command::SpawnError {
-        stage: "request".into(),
-        errno: libc::EINVAL,
-        path: Vec::new(),
-        protection: None,
+    let refuse = |error: SpawnError| {
+        let _ = wire::send(socket.as_fd(), &error.into_event(), &[]);
     };
     let mut fds = fds.into_iter();
     let (Some(spec), stdio) = (fds.next(), fds.collect::<Vec<_>>()) else {
-        refuse(invalid());
+        refuse(SpawnError::request());
         return None;
     };
     let command: CommandSpec = match wire::read_memory_file(spec) {
         Ok(command) => command,
         Err(_) => {
-            refuse(invalid());
+            refuse(SpawnError::request());
             return None;
         }
     };
     if *request == Request::Files {
         let (Ok([operations]), Ok(stdio)) = (<[OwnedFd; 1]>::try_from(stdio), command::no_stdio()) else {
-            refuse(invalid());
+            refuse(SpawnError::request());
             return None;
         };
-        let worker = command::spawn(&command, Task::Files(&operations), &stdio, confinement, waiting);
+        let worker = command::spawn(&command, Task::Files(&operations), stdio, &confinement, waiting);
         return worker
             .map(|spawned| announce(socket, spawned, &[]))
             .map_err(refuse)
@@ -543,17 +572,17 @@ fn start(
         (Some(size), Err(none)) if none.is_empty() => match terminal::open(size) {
             Ok((master, stdio)) => (stdio, Some(master)),
             Err(error) => {
-                refuse(command::SpawnError::terminal(&error));
+                refuse(SpawnError::terminal(&error));
                 return None;
             }
         },
         _ => {
-            refuse(invalid());
+            refuse(SpawnError::request());
             return None;
         }
     };
     waiting.note_command(&command);
-    match command::spawn(&command, Task::Execute, &stdio, confinement, waiting) {
+    match command::spawn(&command, Task::Execute, stdio, &confinement, waiting) {
         Ok(spawned) => {
             let master: Vec<_> = master.iter().map(AsFd::as_fd).collect();
             Some(announce(socket, spawned, &master))
@@ -582,7 +611,7 @@ fn reap(socket: &OwnedFd, leader: &mut Option<Pid>, refusals: u64) -> bool {
         match sys::reap(Pid::from_raw(-1)) {
             Ok(Some((pid, status, _))) if Some(pid) == *leader => {
                 *leader = None;
-                let (leftovers, leftover_count) = leftovers();
+                let (leftovers, leftover_count) = processes::leftovers();
                 let status = exit_status(status);
                 let event = Event::Exited {
                     status,
@@ -613,134 +642,7 @@ pub(crate) fn exit_status(status: libc::c_int) -> ExitStatus {
     }
 }
 
-/// The processes there are beside init, the dead but unreaped not counted.
-fn leftovers() -> (Vec<Leftover>, u32) {
-    let mut found = Vec::new();
-    let mut count = 0;
-    for (pid, stat) in processes() {
-        if pid == 1 || matches!(stat.fields.first().map(String::as_str), Some("Z" | "X") | None) {
-            continue;
-        }
-        count += 1;
-        if found.len() < MAX_LEFTOVERS {
-            found.push(Leftover { pid, comm: stat.comm });
-        }
-    }
-    (found, count)
-}
-
-/// CPU time of every process of the sandbox and of what was reaped in it, in microseconds, but not init's own.
-fn cpu_time() -> u64 {
-    let ticks_per_second = system_constant(SysconfVar::CLK_TCK);
-    let ticks: u64 = processes().map(|(pid, stat)| cpu_ticks(pid, &stat)).sum();
-    ticks * (1_000_000 / ticks_per_second)
-}
-
-/// What is laid at the command's door of a process's CPU time. Of init that is what it has reaped: how often it must look at
-/// limits also depends on what others do to a disk.
-fn cpu_ticks(pid: i32, stat: &Stat) -> u64 {
-    // utime, stime, cutime and cstime are fields 14 to 17 of proc_pid_stat(5); `fields` begins with field 3.
-    let fields = stat.fields.get(11..15).unwrap_or_default();
-    let own = if pid == 1 { 2 } else { 0 };
-    fields
-        .iter()
-        .skip(own)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum()
-}
-
-/// A constant of this machine, at least 1. By libc: rustix looks into `/proc/self/auxv` before Linux 6.4, which a process that is not
-/// dumpable may not, and panics.
-pub(crate) fn system_constant(name: SysconfVar) -> u64 {
-    nix::unistd::sysconf(name)
-        .ok()
-        .flatten()
-        .and_then(|value| u64::try_from(value).ok())
-        .unwrap_or(1)
-        .max(1)
-}
-
-/// `/proc/PID/stat` of a process.
-pub(crate) struct Stat {
-    comm: Vec<u8>,
-    /// From the third field on: the state.
-    pub fields: Vec<String>,
-}
-
-/// The number of every process of the sandbox, in rising order.
-pub(crate) fn pids() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-}
-
-/// Every process of the sandbox.
-pub(crate) fn processes() -> impl Iterator<Item = (i32, Stat)> {
-    pids().filter_map(|pid| {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // "pid (comm) state ...": the name may hold anything, the last parenthesis ends it.
-        let open = stat.iter().position(|byte| *byte == b'(')?;
-        let close = stat.iter().rposition(|byte| *byte == b')')?;
-        let rest = String::from_utf8_lossy(stat.get(close + 1..)?).into_owned();
-        let fields = rest.split_ascii_whitespace().map(str::to_owned).collect();
-        Some((
-            pid,
-            Stat {
-                comm: stat.get(open + 1..close)?.to_vec(),
-                fields,
-            },
-        ))
-    })
-}
-
-/// Sends a signal. A target that is gone is no error: it may have ended while the request was under way.
-fn send_signal(leader: Option<Pid>, signal: i32, scope: SignalScope) {
-    let target = match (scope, leader) {
-        // Everything init may signal: every process of the pid namespace but init itself.
-        (SignalScope::Tree, _) => -1,
-        (SignalScope::Leader, Some(pid)) => pid.as_raw(),
-        (SignalScope::Group, Some(pid)) => -foreground_group(pid).unwrap_or(pid.as_raw()),
-        (_, None) => return,
-    };
-    // nix's kill takes its own enum, which has no real-time signals.
-    sys::kill(target, signal);
-}
-
-/// The process group in the foreground of the terminal that controls a process's session.
-fn foreground_group(pid: Pid) -> Option<i32> {
-    let (_, stat) = processes().find(|(number, _)| *number == pid.as_raw())?;
-    // tpgid is field 8 of proc_pid_stat(5); `fields` begins with field 3. -1 without a terminal, 0 for a group of another namespace;
-    // as a target of kill(2) those and 1 would mean more than one group.
-    stat.fields.get(5)?.parse().ok().filter(|group| *group > 1)
-}
-
 fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inits_own_processor_time_is_not_the_commands() {
-        let mut fields: Vec<String> = (3..=52).map(|_| "1000000".to_owned()).collect();
-        for (field, ticks) in [(14, "1"), (15, "20"), (16, "300"), (17, "4000")] {
-            fields[field - 3] = ticks.to_owned();
-        }
-        let stat = Stat {
-            comm: b"x".to_vec(),
-            fields,
-        };
-        assert_eq!(cpu_ticks(2, &stat), 4321);
-        assert_eq!(cpu_ticks(1, &stat), 4300);
-        let torn = Stat {
-            comm: Vec::new(),
-            fields: vec!["R".to_owned()],
-        };
-        assert_eq!(cpu_ticks(2, &torn), 0);
-    }
 }

@@ -373,6 +373,7 @@ impl Launcher {
             drop(go_write);
             let life = self.life.0.as_fd();
             let fallback = fallback(leaf, &spec.limits);
+            let gauges = leaf.filter(|_| spec.session).map(Leaf::gauges).unwrap_or_default();
             self.become_init(Birth {
                 spec,
                 socket,
@@ -384,6 +385,7 @@ impl Launcher {
                 fallback,
                 can_guard: self.can_guard,
                 locks,
+                gauges,
             })
         };
         drop(go_read);
@@ -422,6 +424,7 @@ impl Launcher {
         // would keep another sandbox's end of file from the daemon, and the write end of `life` would keep this one alive.
         let mut keep = vec![birth.socket.as_fd(), birth.go.as_fd(), birth.life];
         keep.extend(birth.locks.iter().map(AsFd::as_fd));
+        keep.extend(birth.gauges.descriptors());
         if sys::close_all_but(&keep).is_err() {
             std::process::exit(1);
         }
@@ -548,20 +551,7 @@ fn remove(leaf: &Leaf) {
 /// The cgroup's figures where there are any, else those of wait4; without init's own CPU time, `own_us` in all, of which the cgroup did not
 /// see `uncounted_us`.
 fn usage(leaf: Option<&Leaf>, rusage: Rusage, own_us: u64, uncounted_us: u64) -> Usage {
-    let cpu = CpuTime {
-        user_us: rusage.user_us,
-        system_us: rusage.system_us,
-    }
-    .without(own_us);
-    let reaped = Usage {
-        cpu_user_us: cpu.user_us,
-        cpu_system_us: cpu.system_us,
-        memory_peak_bytes: rusage.max_rss_bytes,
-        oom_kills: 0,
-        fork_failures: None,
-        throttled_us: None,
-        from_cgroup: false,
-    };
+    let reaped = reaped_usage(rusage, own_us);
     leaf.map_or(reaped, |leaf| {
         let mut counted = leaf.usage();
         counted.cpu = counted.cpu.map(|cpu| cpu.without(own_us.saturating_sub(uncounted_us)));
@@ -569,9 +559,27 @@ fn usage(leaf: Option<&Leaf>, rusage: Rusage, own_us: u64, uncounted_us: u64) ->
     })
 }
 
+/// The figures of wait4, without the `own_us` of whoever it was that kept the tree.
+pub(crate) fn reaped_usage(rusage: Rusage, own_us: u64) -> Usage {
+    let cpu = CpuTime {
+        user_us: rusage.user_us,
+        system_us: rusage.system_us,
+    }
+    .without(own_us);
+    Usage {
+        cpu_user_us: cpu.user_us,
+        cpu_system_us: cpu.system_us,
+        memory_peak_bytes: rusage.max_rss_bytes,
+        oom_kills: 0,
+        fork_failures: None,
+        throttled_us: None,
+        from_cgroup: false,
+    }
+}
+
 /// CPU time of a process with one thread, its children's not included, in microseconds. 0 where the kernel does not tell
 /// (without CONFIG_SCHED_INFO, which no distribution leaves out): then a run's figures hold init's as well.
-fn own_cpu_us(pid: Pid) -> u64 {
+pub(crate) fn own_cpu_us(pid: Pid) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     // Nanoseconds on a processor, nanoseconds waiting, turns. proc_pid_stat(5) has only ticks of 10 ms.
     let on_cpu = text.split_ascii_whitespace().next();

@@ -15,6 +15,7 @@
 //! ports.rs      refused ports, told
 //! seccomp.rs    system calls                    cgroup.rs    limits and usage
 //! idmap.rs      user namespace maps             scratch.rs   directories on disk
+//! session.rs    init of a sandbox that lives on   processes.rs processes as /proc shows them
 //! watch.rs      limits that init holds by looking
 //! selftest.rs   everything that must not work, tried
 //! starter.rs    starts launchers for a daemon that cannot start anything any more
@@ -36,12 +37,14 @@ mod init;
 mod launcher;
 mod lister;
 mod ports;
+mod processes;
 mod recorder;
 mod rights;
 mod running;
 mod scratch;
 pub mod seccomp;
 pub mod selftest;
+mod session;
 mod shed;
 pub mod spec;
 mod starter;

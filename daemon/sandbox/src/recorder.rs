@@ -22,8 +22,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::command::DEFAULT_PATH;
 use crate::event::{Event, Observation, Purpose, Target};
 use crate::guard::{Caller, of_caller};
-use crate::init;
 use crate::ports;
+use crate::processes;
 use crate::seccomp::{Arch, Call, Notify, When};
 use crate::spec::CommandSpec;
 use crate::sys::notify::Notification;
@@ -427,7 +427,7 @@ impl Recorder {
             return;
         }
         // `num_threads` is field 20 of proc_pid_stat(5); `fields` begins with field 3. Init itself is none of the command's.
-        let tasks: u32 = init::processes()
+        let tasks: u32 = processes::all()
             .filter(|(pid, _)| *pid != 1)
             .filter_map(|(_, stat)| stat.fields.get(17)?.parse::<u32>().ok())
             .sum();

@@ -28,23 +28,31 @@ impl Running {
 
     /// Sends a signal to the run's main process, its group or all of its processes, wherever they have moved to.
     pub fn signal(&self, signal: i32, scope: SignalScope) -> io::Result<()> {
-        wire::send(self.socket.as_fd(), &Request::Signal { signal, scope }, &[])
+        self.ask(&Request::Signal { signal, scope })
     }
 
     /// Asks for [`Event::CpuTime`].
     pub fn ask_cpu_time(&self) -> io::Result<()> {
-        wire::send(self.socket.as_fd(), &Request::CpuTime, &[])
+        self.ask(&Request::CpuTime)
     }
 
     /// Kills every process of the run, and what they start meanwhile. [`Event::Gone`] confirms it.
     pub fn kill(&self) -> io::Result<()> {
-        wire::send(self.socket.as_fd(), &Request::Kill, &[])
+        self.ask(&Request::Kill)
     }
 
     /// Keeps what is left of the run when its main process has ended: it goes on in the background of the session. [`Event::Gone`] follows
     /// as soon as that is so. Such processes can be seen in the session's description, and signalled by later commands.
     pub fn leave(&self) -> io::Result<()> {
-        wire::send(self.socket.as_fd(), &Request::Leave, &[])
+        self.ask(&Request::Leave)
+    }
+
+    /// Asks init for something. Of a run that is over there is nothing to ask; its last events may still wait to be received.
+    fn ask(&self, request: &Request) -> io::Result<()> {
+        match wire::send(self.socket.as_fd(), request, &[]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            result => result,
+        }
     }
 }
 

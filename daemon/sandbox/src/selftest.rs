@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::command::{self, Confinement, Report};
+use crate::command::{self, Confinement, Descriptors, Domain, Report};
 use crate::event::Finding;
 use crate::spec::{CommandSpec, Protection};
 use crate::sys::{self, Forked};
@@ -45,7 +45,7 @@ pub(crate) fn run(confinement: Confinement, waiting: Waiting) -> Vec<Finding> {
     match sys::fork() {
         Err(error) => broken(error.to_string()),
         Ok(Forked::Child) => {
-            let findings = in_child(confinement, &writer).unwrap_or_else(broken);
+            let findings = in_child(confinement, writer).unwrap_or_else(broken);
             if let Ok(fd) = sys::adopt(3) {
                 let _ = wire::send(fd.as_fd(), &Report::SelfTest(findings), &[]);
             }
@@ -91,8 +91,12 @@ fn findings_of(reader: &OwnedFd, mut waiting: Waiting) -> Result<Vec<Finding>, S
     }
 }
 
-fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, String> {
-    let stdio = command::no_stdio().map_err(|error| format!("open /dev/null: {error}"))?;
+fn in_child(confinement: Confinement, reports: OwnedFd) -> Result<Vec<Finding>, String> {
+    let descriptors = Descriptors {
+        stdio: command::no_stdio().map_err(|error| format!("open /dev/null: {error}"))?,
+        state: None,
+        reports,
+    };
     let command = CommandSpec {
         argv: vec!["self-test".into()],
         env: Vec::new(),
@@ -104,7 +108,7 @@ fn in_child(confinement: Confinement, errors: &OwnedFd) -> Result<Vec<Finding>, 
     // A command is dumpable once it was executed, and init reads the arguments of its waiting calls. This one is not executed.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
         .map_err(|error| format!("become dumpable: {error}"))?;
-    command::confine(&command, &stdio, errors, confinement)
+    command::confine(&command, &descriptors, &confinement, Domain::Own)
         .map_err(|error| format!("{}: {}", error.stage, Errno::from_raw(error.errno)))?;
     Ok(findings())
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 pub(crate) mod notify;
 
@@ -44,6 +45,18 @@ pub(crate) const NAMESPACES: libc::c_int =
 
 /// `CLONE_INTO_CGROUP` of linux/sched.h; libc's constant has a type too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks a sibling: a child of this process's parent (`CLONE_PARENT`), which reaps it. Neither nix nor rustix wraps that. As for [`fork`], only
+/// for a process with one thread. Returns the sibling's pid here, `None` in the sibling.
+pub(crate) fn fork_sibling() -> io::Result<Option<Pid>> {
+    // SAFETY: clone_args is plain data for which all zeroes is a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    // The signal at its end is that of this process: the kernel refuses another.
+    args.flags = libc::CLONE_PARENT as u64;
+    // SAFETY: without CLONE_VM and with no stack given the call behaves as fork; the process has one thread, `args` outlives the call.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
+}
 
 /// clone3(2) into new namespaces, optionally into a version 2 cgroup (`CLONE_INTO_CGROUP`, Linux 5.7). nix and rustix wrap
 /// neither clone3 nor that flag.
@@ -164,6 +177,18 @@ pub(crate) fn install_stdio(stdio: &[OwnedFd; 3], keep: BorrowedFd<'_>) -> io::R
     close_on_exec_from(4)
 }
 
+/// Gives a copy of `fd` this number, replacing what was there, to be inherited by what is executed.
+pub(crate) fn install_at(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        // SAFETY: F_SETFD touches no memory.
+        check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into())?;
+    } else {
+        // SAFETY: dup3 touches no memory; the caller is about to execute something else and owns nothing at that number any more.
+        check(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) }.into())?;
+    }
+    Ok(())
+}
+
 /// Opens /dev/null on each number of 0 to 3 in `numbers`, replacing what was there, so that no descriptor of ours ever gets a number that
 /// [`install_stdio`] overwrites. The caller has moved or given up what it held there.
 pub(crate) fn reserve_low(numbers: &[RawFd]) -> io::Result<()> {
@@ -270,7 +295,7 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 }
 
 /// CPU time and largest resident set of the children that were waited for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rusage {
     pub user_us: u64,
     pub system_us: u64,
@@ -299,6 +324,84 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Option<(Pid, libc::c_int, Rusage)>> {
         0 => Ok(None),
         pid => Ok(Some((Pid::from_raw(pid as i32), status, usage.into()))),
     }
+}
+
+/// What has become of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It has ended, and waits to be reaped.
+    Ended(Pid),
+    /// A signal stopped it.
+    Stopped(Pid),
+}
+
+/// The next child that has ended or was stopped (waitid(2)), without reaping it; that it was stopped is told once. nix cannot tell of an end
+/// by a real-time signal. `None`: none has; ECHILD: there is no child.
+pub(crate) fn next_change() -> io::Result<Option<Change>> {
+    let wait = |kind, id, options| {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the out-pointer lives through the call.
+        check(unsafe { libc::waitid(kind, id, &raw mut info, options | libc::WNOHANG) }.into())?;
+        // SAFETY: waitid filled in the fields of a SIGCHLD, or left zeroes where there is nothing to tell.
+        Ok::<_, io::Error>((unsafe { info.si_pid() }, info.si_code))
+    };
+    let (pid, code) = wait(libc::P_ALL, 0, libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT)?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    if matches!(code, libc::CLD_STOPPED | libc::CLD_TRAPPED) {
+        wait(libc::P_PID, pid as libc::id_t, libc::WSTOPPED)?;
+        return Ok(Some(Change::Stopped(Pid::from_raw(pid))));
+    }
+    Ok(Some(Change::Ended(Pid::from_raw(pid))))
+}
+
+/// wait4(2), blocking, for any child.
+pub(crate) fn wait_for_any() -> io::Result<(Pid, libc::c_int)> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the out-pointer lives through the call; no usage is asked for.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, 0, std::ptr::null_mut()) };
+        match check(pid.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return Ok((Pid::from_raw(result? as i32), status)),
+        }
+    }
+}
+
+/// What the children that this process has waited for consumed, and what they had waited for.
+pub(crate) fn children_usage() -> Rusage {
+    // SAFETY: rusage is plain data for which all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the out-pointer lives through the call, which cannot fail with these arguments.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    usage.into()
+}
+
+/// Holds back every signal that can be held back, so that only SIGKILL and SIGSTOP have an effect.
+pub(crate) fn block_signals() {
+    // SAFETY: the set is plain memory that the calls initialise and read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// pidfd_send_signal(2) with any signal number; rustix takes its own type, which has no real-time signals. As for [`kill`] the result is
+/// of no use.
+pub(crate) fn signal_process(process: BorrowedFd<'_>, signal: i32) {
+    // SAFETY: without a siginfo the call touches no memory.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
 }
 
 /// A C string; the inner NUL that it cannot hold is EINVAL.

@@ -45,9 +45,27 @@ pub(crate) struct Waiting {
     guard: Option<Guard>,
     ports: Option<Ports>,
     recorder: Option<Recorder>,
+}
+
+/// What was refused to one run, and told of it.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
     /// What was told already.
     told: HashSet<Denial>,
-    refusals: u64,
+    count: u64,
+}
+
+impl Refusals {
+    /// How often something was refused so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Counts a refusal. What is to be told of it: each is once, and the first ones only.
+    pub(crate) fn note(&mut self, denial: Denial) -> Option<Denial> {
+        self.count += 1;
+        (self.told.len() < MAX_TOLD && self.told.insert(denial.clone())).then_some(denial)
+    }
 }
 
 impl Waiting {
@@ -64,17 +82,10 @@ impl Waiting {
             guard,
             ports,
             recorder,
-            told: HashSet::new(),
-            refusals: 0,
         }
     }
 
-    /// How often something was refused so far.
-    pub(crate) fn refusals(&self) -> u64 {
-        self.refusals
-    }
-
-    /// Answers the next waiting call of a listener that poll(2) found readable. Returns what was refused, once each.
+    /// Answers the next waiting call of a listener that poll(2) found readable. Returns what was refused.
     pub(crate) fn serve(&mut self, listener: BorrowedFd<'_>) -> Option<Denial> {
         // ENOENT: the caller was killed meanwhile.
         let call = notify::receive(listener).ok()?;
@@ -82,21 +93,19 @@ impl Waiting {
             recorder.note(listener, &call);
         }
         let port = || self.ports.as_ref()?.refused(listener, &call);
-        let denial = if let Some((errno, denial)) = judge(self.profile, &self.exceptions, &call) {
+        if let Some((errno, denial)) = judge(self.profile, &self.exceptions, &call) {
             let _ = notify::answer(listener, call.id, Answer::Error(errno));
-            denial
+            Some(denial)
         } else if let Some(denial) = port() {
             // Landlock refuses it.
             let _ = notify::answer(listener, call.id, Answer::Continue);
-            denial
+            Some(denial)
         } else if let Some(guard) = self.guard.as_mut().filter(|_| guard::watches(&call)) {
-            of_path(guard.serve(listener, call)?)
+            guard.serve(listener, call).map(of_path)
         } else {
             let _ = notify::answer(listener, call.id, Answer::Continue);
-            return None;
-        };
-        self.refusals += 1;
-        Some(denial).filter(|denial| self.is_news(denial))
+            None
+        }
     }
 
     /// Takes note of the command that is about to be executed.
@@ -116,16 +125,10 @@ impl Waiting {
         self.guard.as_ref().and_then(Guard::unsettled)
     }
 
-    /// Lets the guard settle what was written meanwhile. Returns what was refused, once each.
+    /// Lets the guard settle what was written meanwhile. Returns what was refused.
     pub(crate) fn settle(&mut self) -> Vec<Denial> {
         let refused = self.guard.as_mut().map(Guard::settle).unwrap_or_default();
-        self.refusals += refused.len() as u64;
-        let denials: Vec<_> = refused.into_iter().map(of_path).collect();
-        denials.into_iter().filter(|denial| self.is_news(denial)).collect()
-    }
-
-    fn is_news(&mut self, denial: &Denial) -> bool {
-        self.told.len() < MAX_TOLD && self.told.insert(denial.clone())
+        refused.into_iter().map(of_path).collect()
     }
 }
 
@@ -278,12 +281,13 @@ mod tests {
 
     #[test]
     fn each_refusal_is_told_once_and_a_flood_is_only_counted() {
-        let mut waiting = Waiting::new(Syscalls::Default, Except::default(), None, None, None);
+        let mut refusals = Refusals::default();
         let denial = |n: usize| Denial {
             subject: Subject::Path(n.to_string().into_bytes()),
             rule: "rule".to_owned(),
         };
-        let told = (0..1000).filter(|n| waiting.is_news(&denial(n % 100))).count();
-        assert_eq!((told, waiting.told.len()), (MAX_TOLD, MAX_TOLD));
+        let told = (0..1000).filter_map(|n| refusals.note(denial(n % 100))).count();
+        assert_eq!((told, refusals.told.len()), (MAX_TOLD, MAX_TOLD));
+        assert_eq!(refusals.count(), 1000);
     }
 }

@@ -94,16 +94,17 @@ impl Watch {
         }
     }
 
+    /// When it looks next.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// How long init may sleep.
     pub fn timeout(&self) -> PollTimeout {
         let Some(due) = self.due else {
             return PollTimeout::NONE;
         };
-        match due.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => PollTimeout::ZERO,
-            // poll(2) counts in milliseconds; rounded up, so that it does not wake up early to find nothing due.
-            left => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
-        }
+        until(due)
     }
 
     /// Looks, if it is time. `Some` says which limit was passed, every time it is seen to be: the tree is to be killed.
@@ -145,6 +146,15 @@ impl Watch {
         };
         self.due = Some(Instant::now() + pause);
         passed
+    }
+}
+
+/// How long poll(2) may sleep.
+pub(crate) fn until(due: Instant) -> PollTimeout {
+    match due.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => PollTimeout::ZERO,
+        // poll(2) counts in milliseconds; rounded up, so that it does not wake up early to find nothing due.
+        left => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
     }
 }
 

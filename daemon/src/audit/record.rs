@@ -46,6 +46,8 @@ pub struct Intent {
     pub cwd: Vec<u8>,
     /// The caller's labels; their values are searched for secrets like a command line.
     pub labels: BTreeMap<String, String>,
+    /// The session that it runs in, by the id in the records of that one.
+    pub session: Option<String>,
 }
 
 /// What the policy decided, by which rule.
@@ -310,6 +312,8 @@ impl Entry {
             workspace: Text<'a>,
             cwd: Text<'a>,
             labels: BTreeMap<&'a str, Text<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            session: Option<&'a str>,
         }
         let (kind, decision, rule, reason) = match &intent.decision {
             Decision::Allowed { rule } => ("intent", "allowed", rule, None),
@@ -342,6 +346,7 @@ impl Entry {
                 workspace: Text(&intent.workspace),
                 cwd: Text(&intent.cwd),
                 labels: labels.iter().map(|(name, value)| (*name, Text(value))).collect(),
+                session: intent.session.as_deref(),
             },
         )
     }

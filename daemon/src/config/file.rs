@@ -48,6 +48,8 @@ pub struct File {
     pub max_runs: Option<usize>,
     /// Runs that wait.
     pub max_queue: Option<usize>,
+    /// Sessions at the same time.
+    pub max_sessions: Option<usize>,
     /// Ended runs that are remembered.
     pub retained_runs: Option<usize>,
     /// For how long.
@@ -163,6 +165,7 @@ impl File {
             policy_dirs: root.take("policy_dirs", |value| list(value, absolute_path)),
             max_runs: root.take("max_runs", |value| integer(value, 1, 10_000)),
             max_queue: root.take("max_queue", |value| integer(value, 0, 100_000)),
+            max_sessions: root.take("max_sessions", |value| integer(value, 0, 10_000)),
             retained_runs: root.take("retained_runs", |value| integer(value, 0, 1_000_000)),
             retain_for: root.take("retain_for", duration),
             keep_bytes: root.take("keep_bytes", size),

@@ -8,6 +8,7 @@ mod ask;
 mod follow;
 mod terminal;
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,22 +17,25 @@ use std::time::{Duration, Instant, SystemTime};
 use fumehood_policies::{Decision, Grants, Network, Question};
 use fumehood_sandbox::event as sandbox_event;
 use fumehood_sandbox::event::SignalScope;
-use fumehood_sandbox::spec::{Protection, State, TerminalSize};
+use fumehood_sandbox::spec::{CommandSpec, Protection, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::deeds::Deeds;
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
 use super::model::{
-    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, Phase, Request, Snapshot, Started,
-    Stream, Usage,
+    CancelCause, Denial, Denials, Ending, Enforcement, Event, Evidence, Finished, InSession, Phase, Request, Snapshot,
+    Started, Stream, Usage,
 };
 use super::prepare::{self, failed, ready, sandbox_failed};
 use super::spill::SpillStore;
 use crate::approvals::Approvals;
 use crate::audit::{self, AuditLog};
-use crate::launch::{Launching, Watched};
+use crate::launch::{Launching, Tree, Watched};
+use crate::session::{Carry, Presence, StateFile};
 use crate::{lower, refusal};
+use follow::{Carrying, Sent};
 
 /// A request to end a run.
 #[derive(Clone, Debug)]
@@ -102,6 +106,8 @@ pub(super) struct Actor {
     pub snapshot: watch::Sender<Snapshot>,
     pub commands: mpsc::Receiver<Command>,
     pub input: mpsc::Receiver<Piece>,
+    /// What others did to it, of which the rest is recorded before its end.
+    pub deeds: Arc<Deeds>,
     pub accepted_at: Instant,
     /// The places among the running ones: for a run that gave its own back while it waited for an answer.
     pub places: Arc<Semaphore>,
@@ -111,6 +117,8 @@ pub(super) struct Actor {
     pub recorded: bool,
     /// Names of the variables that the policy passed on from the caller; for runs to learn from.
     pub passed: Vec<String>,
+    /// Its place in its session.
+    pub presence: Option<Presence>,
 }
 
 /// What is known of a run's end while it is being brought about.
@@ -145,9 +153,9 @@ impl Actor {
         // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
         let decision = self.request.policy.decide(&fumehood_policies::Request {
             tool: fumehood_policies::Tool::Shell,
-            argv: &self.request.argv,
+            argv: &self.request.judged_argv(),
             caller_env: &self.request.caller_env,
-            env: &self.request.env,
+            env: &self.request.judged_env(),
             limits: self.request.limits,
         });
         let caller_env = std::mem::take(&mut self.request.caller_env);
@@ -168,7 +176,13 @@ impl Actor {
                 }
             }
         };
-        let mut grants = match prepare::find_all(grants, &mut self.request.host, &self.surroundings.launching).await {
+        let launching = &self.surroundings.launching;
+        let found = match self.request.session {
+            None => prepare::find_all(grants, &mut self.request.host, launching).await,
+            // It was looked for when the session was made.
+            Some(_) => Ok(grants),
+        };
+        let mut grants = match found {
             Ok(grants) => grants,
             Err(error) => {
                 return self
@@ -200,7 +214,10 @@ impl Actor {
         let queued = self.accepted_at.elapsed();
         self.set_phase(Phase::Starting);
         let starting = Instant::now();
-        let mut outcome = self.with_sandbox(&grants, starting).await;
+        let mut outcome = match self.request.session.clone() {
+            None => self.with_sandbox(&grants, starting).await,
+            Some(place) => self.in_session(&place, &grants, starting).await,
+        };
         outcome.usage.queued = queued;
         outcome
     }
@@ -293,23 +310,106 @@ impl Actor {
             .surroundings
             .launching
             .judge(enforcement, &spec, &lower::preferred(grants));
-        let mut command = lower::command(
-            &self.request.argv,
-            self.request.umask,
-            &self.request.env,
-            grants,
-            &self.request.host,
-        );
-        if let Some(terminal) = &self.request.terminal {
-            lower::give_terminal(&mut command, terminal.size, &terminal.term, &self.request.env);
+        let command = self.command_spec(grants);
+        let (outputs, feeder, stdio) = match self.pipes() {
+            Ok(pipes) => pipes,
+            Err(error) => return self.abandon(sandbox, not_sent(&error)).await,
+        };
+        let sent = match stdio {
+            Some(stdio) => sandbox.handle().exec(&command, stdio),
+            None => sandbox.handle().exec_on_terminal(&command),
+        };
+        if let Err(error) = sent {
+            return self.abandon(sandbox, not_sent(&error)).await;
         }
-        let outcome = self
-            .follow(sandbox, &command, grants, enforcement, starting, refused_hosts)
-            .await;
+        let started = Sent {
+            tree: Tree::Own(sandbox),
+            outputs,
+            feeder,
+            enforcement,
+            starting,
+            refused_hosts,
+            carrying: None,
+            generation: None,
+        };
+        let outcome = self.follow(started, grants).await;
         if let Some(refusal) = refusal {
             refusal.stop().await;
         }
         outcome
+    }
+
+    /// Records the intent, has the command executed in its session, and follows it.
+    async fn in_session(&mut self, place: &InSession, grants: &Grants, starting: Instant) -> Outcome {
+        if let Err(ending) = self.write_intent(self.allowed()).await {
+            return Outcome::ended(ending);
+        }
+        let mut command = self.command_spec(grants);
+        let mut carrying = None;
+        let mut theirs = None;
+        if let Some(line) = &self.request.line {
+            // Where an earlier line went is entered by the shell: that may be gone, and this one still wants to begin somewhere.
+            let enter = place.begin.cwd.as_deref().filter(|_| !place.cwd_named);
+            if enter.is_some() {
+                command.cwd = "/".into();
+            }
+            if line.shell.needs_state(&place.begin, line.carry) {
+                let file = StateFile::new(&place.begin.text).and_then(|file| Ok((file.for_shell()?, file)));
+                match file {
+                    Ok((shells, file)) => {
+                        theirs = Some(shells);
+                        let bytes = |text: &std::ffi::OsString| text.as_bytes().to_vec();
+                        let given = command.env.iter().map(|(name, value)| (bytes(name), bytes(value)));
+                        carrying = (line.carry != Carry::Nothing).then(|| Carrying {
+                            place: place.clone(),
+                            file,
+                            given: given.collect(),
+                        });
+                    }
+                    Err(error) => return Outcome::ended(not_sent(&error)),
+                }
+            }
+            command.state = theirs.is_some();
+        }
+        let (outputs, feeder, stdio) = match self.pipes() {
+            Ok(pipes) => pipes,
+            Err(error) => return Outcome::ended(not_sent(&error)),
+        };
+        let session = Arc::clone(&place.session);
+        let entering = session.run(self.number, command, stdio, theirs, REFUSED_HOSTS);
+        let entered = match self.wait_for(entering).await {
+            Ok(Ok(entered)) => entered,
+            Ok(Err(ending)) => return Outcome::ended(ending),
+            Err(kill) => return Outcome::ended(kill.ending()),
+        };
+        let started = Sent {
+            tree: Tree::InSession(entered.run),
+            outputs,
+            feeder,
+            enforcement: entered.enforcement,
+            starting,
+            refused_hosts: entered.refused_hosts,
+            carrying,
+            generation: Some(entered.generation),
+        };
+        self.follow(started, grants).await
+    }
+
+    /// What is executed.
+    fn command_spec(&self, grants: &Grants) -> CommandSpec {
+        let request = &self.request;
+        let mut command = lower::command(
+            &request.executed_argv(),
+            request.umask,
+            &request.own_env(),
+            grants,
+            &request.host,
+        );
+        command.env.retain(|(name, _)| !request.has_unset(name.as_bytes()));
+        if let Some(terminal) = &request.terminal {
+            lower::give_terminal(&mut command, terminal.size, &terminal.term, &request.env);
+        }
+        command
     }
 
     /// Kills a sandbox in which nothing was started and waits until it is gone.
@@ -345,6 +445,10 @@ impl Actor {
             workspace: path_bytes(&request.host.workspace),
             cwd: path_bytes(&request.host.cwd),
             labels: request.labels.clone(),
+            session: request
+                .session
+                .as_ref()
+                .map(|place| place.session.request.recorded_id()),
         }
     }
 
@@ -379,6 +483,7 @@ impl Actor {
         let ending = outcome.ending.unwrap_or(Ending::Lost {
             why: "the run's end was not seen".to_owned(),
         });
+        self.deeds.tell_rest();
         // A denial is one record, not an intent with an end; and without an intent in the log there is nothing to end.
         if let (Some(audit), true) = (&self.surroundings.audit, self.recorded) {
             let end = audit_end(
@@ -411,6 +516,8 @@ impl Actor {
             snapshot.finished_at = Some(now);
             snapshot.finished = Some(Arc::clone(&finished));
         });
+        // Who hears of the end finds the session without it.
+        drop(self.presence);
         self.journal.append_at(Event::Finished(finished), now);
     }
 
@@ -452,6 +559,15 @@ fn cancelled(cause: CancelCause) -> Ending {
         by: String::new(),
         reason: String::new(),
     }
+}
+
+fn not_sent(error: &std::io::Error) -> Ending {
+    failed(
+        None,
+        "send the command",
+        error.raw_os_error().unwrap_or(0),
+        error.to_string(),
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,5 +1,6 @@
 //! What a run is asked, what happens in it, and how it ends.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use super::learn::Recorded;
 use super::saved::{LimitsForm, shared};
 use crate::approvals::{Pending, Resolution};
 use crate::peer::Peer;
+use crate::session::{Carried, Carry, Session, Shell};
 
 /// A request to run a command, checked at the door.
 #[derive(Clone, Debug)]
@@ -58,6 +60,32 @@ pub struct Request {
     pub terminal: Option<Terminal>,
     /// Whether it is there to learn from, and how.
     pub learn: Option<Learn>,
+    /// The line for a shell that `argv` stands for.
+    pub line: Option<Line>,
+    /// The session that it runs in.
+    pub session: Option<InSession>,
+}
+
+/// A line for a shell.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What reads it.
+    pub shell: Shell,
+    /// The line.
+    pub text: Vec<u8>,
+    /// What the next line of the session finds of it.
+    pub carry: Carry,
+}
+
+/// A place in a session.
+#[derive(Clone, Debug)]
+pub struct InSession {
+    /// The session.
+    pub session: Arc<Session>,
+    /// What the run finds of the lines before it.
+    pub begin: Arc<Carried>,
+    /// Whether the request says where it begins.
+    pub cwd_named: bool,
 }
 
 /// A terminal for a command.
@@ -79,13 +107,65 @@ pub struct Learn {
 }
 
 impl Request {
-    /// The id in the audit log, where those of all peers stand side by side: the plain one for the daemon's own user, else
-    /// with the peer's name, `build@uid:1001`.
+    /// The id in the audit log; see [`Peer::recorded`].
     pub fn recorded_id(&self) -> String {
-        match self.peer.identity {
-            crate::peer::Identity::Unix { uid, .. } if uid == nix::unistd::geteuid().as_raw() => self.id.clone(),
-            _ => self.peer.qualified(&self.id),
+        self.peer.recorded(&self.id)
+    }
+}
+
+impl Request {
+    /// The argument vector as rules for commands see it: what a line is given by those before it stands before it.
+    pub fn judged_argv(&self) -> Cow<'_, [Vec<u8>]> {
+        match (&self.line, &self.session) {
+            (Some(line), Some(place)) if !place.begin.text.is_empty() => {
+                let text = [place.begin.text.as_slice(), b"\n", &line.text].concat();
+                Cow::Owned(line.shell.argv(&text))
+            }
+            _ => Cow::Borrowed(&self.argv),
         }
+    }
+
+    /// The argument vector that is executed.
+    pub fn executed_argv(&self) -> Cow<'_, [Vec<u8>]> {
+        match (&self.line, &self.session) {
+            (None, _) => Cow::Borrowed(&self.argv),
+            (Some(line), None) => Cow::Owned(line.shell.alone(&line.text)),
+            (Some(line), Some(place)) => {
+                let enter = place.begin.cwd.as_deref().filter(|_| !place.cwd_named);
+                Cow::Owned(line.shell.within(&line.text, &place.begin, enter, line.carry))
+            }
+        }
+    }
+
+    /// Variables that win over what the policy passes on: the session's, those that lines before it left, and the request's own.
+    pub fn own_env(&self) -> Cow<'_, [(Vec<u8>, Vec<u8>)]> {
+        match &self.session {
+            None => Cow::Borrowed(&self.env),
+            Some(place) => {
+                let carried = place.begin.variables.iter();
+                let carried = carried.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+                let session = place.session.request.env.iter().cloned();
+                Cow::Owned(session.chain(carried).chain(self.env.iter().cloned()).collect())
+            }
+        }
+    }
+
+    /// The same as rules for commands see it: what was unset is empty.
+    pub fn judged_env(&self) -> Cow<'_, [(Vec<u8>, Vec<u8>)]> {
+        match &self.session {
+            None => Cow::Borrowed(&self.env),
+            Some(place) => {
+                let session = place.session.request.env.iter().cloned();
+                let all = session.chain(place.begin.assignments()).chain(self.env.iter().cloned());
+                Cow::Owned(all.collect())
+            }
+        }
+    }
+
+    /// Whether a line before it has unset this variable, and the request does not set it.
+    pub fn has_unset(&self, name: &[u8]) -> bool {
+        let unset = |place: &InSession| place.begin.variables.get(name).is_some_and(Option::is_none);
+        self.session.as_ref().is_some_and(unset) && !self.env.iter().any(|(own, _)| own == name)
     }
 }
 
@@ -432,6 +512,8 @@ pub enum CancelCause {
     Disconnect,
     /// The daemon drained.
     Drain,
+    /// The session that it ran in was closed or reset.
+    Session,
 }
 
 impl Ending {

@@ -78,6 +78,8 @@ pub struct Described {
     pub order: u64,
     /// Whether its whole output was to be written.
     pub whole: bool,
+    /// The session that it ran in.
+    pub session: Option<String>,
     /// The size of its terminal at first, where it has one.
     pub terminal: Option<TerminalSize>,
 }

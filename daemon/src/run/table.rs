@@ -11,12 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 use super::actor::{Actor, Command, Kill, Surroundings};
+use super::deeds::Deeds;
 use super::input::{Input, InputError};
 use super::journal::{Journal, Position, Reader, Sealing, Slice, To};
 use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Stream, Usage};
 use super::saved::{Described, Saved};
 use super::spill::{Adopted, SpillStore, Spilled};
+use crate::audit::AuditLog;
 use crate::peer::Peer;
+use crate::session::Ended;
 
 /// Requests that may wait for an actor that is busy; more make their senders wait.
 const COMMANDS: usize = 16;
@@ -66,11 +69,14 @@ pub struct Run {
     /// Its place in the order of acceptance, among all runs of daemons that follow upon each other at a socket.
     pub order: u64,
     /// Its number among the runs of this daemon.
-    number: u64,
+    pub number: u64,
+    /// The session that it runs in.
+    pub session: Option<String>,
     journal: Arc<Journal>,
     snapshot: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
     input: Input,
+    deeds: Arc<Deeds>,
     /// How many follow it.
     followers: watch::Sender<u32>,
 }
@@ -85,9 +91,44 @@ impl Drop for Follower {
     }
 }
 
+/// Somebody who may send input over an attachment, for the record.
+#[derive(Debug)]
+pub struct Sender {
+    run: Arc<Run>,
+    by: Peer,
+    sent: AtomicBool,
+}
+
+impl Sender {
+    /// Notes that so many bytes were taken from them.
+    pub fn sent(&self, bytes: usize) {
+        let first = !self.sent.swap(true, Ordering::SeqCst);
+        self.run.deeds.input(&self.by, bytes, first);
+    }
+
+    /// Who it is.
+    pub fn peer(&self) -> &Peer {
+        &self.by
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if *self.sent.get_mut() {
+            self.run.deeds.input_ended(&self.by);
+        }
+    }
+}
+
 impl Run {
     /// A run of an earlier daemon, and whether that did not see its end: then it is lost now.
-    fn restored(number: u64, saved: Saved, why: &str, journal: impl FnOnce(Saved) -> Arc<Journal>) -> (Run, bool) {
+    fn restored(
+        number: u64,
+        saved: Saved,
+        why: &str,
+        audit: Option<AuditLog>,
+        journal: impl FnOnce(Saved) -> Arc<Journal>,
+    ) -> (Run, bool) {
         let described = saved.described.clone();
         let (input_bytes, terminal) = match &saved.sealed {
             Some(sealed) => (sealed.input_bytes, sealed.terminal),
@@ -96,8 +137,10 @@ impl Run {
         let journal = journal(saved);
         let lost = journal.finished().is_none();
         if lost {
-            let mut usage = Usage::default();
-            usage.output_bytes = journal.output_bytes();
+            let usage = Usage {
+                output_bytes: journal.output_bytes(),
+                ..Usage::default()
+            };
             journal.append(Event::Finished(Arc::new(Finished {
                 ending: Ending::Lost { why: why.to_owned() },
                 usage,
@@ -128,9 +171,11 @@ impl Run {
             labels,
             accepted_at,
             order,
+            session,
             whole: _,
             terminal: _,
         } = described;
+        let deeds = Arc::new(Deeds::new(audit, peer.recorded(&id), peer.clone()));
         let run = Run {
             id,
             peer,
@@ -149,6 +194,8 @@ impl Run {
             snapshot: watch::channel(snapshot).1,
             commands: mpsc::channel(1).0,
             input: Input::of_ended(input_bytes),
+            session,
+            deeds,
             followers: watch::channel(0).0,
         };
         (run, lost)
@@ -201,6 +248,30 @@ impl Run {
     /// Bytes of input that were taken.
     pub fn input_bytes(&self) -> u64 {
         self.input.taken()
+    }
+
+    /// Notes that somebody attached to it, other than over the stream that started it.
+    pub fn note_attached(&self, by: &Peer) {
+        self.deeds.attached(by);
+    }
+
+    /// Notes who sends input over an attachment, until what this gives is dropped.
+    pub fn note_input(self: &Arc<Self>, by: Peer) -> Sender {
+        Sender {
+            run: Arc::clone(self),
+            by,
+            sent: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that somebody sent it a signal.
+    pub fn note_signalled(&self, by: &Peer, signal: i32) {
+        self.deeds.signalled(by, signal);
+    }
+
+    /// Notes that somebody asked for its end.
+    pub fn note_killed(&self, by: &Peer) {
+        self.deeds.killed(by);
     }
 
     /// Counts somebody who follows it.
@@ -291,6 +362,14 @@ pub enum StartError {
     /// The id is taken by a run of the same peer with another request.
     #[error("run id {0:?} is taken by a run with another request; choose another id")]
     Exists(String),
+    /// The session takes no more runs.
+    #[error("session {id:?} is closed ({}): {}; create another", ended.end.name(), ended.detail)]
+    SessionClosed {
+        /// The session.
+        id: String,
+        /// Why it is.
+        ended: Ended,
+    },
 }
 
 /// The table of runs; clones share it.
@@ -373,6 +452,17 @@ impl RunTable {
         if shared.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
         }
+        let session = request.session.as_ref().map(|place| Arc::clone(&place.session));
+        let closed = |ended| {
+            let id = session
+                .as_ref()
+                .map(|session| session.id().to_owned())
+                .unwrap_or_default();
+            StartError::SessionClosed { id, ended }
+        };
+        if let Some(session) = &session {
+            session.is_taking_runs().map_err(closed)?;
+        }
         let place = Arc::clone(&shared.places).try_acquire_owned().ok();
         let queue_position = match &place {
             Some(_) => 0,
@@ -389,13 +479,15 @@ impl RunTable {
             }
         };
         let numbers = runs.next_numbers();
-        let (run, actor, reader) = prepare(
+        let (run, mut actor, reader) = prepare(
             request,
             shared.surroundings.clone(),
             Arc::clone(&shared.places),
             numbers,
             owned,
         );
+        // One that is being closed meanwhile ends the run as soon as it asks to be let in.
+        actor.presence = session.and_then(|session| session.register(&run).ok());
         runs.by_id.insert(key, Arc::clone(&run));
         shared.active.send_modify(|active| *active += 1);
         drop(runs);
@@ -464,7 +556,7 @@ impl RunTable {
             let age = saved.finished_at().and_then(|at| now.duration_since(at).ok());
             runs.last_order = runs.last_order.max(saved.described.order);
             let (_, number) = runs.next_numbers();
-            let (run, was_lost) = Run::restored(number, saved, why, |saved| {
+            let (run, was_lost) = Run::restored(number, saved, why, self.shared.surroundings.audit.clone(), |saved| {
                 Journal::restored(store.clone(), file, saved, found)
             });
             lost += usize::from(was_lost);
@@ -495,7 +587,10 @@ impl RunTable {
         if let Some(own) = runs.by_id.get(&peer.qualified(id)) {
             return Some(Arc::clone(own));
         }
-        let others = runs.by_id.values().filter(|run| run.id == id && may_see(peer, run));
+        let others = runs
+            .by_id
+            .values()
+            .filter(|run| run.id == id && may_see(peer, &run.peer));
         others.max_by_key(|run| run.order).cloned()
     }
 
@@ -503,14 +598,19 @@ impl RunTable {
     pub fn list(&self, peer: &Peer) -> Vec<Arc<Run>> {
         let mut runs = lock(&self.shared.runs);
         self.shared.forget_old(&mut runs);
-        let mut list: Vec<_> = runs.by_id.values().filter(|run| may_see(peer, run)).cloned().collect();
+        let mut list: Vec<_> = runs
+            .by_id
+            .values()
+            .filter(|run| may_see(peer, &run.peer))
+            .cloned()
+            .collect();
         drop(runs);
         list.sort_by_key(|run| std::cmp::Reverse(run.order));
         list
     }
 
-    /// Forgets a finished run. False when it is not finished.
-    pub fn release(&self, run: &Run) -> bool {
+    /// Forgets a finished run, as `by` asks. False when it is not finished.
+    pub fn release(&self, run: &Run, by: &Peer) -> bool {
         if run.snapshot().phase != Phase::Finished {
             return false;
         }
@@ -518,6 +618,7 @@ impl RunTable {
         let key = run.peer.qualified(&run.id);
         if runs.by_id.get(&key).is_some_and(|known| known.number == run.number) {
             runs.by_id.remove(&key);
+            run.deeds.released(by);
         }
         run.journal.discard();
         true
@@ -555,10 +656,10 @@ impl RunTable {
     }
 }
 
-/// Its own runs are seen by everybody; all of them by root and by the daemon's own user.
-fn may_see(peer: &Peer, run: &Run) -> bool {
+/// Its own runs and sessions are seen by everybody; all of them by root and by the daemon's own user.
+pub(crate) fn may_see(peer: &Peer, owner: &Peer) -> bool {
     use crate::peer::Identity::{Certificate, Unix};
-    match (&peer.identity, &run.peer.identity) {
+    match (&peer.identity, &owner.identity) {
         (Unix { uid, .. }, _) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => true,
         (Unix { uid, .. }, Unix { uid: owner, .. }) => uid == owner,
         (Certificate { name }, Certificate { name: owner }) => name == owner,
@@ -673,6 +774,7 @@ fn prepare(
                 accepted_at,
                 order,
                 whole,
+                session: request.session.as_ref().map(|place| place.session.id().to_owned()),
                 terminal,
             };
             To::File(store.clone(), store.file(described))
@@ -694,6 +796,11 @@ fn prepare(
         terminal,
     };
     let (snapshot, snapshots) = watch::channel(initial);
+    let deeds = Arc::new(Deeds::new(
+        surroundings.audit.clone(),
+        request.recorded_id(),
+        request.peer.clone(),
+    ));
     let run = Arc::new(Run {
         id: request.id.clone(),
         peer: request.peer.clone(),
@@ -707,10 +814,12 @@ fn prepare(
         accepted_at,
         order,
         number,
+        session: request.session.as_ref().map(|place| place.session.id().to_owned()),
         journal: Arc::clone(&journal),
         snapshot: snapshots,
         commands: commands_sender,
         input: input_sender,
+        deeds: Arc::clone(&deeds),
         followers: watch::channel(0).0,
     });
     let actor = Actor {
@@ -721,11 +830,13 @@ fn prepare(
         snapshot,
         commands,
         input,
+        deeds,
         accepted_at: Instant::now(),
         places,
         allowed_by: "tools.shell".to_owned(),
         recorded: false,
         passed: Vec::new(),
+        presence: None,
     };
     (run, actor, reader)
 }

@@ -86,7 +86,7 @@ fn leftover(Leftover { pid, comm }: Leftover) -> v1::Leftover {
     v1::Leftover { pid, comm: comm.into() }
 }
 
-fn output_stream(stream: Stream) -> v1::OutputStream {
+pub(super) fn output_stream(stream: Stream) -> v1::OutputStream {
     match stream {
         Stream::Stdout => v1::OutputStream::Stdout,
         Stream::Stderr => v1::OutputStream::Stderr,
@@ -115,7 +115,7 @@ fn started(
     }
 }
 
-fn enforcement(entries: &[Enforcement]) -> v1::Enforcement {
+pub(super) fn enforcement(entries: &[Enforcement]) -> v1::Enforcement {
     let entries = entries.iter().map(
         |Enforcement {
              protection,
@@ -165,7 +165,7 @@ pub(super) fn protection(protection: Protection) -> v1::Protection {
     }
 }
 
-fn effective_limits(limits: &Limits) -> v1::EffectiveLimits {
+pub(super) fn effective_limits(limits: &Limits) -> v1::EffectiveLimits {
     let Limits {
         wall,
         idle,
@@ -222,6 +222,7 @@ fn ending(ending: &Ending) -> v1::Ending {
                 CancelCause::Kill => v1::CancelCause::Kill,
                 CancelCause::Disconnect => v1::CancelCause::Disconnect,
                 CancelCause::Drain => v1::CancelCause::Drain,
+                CancelCause::Session => v1::CancelCause::Session,
             };
             Kind::Cancelled(v1::Cancelled {
                 cause: cause.into(),
@@ -414,6 +415,6 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
             columns: size.columns.into(),
         }),
         followers: run.followers(),
-        session: String::new(),
+        session: run.session.clone().unwrap_or_default(),
     }
 }

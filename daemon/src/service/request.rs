@@ -15,18 +15,21 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
+use super::place::Place;
 use super::status;
 use crate::audit::{AuditLog, RequestRefused};
 use crate::files::View;
 use crate::peer::Peer;
 use crate::policy::{Asking, Brought, Choice, MAX_POLICY_BYTES, Policies, Reference, Refusal};
-use crate::run::{Asked, Host, Learn, Request, RunTable, Terminal, TerminalSize};
+use crate::run::{Asked, Host, Learn, Line, Request, RunTable, Terminal, TerminalSize};
+use crate::session::{Carry, SessionTable};
 use crate::telemetry;
 
 /// Bounds of a request; the wire documents them.
 const MAX_ID_BYTES: usize = 128;
 const MAX_ARGUMENT_BYTES: usize = 131_071;
 const MAX_VALUE_BYTES: usize = 131_072;
+const MAX_LINE_BYTES: usize = 131_000;
 const MAX_NAME_BYTES: usize = 4096;
 const MAX_ARGUMENTS_TOTAL_BYTES: usize = 2_097_152;
 const MAX_PATH_BYTES: usize = 4095;
@@ -44,7 +47,7 @@ const LINGER: Duration = Duration::from_secs(60);
 const MAX_LINGER: Duration = Duration::from_secs(24 * 3600);
 
 /// What shells start with.
-const DEFAULT_UMASK: u32 = 0o022;
+pub(super) const DEFAULT_UMASK: u32 = 0o022;
 /// The label of runs to learn from; the wire documents it.
 const LEARNING_LABEL: &str = "fumehood.learning";
 const MAX_LABEL_KEY_BYTES: usize = 64;
@@ -65,6 +68,8 @@ pub struct Door {
     pub spill: bool,
     /// Where it is written down that a request gets no policy.
     pub audit: Option<AuditLog>,
+    /// The sessions that runs may be in; `None`: there are none here.
+    pub sessions: Option<SessionTable>,
 }
 
 /// A checked request with what concerns its connection only.
@@ -98,7 +103,7 @@ struct Kept {
 
 /// What is wrong so far.
 #[derive(Default)]
-pub(super) struct Violations(Vec<(String, String)>);
+pub(super) struct Violations(pub(super) Vec<(String, String)>);
 
 impl Violations {
     pub(super) fn into_status(self) -> Status {
@@ -110,7 +115,7 @@ impl Violations {
     }
 
     /// The value of a check, or its default with the violation noted.
-    fn take<T: Default>(&mut self, field: &str, result: Result<T, String>) -> T {
+    pub(super) fn take<T: Default>(&mut self, field: &str, result: Result<T, String>) -> T {
         result.unwrap_or_else(|what| {
             self.add(field, what);
             T::default()
@@ -121,8 +126,18 @@ impl Violations {
 impl Door {
     /// Checks a request to start a run, where blocking is allowed: directories and the user database are looked at.
     pub(super) async fn check(&self, peer: &Peer, start: v1::StartRequest) -> Result<Checked, Status> {
+        self.blocking(peer, move |door, peer| door.check_blocking(peer, start))
+            .await
+    }
+
+    /// Checks something about a peer where blocking is allowed.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        peer: &Peer,
+        check: impl FnOnce(&Door, &Peer) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
         let (door, asking) = (self.clone(), peer.clone());
-        let checked = match tokio::task::spawn_blocking(move || door.check_blocking(&asking, start)).await {
+        let checked = match tokio::task::spawn_blocking(move || check(&door, &asking)).await {
             Ok(result) => result,
             Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
         };
@@ -136,12 +151,8 @@ impl Door {
         named: v1::WorkspaceView,
         wrong: Violations,
     ) -> Result<View, Status> {
-        let (door, asking) = (self.clone(), peer.clone());
-        let checked = match tokio::task::spawn_blocking(move || door.view_blocking(&asking, named, wrong)).await {
-            Ok(result) => result,
-            Err(error) => Err(Status::internal(format!("the check of the request failed: {error}"))),
-        };
-        self.note_refusal(peer, checked).await
+        self.blocking(peer, move |door, peer| door.view_blocking(peer, named, wrong))
+            .await
     }
 
     fn view_blocking(&self, peer: &Peer, named: v1::WorkspaceView, mut wrong: Violations) -> Result<View, Status> {
@@ -171,7 +182,7 @@ impl Door {
     }
 
     /// What a peer may not have at all is its policy, and nothing else tells of it.
-    async fn note_refusal<T>(&self, peer: &Peer, checked: Result<T, Status>) -> Result<T, Status> {
+    pub(super) async fn note_refusal<T>(&self, peer: &Peer, checked: Result<T, Status>) -> Result<T, Status> {
         if let (Err(status), Some(audit)) = (&checked, &self.audit)
             && status.code() == Code::PermissionDenied
         {
@@ -188,7 +199,7 @@ impl Door {
     }
 
     /// What a sandbox is made from; or what is wrong with the workspace.
-    fn host(
+    pub(super) fn host(
         &self,
         peer: &Peer,
         workspace: &[u8],
@@ -220,8 +231,8 @@ impl Door {
         };
         // Every field is named: one that is added to the wire and forgotten here does not compile.
         let v1::RunSpec {
-            session: _,
-            shell: _,
+            session,
+            shell,
             argv,
             env,
             caller_env,
@@ -240,7 +251,20 @@ impl Door {
         } = spec;
         let mut wrong = Violations::default();
         let id = wrong.take("run_id", check_id(run_id));
-        check_argv(&mut wrong, &argv);
+        let session = match session.as_str() {
+            "" => None,
+            id => {
+                let sessions = self.sessions.as_ref();
+                let found = sessions.and_then(|sessions| sessions.get(peer, id));
+                Some(found.ok_or_else(|| status::no_such_session(id))?)
+            }
+        };
+        let line = shell.and_then(|shell| check_line(&mut wrong, shell));
+        match &line {
+            None => check_argv(&mut wrong, &argv),
+            Some(_) if argv.is_empty() => {}
+            Some(_) => wrong.add("spec.argv", "given together with `shell`; give one of both"),
+        }
         // As execve counts: each string with its closing NUL and its pointer.
         let string = |bytes: usize| bytes + 1 + size_of::<usize>();
         let variables = |env: &[v1::EnvironmentVariable]| -> usize {
@@ -248,7 +272,8 @@ impl Door {
                 .map(|variable| string(variable.name.len() + 1 + variable.value.len()))
                 .sum()
         };
-        let total = argv.iter().map(|argument| string(argument.len())).sum::<usize>() + variables(&env);
+        let line_bytes = line.as_ref().map_or(0, |(line, _)| string(line.len()));
+        let total = argv.iter().map(|argument| string(argument.len())).sum::<usize>() + line_bytes + variables(&env);
         if total > MAX_ARGUMENTS_TOTAL_BYTES {
             let what = format!(
                 "argv and env take {total} bytes together, more than {MAX_ARGUMENTS_TOTAL_BYTES}; use a file or stdin"
@@ -260,17 +285,30 @@ impl Door {
             return Err(status::invalid_field("spec.caller_env", what));
         }
         let env = check_env(&mut wrong, env);
-        // Candidates only: what could not be a variable is passed over, and what the policy does not pass is dropped later.
-        let caller_env: Vec<(Vec<u8>, Vec<u8>)> = caller_env
-            .into_iter()
-            .filter(|variable| variable_problem(variable).is_none())
-            .map(|variable| (variable.name.to_vec(), variable.value.to_vec()))
-            .collect();
-        let cwd = wrong.take("spec.cwd", check_path(&cwd));
-        let host = self.host(peer, &workspace, &cwd, &caller_env);
-        let host = wrong.take("spec.workspace", host.map(Some));
-        let choice = self.policy(&mut wrong, "spec", peer, &labels, host.as_ref(), policy)?;
         let limits = check_limits(&mut wrong, limits);
+        let cwd = wrong.take("spec.cwd", check_path(&cwd));
+        let place = match session {
+            None => self.place(&mut wrong, peer, &workspace, &cwd, caller_env, &labels, policy)?,
+            Some(session) => {
+                let of_the_session = [
+                    ("spec.workspace", workspace.is_empty()),
+                    ("spec.policy", policy.is_none()),
+                    ("spec.caller_env", caller_env.is_empty()),
+                    ("spec.learn", learn.is_none()),
+                    ("spec.limits.memory_bytes", limits.memory_bytes.is_none()),
+                    ("spec.limits.processes", limits.processes.is_none()),
+                    ("spec.limits.disk_bytes", limits.disk_bytes.is_none()),
+                    ("spec.limits.files", limits.files.is_none()),
+                ];
+                for (field, _) in of_the_session.into_iter().filter(|(_, absent)| !absent) {
+                    wrong.add(
+                        field,
+                        "given together with `session`; it is the session's, leave it out here",
+                    );
+                }
+                Some(Place::within(session, &cwd))
+            }
+        };
         let input = match v1::InputMode::try_from(input) {
             Ok(v1::InputMode::Unspecified | v1::InputMode::None) => false,
             Ok(v1::InputMode::Stream) => true,
@@ -295,45 +333,63 @@ impl Door {
         if learn.is_some() {
             labels.insert(LEARNING_LABEL.to_owned(), "true".to_owned());
         }
-        let umask = umask.unwrap_or(DEFAULT_UMASK);
-        if umask > 0o777 {
-            wrong.add("spec.umask", format!("{umask:#o} is more than 0o777"));
-        }
-        match (wrong.0.is_empty(), choice, host) {
-            (true, Some(choice), Some(host)) => Ok(Checked {
-                request: Request {
+        check_umask(&mut wrong, umask);
+        match place {
+            Some(place) if wrong.0.is_empty() => {
+                let line = line.map(|(text, carry)| Line {
+                    shell: place.shell(),
+                    text,
+                    carry,
+                });
+                let argv = match &line {
+                    Some(line) => line.shell.argv(&line.text),
+                    None => argv.into_iter().map(Vec::from).collect(),
+                };
+                let of_session = place.session.as_ref().map(|place| &place.session.request);
+                let labels = match of_session {
+                    Some(session) => session.labels.clone().into_iter().chain(labels).collect(),
+                    None => labels,
+                };
+                let limits = of_session.map_or(limits, |session| limits.or(&session.limits));
+                let usual = of_session.map_or(DEFAULT_UMASK, |session| session.umask);
+                let request = Request {
                     id,
                     digest,
                     peer: peer.clone(),
-                    argv: argv.into_iter().map(Vec::from).collect(),
+                    argv,
+                    line,
                     env,
-                    caller_env,
-                    host,
-                    policy: choice.policy,
-                    layers: choice.layers,
-                    not_given: status::widenings(&choice.not_given, MAX_NOT_GIVEN),
+                    caller_env: place.caller_env,
+                    host: place.host,
+                    policy: place.policy,
+                    layers: place.layers,
+                    not_given: place.not_given,
                     limits,
                     input,
                     keep_bytes,
                     merged,
                     spill,
                     labels,
-                    umask,
+                    umask: umask.unwrap_or(usual),
                     terminal,
                     learn: learn.map(|v1::LearnOptions { network }| Learn {
                         network,
-                        own: choice.own,
+                        own: place.own,
                     }),
-                },
-                block,
-                on_disconnect,
-            }),
+                    session: place.session,
+                };
+                Ok(Checked {
+                    request,
+                    block,
+                    on_disconnect,
+                })
+            }
             _ => Err(status::invalid(wrong.0)),
         }
     }
 
     /// The policy that decides, about a request that names it at `at`. What is wrong with what the request says is noted; what this peer may not have is a status of its own.
-    fn policy(
+    pub(super) fn policy(
         &self,
         wrong: &mut Violations,
         at: &str,
@@ -475,7 +531,7 @@ pub(super) fn check_size(v1::TerminalSize { rows, columns }: v1::TerminalSize) -
     })
 }
 
-fn check_id(id: String) -> Result<String, String> {
+pub(super) fn check_id(id: String) -> Result<String, String> {
     if id.is_empty() {
         return Ok(RunTable::new_id());
     }
@@ -484,6 +540,36 @@ fn check_id(id: String) -> Result<String, String> {
         return Err(format!("not 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : -"));
     }
     Ok(id)
+}
+
+/// A line for a shell, and what is carried of it.
+fn check_line(wrong: &mut Violations, shell: v1::ShellLine) -> Option<(Vec<u8>, Carry)> {
+    let v1::ShellLine { line, carry } = shell;
+    match line.len() {
+        0 => wrong.add("spec.shell.line", "empty; write a command"),
+        length if length > MAX_LINE_BYTES => {
+            let what = format!("{length} bytes, more than {MAX_LINE_BYTES}; put it into a file and run that");
+            wrong.add("spec.shell.line", what);
+        }
+        _ if line.contains(&0) => wrong.add("spec.shell.line", "holds a NUL byte, which no shell reads"),
+        _ => {}
+    }
+    let carry = match v1::ShellCarry::try_from(carry) {
+        Ok(v1::ShellCarry::Unspecified | v1::ShellCarry::Environment) => Carry::Environment,
+        Ok(v1::ShellCarry::Nothing) => Carry::Nothing,
+        Ok(v1::ShellCarry::Everything) => Carry::Everything,
+        Err(_) => {
+            wrong.add("spec.shell.carry", format!("{carry} is no ShellCarry"));
+            Carry::Nothing
+        }
+    };
+    Some((line.to_vec(), carry))
+}
+
+pub(super) fn check_umask(wrong: &mut Violations, umask: Option<u32>) {
+    if let Some(umask) = umask.filter(|umask| *umask > 0o777) {
+        wrong.add("spec.umask", format!("{umask:#o} is more than 0o777"));
+    }
 }
 
 fn check_argv(wrong: &mut Violations, argv: &[Bytes]) {
@@ -510,7 +596,7 @@ fn check_argv(wrong: &mut Violations, argv: &[Bytes]) {
 }
 
 /// Why a variable cannot be one.
-fn variable_problem(variable: &v1::EnvironmentVariable) -> Option<String> {
+pub(super) fn variable_problem(variable: &v1::EnvironmentVariable) -> Option<String> {
     let v1::EnvironmentVariable { name, value } = variable;
     if name.is_empty() {
         return Some("the name is empty".to_owned());
@@ -543,7 +629,7 @@ fn blank_problem(name: &[u8]) -> Option<String> {
         .then(|| "the name holds a blank or a control character".to_owned())
 }
 
-fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut names = HashSet::new();
     for (index, variable) in env.iter().enumerate() {
         let again = || Some("the name is given twice".to_owned());
@@ -562,7 +648,7 @@ fn check_env(wrong: &mut Violations, env: Vec<v1::EnvironmentVariable>) -> Vec<(
         .collect()
 }
 
-fn check_path(path: &[u8]) -> Result<PathBuf, String> {
+pub(super) fn check_path(path: &[u8]) -> Result<PathBuf, String> {
     if path.contains(&0) {
         return Err("holds a NUL byte, which no path can".to_owned());
     }
@@ -580,7 +666,7 @@ pub(super) fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
     }
 }
 
-fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> RequestedLimits {
+pub(super) fn check_limits(wrong: &mut Violations, limits: Option<v1::RequestedLimits>) -> RequestedLimits {
     let v1::RequestedLimits {
         wall,
         idle,
@@ -667,7 +753,7 @@ fn check_on_disconnect(
     asked
 }
 
-fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
+pub(super) fn check_labels(wrong: &mut Violations, labels: &BTreeMap<String, String>) {
     let long = |(key, value): (&String, &String)| {
         key.is_empty() || key.len() > MAX_LABEL_KEY_BYTES || value.len() > MAX_LABEL_VALUE_BYTES
     };
@@ -693,6 +779,59 @@ pub fn try_request(door: &Door, peer: &Peer, bytes: &[u8]) -> Option<Result<(), 
     if let Ok(v1::KillRequest { grace: Some(grace), .. }) = v1::KillRequest::decode(bytes) {
         let _ = fumehood_proto::convert::duration_to_std(&grace);
     }
+    if let Ok(create) = v1::CreateSessionRequest::decode(bytes) {
+        let _ = door.check_session_blocking(peer, create);
+    }
     let start = v1::StartRequest::decode(bytes).ok()?;
     Some(door.check_blocking(peer, start).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(rows: u32, columns: u32, term: &str) -> (Terminal, Vec<String>) {
+        let mut wrong = Violations::default();
+        let options = v1::TerminalOptions {
+            size: Some(v1::TerminalSize { rows, columns }),
+            term: term.to_owned(),
+        };
+        let terminal = check_terminal(&mut wrong, options);
+        (terminal, wrong.0.into_iter().map(|(field, _)| field).collect())
+    }
+
+    #[test]
+    fn a_terminal_may_have_any_size_that_terminals_have_and_the_usual_one_where_none_is_said() {
+        for (rows, columns, expected) in [
+            (0, 0, (24, 80)),
+            (1, 65_535, (1, 65_535)),
+            (0, 132, (24, 132)),
+            (50, 0, (50, 80)),
+        ] {
+            let (terminal, wrong) = checked(rows, columns, "");
+            assert_eq!((terminal.size.rows, terminal.size.columns), expected);
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+        assert_eq!(checked(65_536, 1, "").1, ["spec.terminal.size"]);
+        assert_eq!(checked(1, u32::MAX, "").1, ["spec.terminal.size"]);
+        let mut wrong = Violations::default();
+        let unsized_one = check_terminal(&mut wrong, v1::TerminalOptions::default());
+        assert_eq!((unsized_one.size.rows, unsized_one.size.columns), (24, 80));
+    }
+
+    #[test]
+    fn the_kind_of_a_terminal_is_a_name_and_no_path() {
+        let longest = "x".repeat(MAX_TERM_BYTES);
+        for term in ["", "xterm-256color", "screen.xterm+new_1", &longest] {
+            let (terminal, wrong) = checked(1, 1, term);
+            assert_eq!(terminal.term, term);
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+        let long = "x".repeat(MAX_TERM_BYTES + 1);
+        for term in ["../x", "x y", "x\n", "x\0", "x=1", "\u{e9}", &long] {
+            assert_eq!(checked(1, 1, term).1, ["spec.terminal.term"], "{term:?}");
+        }
+        // Everything wrong at once.
+        assert_eq!(checked(70_000, 1, "/").1, ["spec.terminal.size", "spec.terminal.term"]);
+    }
 }

@@ -10,6 +10,7 @@ use crate::files::{FileFailure, FilesError, printable};
 use crate::peer::PeerError;
 use crate::policy::Refusal;
 use crate::run::StartError;
+use crate::session::CreateError;
 
 /// `ErrorInfo.domain` of everything this daemon refuses.
 const DOMAIN: &str = "fumehood";
@@ -92,6 +93,33 @@ pub(super) fn invalid_field(field: &str, what: impl Into<String>) -> Status {
 pub(super) fn no_such_run(id: &str) -> Status {
     let message = format!("there is no run {id:?}: it never was, was released, or was forgotten by age");
     status(Code::NotFound, "NO_SUCH_RUN", message, ErrorDetails::new())
+}
+
+/// There is no such session, or it is somebody else's: the same answer for both.
+pub(super) fn no_such_session(id: &str) -> Status {
+    let message =
+        format!("there is no session {id:?}: it never was, or it was closed and forgotten by age; create one");
+    status(Code::NotFound, "NO_SUCH_SESSION", message, ErrorDetails::new())
+}
+
+/// The session is not in a state for this.
+pub(super) fn session_precondition(reason: &str, session: &str, what: impl Into<String>) -> Status {
+    let what = cut(what.into(), MAX_MESSAGE_BYTES);
+    let mut details = ErrorDetails::new();
+    details.add_precondition_failure_violation(reason, format!("session/{session}"), what.clone());
+    status(Code::FailedPrecondition, reason, what, details)
+}
+
+/// The policy gives no such session; the rule that says so.
+pub(super) fn denied(rule: &str, explanation: String) -> Status {
+    let details = ErrorDetails::new();
+    status_about(
+        Code::PermissionDenied,
+        "POLICY_DENIES",
+        explanation,
+        details,
+        &[("rule", rule)],
+    )
 }
 
 /// There is no such policy.
@@ -406,6 +434,22 @@ impl From<StartError> for Refused {
                 status(Code::ResourceExhausted, "TOO_MANY_RUNS", message, details)
             }
             StartError::Exists(_) => status(Code::AlreadyExists, "RUN_ID_TAKEN", message, ErrorDetails::new()),
+            StartError::SessionClosed { id, .. } => session_precondition("SESSION_CLOSED", &id, message),
+        })
+    }
+}
+
+impl From<CreateError> for Refused {
+    fn from(error: CreateError) -> Self {
+        let message = error.to_string();
+        Refused(match error {
+            CreateError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
+            CreateError::Full(_) => {
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(RETRY_AFTER));
+                status(Code::ResourceExhausted, "TOO_MANY_SESSIONS", message, details)
+            }
+            CreateError::Exists(_) => status(Code::AlreadyExists, "SESSION_ID_TAKEN", message, ErrorDetails::new()),
         })
     }
 }

@@ -183,6 +183,7 @@ fn request(bytes: &[u8]) {
         max_keep_bytes: 64 << 20,
         spill: true,
         audit: None,
+        sessions: None,
     });
     let peer = Peer {
         identity: Identity::Unix {

@@ -36,7 +36,7 @@ const PACKAGES: &[(&str, &str, &[&str])] = &[
 /// In the daemon, only these name the wire: the door, and who opens it.
 const NAME_THE_WIRE: &[&str] = &["service/", "serve.rs"];
 
-/// In the daemon, only these name the mechanism: what becomes a sandbox (`lower`), who follows it (`run/`), where sandboxes come
+/// In the daemon, only these name the mechanism: what becomes a sandbox (`lower`), who follows it (`run/`, `session/`), where sandboxes come
 /// from (`launch`), what works on files in them (`files`), what helps where a protection is missing (`remedy`), what must come before threads (`lib`, `cli`) or confines or
 /// stops the daemon (`walls`, `serve`); and at the door,
 /// where states, signals and leftovers get their wire form.
@@ -44,6 +44,7 @@ const NAME_THE_SANDBOX: &[&str] = &[
     "lower.rs",
     "lower/",
     "run/",
+    "session/",
     "launch.rs",
     "files.rs",
     "files/",
@@ -55,6 +56,7 @@ const NAME_THE_SANDBOX: &[&str] = &[
     "service/node.rs",
     "service/convert.rs",
     "service/runs.rs",
+    "service/sessions.rs",
 ];
 
 /// What those below the daemon and the client must not know.

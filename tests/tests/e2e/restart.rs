@@ -363,3 +363,43 @@ async fn whoever_follows_a_run_when_its_daemon_is_killed_hears_from_the_next_tha
         .command("sh")
         .args(["-c", "echo here; sleep 86400"])
         .current_dir(house.workspace());
+    let mut run = within("spawn", command.spawn()).await.unwrap();
+    while !matches!(
+        within("output", run.next()).await.unwrap().unwrap().event,
+        Some(Event::Output(_))
+    ) {}
+    house.kill_daemon();
+    house.start_daemon();
+    let ended = within("the end", run.wait()).await.unwrap();
+    assert_eq!(ended.shell_code(), 125);
+    assert!(why_lost(&info(&client, run.id()).await).contains("killed"));
+}
+
+#[test]
+fn two_daemons_of_a_user_do_not_take_each_others_runs() {
+    let mut house = builder().who(Who::Ordinary).build();
+    let detached = house.run_with(&["--detach"], &["sh", "-c", "echo one"]).finish();
+    let id = detached.out().trim().to_owned();
+    house.cli().args(["wait", &id]).finish().expect(0);
+    sealed(&house, 1);
+    house.kill_daemon();
+    // Another socket, the same places.
+    let other = house.path("run/other.sock");
+    let second = house
+        .cli()
+        .args(["daemon", "--socket"])
+        .args([&other])
+        .args(["--audit"])
+        .args([house.path("state/other.jsonl")])
+        .args(["--scratch-dir"])
+        .args([house.scratch()])
+        .start();
+    let cli = || house.cli().env("FUMEHOOD_SOCKET", &other);
+    eventually(DEADLINE, "the other daemon", || other.exists().then_some(()));
+    cli().args(["logs", &id]).finish().expect(125);
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    second.finish().expect(0);
+    house.start_daemon();
+    let logs = house.cli().args(["logs", &id]).finish();
+    assert_eq!(logs.out(), "one\n", "{}", logs.err());
+}

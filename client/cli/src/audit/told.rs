@@ -30,7 +30,8 @@ const DIGEST_DIGITS: usize = 12;
 pub fn line(heading: &Heading, record: &Value) -> String {
     let run_peer = heading.run_id.as_deref().and_then(|id| Some(id.split_once('@')?.1));
     let who = match heading.kind.as_str() {
-        "approval_resolved" | "approval_rule_removed" => name(&record["by"]),
+        "approval_resolved" | "approval_rule_removed" | "session_reset" => name(&record["by"]),
+        "session_closed" if !text(&record["by"]).is_empty() => name(&record["by"]),
         _ if record["peer"].is_null() => word(run_peer.unwrap_or("daemon").as_bytes(), NAME_CHARS),
         _ => name(&record["peer"]),
     };
@@ -56,7 +57,14 @@ fn told(heading: &Heading, record: &Value) -> String {
         };
         format!("policy {}{digest}", name(&record["policy_name"]))
     };
-    let command = || format!("in {}: {}", path(&record["cwd"]), words(&record["argv"]));
+    let command = || {
+        let session = match record["session"].as_str() {
+            Some(id) if !id.is_empty() => format!("in {} ", session(id)),
+            _ => String::new(),
+        };
+        format!("{session}in {}: {}", path(&record["cwd"]), words(&record["argv"]))
+    };
+    let of_session = || session(record["session_id"].as_str().unwrap_or_default());
     let question = || format!("question {} of {run}", name(&record["approval_id"]));
     let reason = || last(": ", &record["reason"]);
     match heading.kind.as_str() {
@@ -70,10 +78,54 @@ fn told(heading: &Heading, record: &Value) -> String {
             last("; ", &record["reason"])
         ),
         "end" => format!("{run} {}", end(record)),
+        "session_created" => {
+            let time = |key: &str| {
+                record[key]
+                    .as_u64()
+                    .map_or_else(|| "?".to_owned(), |ms| show(Duration::from_millis(ms)))
+            };
+            format!(
+                "{} created ({}) in {}, for {}, {} without a run",
+                of_session(),
+                policy(),
+                path(&record["cwd"]),
+                time("lifetime_ms"),
+                time("idle_timeout_ms")
+            )
+        }
+        "session_reset" => format!("{} reset", of_session()),
+        "session_closed" => format!(
+            "{} closed ({}) after {} runs{}",
+            of_session(),
+            name(&record["end"]),
+            number(&record["runs"]),
+            last(": ", &record["detail"])
+        ),
         "interrupted" => {
             let intent = number(&record["intent_seq"]);
             format!("{run} interrupted: its daemon was gone before it ended (its intent is record {intent})")
         }
+        "run_attached" => format!("{run} attached to{}", times(record)),
+        "run_input" => {
+            let from = match record["count"].as_u64() {
+                Some(attachments @ 2..) => format!(" from {attachments} attachments"),
+                _ => String::new(),
+            };
+            let bytes = record["bytes"].as_u64().map_or_else(|| "?".to_owned(), render::bytes);
+            format!("{run} got {bytes} of input{from}")
+        }
+        "run_signalled" => {
+            let called = |signal: &Value| {
+                let value = signal.as_i64().and_then(|value| i32::try_from(value).ok());
+                value
+                    .and_then(signal_name)
+                    .map_or_else(|| number(signal), str::to_owned)
+            };
+            let signals: Vec<_> = list(&record["signals"]).iter().take(64).map(called).collect();
+            format!("{run} got {}{}", signals.join(" "), times(record))
+        }
+        "run_killed" => format!("{run} asked to end{}", times(record)),
+        "run_released" => format!("{run} removed, and its output with it"),
         "approval_requested" => format!(
             "{} asked by {} ({}), to be answered by {}: {}{}",
             question(),
@@ -314,6 +366,14 @@ fn end(record: &Value) -> String {
     told + &why
 }
 
+/// How many times, where a record stands for several.
+fn times(record: &Value) -> String {
+    match record["count"].as_u64() {
+        Some(count @ 2..) => format!(", {count} times"),
+        _ => String::new(),
+    }
+}
+
 /// `allowed for always`.
 fn answer(record: &Value) -> String {
     let session = text(&record["session"]);
@@ -338,6 +398,12 @@ fn rules(record: &Value) -> String {
 /// A run by the end of its id, which --run takes: the beginning is the time, and nearly the same for all of a day.
 fn run(recorded: &str) -> String {
     format!("run {}", short(recorded.split_once('@').map_or(recorded, |(id, _)| id)))
+}
+
+/// A session; people choose such ids to be read.
+fn session(recorded: &str) -> String {
+    let id = recorded.split_once('@').map_or(recorded, |(id, _)| id);
+    format!("session {}", short(id))
 }
 
 fn short(id: &str) -> String {
@@ -470,9 +536,60 @@ mod tests {
                 format!("uid:1001  run b7f87798714a denied by {rule} in /w: git push 'a b'; not here"),
             ),
             (
+                "intent",
+                with(json!({"session": "dev@uid:1001"})),
+                format!("uid:1001  run b7f87798714a allowed by {rule} in session dev in /w: git push 'a b'"),
+            ),
+            (
+                "session_created",
+                with(json!({"session_id": "dev", "lifetime_ms": 3_600_000, "idle_timeout_ms": 60_000})),
+                "uid:1001  session dev created (policy team 1a2b3c4d5e6f) in /w, for 1h, 1m without a run".to_owned(),
+            ),
+            ("session_reset", json!({"session_id": "dev", "by": "uid:0"}), "uid:0     session dev reset".to_owned()),
+            (
+                "session_closed",
+                json!({"session_id": "dev", "by": "uid:0", "end": "closed", "runs": 3, "detail": "uid:0 closed it: done"}),
+                "uid:0     session dev closed (closed) after 3 runs: uid:0 closed it: done".to_owned(),
+            ),
+            (
+                "session_closed",
+                json!({"session_id": "dev", "by": "", "end": "idle", "runs": 0, "detail": "no run was in it"}),
+                "daemon    session dev closed (idle) after 0 runs: no run was in it".to_owned(),
+            ),
+            (
                 "interrupted",
                 json!({"run_id": RUN, "instance": "i", "intent_seq": 3}),
                 "uid:1001  run b7f87798714a interrupted: its daemon was gone before it ended (its intent is record 3)".to_owned(),
+            ),
+            (
+                "run_attached",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a attached to".to_owned(),
+            ),
+            (
+                "run_attached",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 90}),
+                "uid:0     run b7f87798714a attached to, 90 times".to_owned(),
+            ),
+            (
+                "run_input",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 2, "bytes": 2048}),
+                "uid:0     run b7f87798714a got 2 KiB of input from 2 attachments".to_owned(),
+            ),
+            (
+                "run_signalled",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 3, "signals": [2, 15, 60]}),
+                "uid:0     run b7f87798714a got SIGINT SIGTERM 60, 3 times".to_owned(),
+            ),
+            (
+                "run_killed",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a asked to end".to_owned(),
+            ),
+            (
+                "run_released",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a removed, and its output with it".to_owned(),
             ),
             (
                 "approval_requested",
@@ -676,6 +793,7 @@ mod tests {
             "end",
             "approval_requested",
             "approval_resolved",
+            "run_signalled",
             "x",
             "policies_reloaded",
         ]

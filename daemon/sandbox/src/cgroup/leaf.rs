@@ -73,6 +73,38 @@ impl CgroupUsage {
     }
 }
 
+/// What a cgroup tells whoever holds its files.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    memory: Option<File>,
+    kills: Option<File>,
+}
+
+impl Gauges {
+    /// Memory in use, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        text(self.memory.as_ref()?)?.trim().parse().ok()
+    }
+
+    /// Processes that the out-of-memory killer ended so far; 0 where nobody counts.
+    pub fn oom_kills(&self) -> u64 {
+        let kills = || proc::flat_value(&text(self.kills.as_ref()?)?, "oom_kill");
+        kills().unwrap_or(0)
+    }
+
+    /// The descriptors, to be kept open where others are closed.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.memory.iter().chain(&self.kills).map(AsFd::as_fd)
+    }
+}
+
+/// A file of the kernel, which is shorter than this.
+fn text(file: &File) -> Option<String> {
+    let mut bytes = [0; 1024];
+    let length = std::os::unix::fs::FileExt::read_at(file, &mut bytes, 0).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+}
+
 /// The cgroup of one sandbox, one directory on v2, one per hierarchy on v1. Dropping it removes nothing.
 #[derive(Debug)]
 pub struct Leaf {
@@ -182,6 +214,21 @@ impl Leaf {
                     .text(Controller::Cpu, "cpu.stat")
                     .and_then(|text| proc::flat_value(&text, "throttled_usec")),
             },
+        }
+    }
+
+    /// Files to be read again and again by a process that cannot see the cgroup: what its memory is now, and how many processes the
+    /// out-of-memory killer has ended.
+    pub fn gauges(&self) -> Gauges {
+        let (memory, kills) = match self.version {
+            Version::V1 => ("memory.usage_in_bytes", "memory.oom_control"),
+            Version::V2 => ("memory.current", "memory.events"),
+        };
+        let place = self.places.iter().find(|(place, _)| *place == Controller::Memory);
+        let open = |file: &str| File::open(place?.1.join(file)).ok();
+        Gauges {
+            memory: open(memory),
+            kills: open(kills),
         }
     }
 

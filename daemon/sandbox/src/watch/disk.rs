@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 use super::{DiskResource, held};
-use crate::init;
+use crate::processes;
 
 /// Timestamps of files come from the clock of the last tick: 10 ms late at 100 Hz.
 const TICK: Duration = Duration::from_millis(20);
@@ -281,7 +281,7 @@ fn written() -> u64 {
         };
         Some(value("write_bytes:")?.saturating_sub(value("cancelled_write_bytes:")?))
     };
-    init::pids().filter_map(of).sum()
+    processes::pids().filter_map(of).sum()
 }
 
 /// A count of files, in steps.

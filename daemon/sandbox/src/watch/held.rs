@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::init;
+use crate::processes;
 
 /// What proc(5) puts behind the name of a file that has none.
 const UNLINKED: &[u8] = b" (deleted)";
@@ -79,7 +79,7 @@ pub(super) fn in_flight(own_sockets: bool) -> bool {
             })
     };
     let unaccepted = || std::fs::read("/proc/self/net/unix").is_ok_and(|table| has_unaccepted(&table));
-    init::pids().any(carries) || (own_sockets && unaccepted())
+    processes::pids().any(carries) || (own_sockets && unaccepted())
 }
 
 /// How many descriptors wait in a socket, as its fdinfo says.
@@ -103,7 +103,7 @@ fn has_unaccepted(table: &[u8]) -> bool {
 
 /// Calls `look` with each open descriptor that has no name: what its link says, and the link.
 fn each(mut look: impl FnMut(&[u8], &Path)) {
-    for pid in init::pids() {
+    for pid in processes::pids() {
         let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };

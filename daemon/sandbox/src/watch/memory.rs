@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use nix::unistd::SysconfVar;
 
 use super::held;
-use crate::init::{self, Stat};
+use crate::processes::{self, Stat};
 
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -43,7 +43,7 @@ impl Memory {
 
     /// What the tree uses, in bytes. Exact where that is above the limit, else a figure that is no smaller than the truth.
     pub fn used(&mut self) -> u64 {
-        let page = init::system_constant(SysconfVar::PAGE_SIZE);
+        let page = processes::system_constant(SysconfVar::PAGE_SIZE);
         // rss, in pages, is field 24.
         let resident = |stat: &Stat| {
             stat.fields
@@ -55,11 +55,11 @@ impl Memory {
         let shared = self.stored().max(self.kept_in_flight());
         // Cheap, and too much: pages that several processes share count for each, which for a thousand forks of one interpreter is a
         // thousand times what they use.
-        let most = init::processes().map(|(_, stat)| resident(&stat)).sum::<u64>() + shared;
+        let most = processes::all().map(|(_, stat)| resident(&stat)).sum::<u64>() + shared;
         if most <= self.limit {
             return most;
         }
-        let mapped = init::processes()
+        let mapped = processes::all()
             .map(|(pid, stat)| proportional(pid).unwrap_or((resident(&stat), 0)))
             .fold((0, 0), |sum, (all, of_it_shared)| (sum.0 + all, sum.1 + of_it_shared));
         total(mapped, shared)

@@ -1,5 +1,6 @@
 //! A run whose policy asks, until it has its answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fumehood_policies::command::reads_program_from_input;
@@ -108,16 +109,37 @@ impl Actor {
             policy: Arc::clone(&request.policy),
             workspace: request.host.workspace.clone(),
             cwd: request.host.cwd.clone(),
-            session: request.labels.get(SESSION).cloned().unwrap_or_default(),
+            session: match (request.labels.get(SESSION), &request.session) {
+                (Some(label), _) => label.clone(),
+                (None, Some(place)) => place.session.id().to_owned(),
+                (None, None) => String::new(),
+            },
             argv: request.argv.clone(),
-            env_names: request.env.iter().map(|(name, _)| name.clone()).collect(),
-            // The whole of it: what the caller's environment says of `PATH` counts as much as what the request says.
-            env_digest: environment_digest(&lower::environment(&request.env, grants, &request.host)),
-            program_from_input: request.input.then(|| reads_program_from_input(&request.argv)).flatten(),
+            env_names: request.judged_env().iter().map(|(name, _)| name.clone()).collect(),
+            env_digest: environment_digest(&self.surrounding(grants)),
+            program_from_input: request
+                .input
+                .then(|| reads_program_from_input(&request.judged_argv()))
+                .flatten(),
             rule,
             reason,
             commands,
         }
+    }
+
+    /// The whole environment: what the caller's says of `PATH` counts as much as what the request says. What a shell takes on of the lines
+    /// before it counts too.
+    fn surrounding(&self, grants: &Grants) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let request = &self.request;
+        let mut env = lower::environment(&request.own_env(), grants, &request.host);
+        env.retain(|name, _| !request.has_unset(name));
+        if let Some(place) = &request.session
+            && !place.begin.text.is_empty()
+        {
+            // No variable has such a name.
+            env.insert(b"=text".to_vec(), place.begin.text.clone());
+        }
+        env
     }
 
     /// A denial of which the audit log gets no command line where the policy keeps that out of it.

@@ -1,14 +1,13 @@
 //! Following a command: from exec to the moment nothing of it exists any more.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use fumehood_policies::{Grants, Limits};
-use fumehood_sandbox::Sandbox;
 use fumehood_sandbox::event::{self as sandbox_event, DiskResource, ExitStatus, SignalScope};
-use fumehood_sandbox::spec::CommandSpec;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -17,13 +16,16 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::terminal::{self, Terminal};
-use super::{Actor, Command, Ending, Enforcement, Event, Outcome, Phase, Started, Stream, failed, hex, sandbox_failed};
-use crate::launch::Watched;
+use super::{
+    Actor, Command, Ending, Enforcement, Event, InSession, Outcome, Phase, Started, Stream, hex, sandbox_failed,
+};
+use crate::launch::Tree;
 use crate::run::denials::Collecting;
 use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
 use crate::run::model::{TimeLimit, Usage};
+use crate::session::StateFile;
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
@@ -50,7 +52,7 @@ const KILL_SIGNAL: i32 = 9;
 const CONTINUE_SIGNAL: i32 = 18;
 
 /// One output stream while it is open.
-struct Output {
+pub(super) struct Output {
     stream: Stream,
     pipe: Option<Source>,
     /// The main process has ended.
@@ -58,6 +60,8 @@ struct Output {
     buffer: BytesMut,
     offset: u64,
     digest: Sha256,
+    /// Bytes that were taken without waiting.
+    taken_now: i32,
 }
 
 /// Where output comes from.
@@ -87,6 +91,7 @@ impl Output {
                 buffer: BytesMut::new(),
                 offset: 0,
                 digest: Sha256::new(),
+                taken_now: 0,
             },
             writer,
         ))
@@ -101,6 +106,24 @@ impl Output {
             buffer: BytesMut::new(),
             offset: 0,
             digest: Sha256::new(),
+            taken_now: 0,
+        }
+    }
+
+    /// What is there without waiting. `None`: nothing more now, or as much as a pipe can hold was taken.
+    fn take_now(&mut self) -> Option<Bytes> {
+        let Some(Source::Pipe(pipe)) = &self.pipe else {
+            return None;
+        };
+        let most = CHUNK_BYTES.min(usize::try_from(PIPE_BYTES.saturating_sub(self.taken_now)).unwrap_or(0));
+        let mut buffer = vec![0; most];
+        match pipe.try_read(&mut buffer) {
+            Ok(read @ 1..) => {
+                self.taken_now += read as i32;
+                buffer.truncate(read);
+                Some(buffer.into())
+            }
+            _ => None,
         }
     }
 
@@ -161,6 +184,9 @@ impl Output {
     }
 }
 
+/// Our ends of a command's output, what fills its input, and the command's ends.
+type Pipes = ([Output; 2], Option<AbortHandle>, Option<[OwnedFd; 3]>);
+
 /// Where following stands.
 struct Following {
     started: Option<Instant>,
@@ -175,6 +201,8 @@ struct Following {
     last_output: Instant,
     /// Set once no process exists any more, or nobody can say.
     gone: bool,
+    /// What is left in a session goes its way now.
+    left: bool,
     usage: sandbox_event::Usage,
     measured: bool,
     /// How init ended: its exit code, or minus the signal.
@@ -207,6 +235,7 @@ impl Following {
             kill_at: None,
             last_output: now,
             gone: false,
+            left: false,
             usage: sandbox_event::Usage::default(),
             measured: false,
             init_status: 0,
@@ -234,18 +263,18 @@ impl Following {
     }
 
     /// Begins to end the run: the stop signal to the whole tree, and SIGKILL when the grace is over.
-    fn end(&mut self, sandbox: &Sandbox, cause: Ending, grace: Duration) {
+    fn end(&mut self, tree: &Tree, cause: Ending, grace: Duration) {
         self.cause.get_or_insert(cause);
         if grace.is_zero() || self.started.is_none() {
-            let _ = sandbox.kill();
+            let _ = tree.kill();
         } else {
             if self.kill_at.is_none() {
-                let _ = sandbox.signal(STOP_SIGNAL, SignalScope::Tree);
+                let _ = tree.signal(STOP_SIGNAL, SignalScope::Tree);
                 if self.terminal {
-                    let _ = sandbox.signal(HANG_UP_SIGNAL, SignalScope::Tree);
+                    let _ = tree.signal(HANG_UP_SIGNAL, SignalScope::Tree);
                 }
                 // What is stopped takes the signal only once it continues.
-                let _ = sandbox.signal(CONTINUE_SIGNAL, SignalScope::Tree);
+                let _ = tree.signal(CONTINUE_SIGNAL, SignalScope::Tree);
             }
             self.kill_by(Instant::now() + grace);
         }
@@ -284,26 +313,63 @@ impl Following {
     }
 }
 
-impl Actor {
-    pub(super) async fn follow(
-        &mut self,
-        mut sandbox: Watched,
-        command: &CommandSpec,
-        grants: &Grants,
-        enforcement: Vec<Enforcement>,
-        starting: Instant,
-        mut refused_hosts: mpsc::Receiver<String>,
-    ) -> Outcome {
-        let sent = self.send_command(sandbox.handle(), command).await;
-        let ([mut stdout, mut stderr], mut feeder) = match sent {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(0);
-                return self
-                    .abandon(sandbox, failed(None, "send the command", errno, error.to_string()))
-                    .await;
+/// A command that was sent, and what is at our ends of it.
+pub(super) struct Sent {
+    /// Its processes.
+    pub tree: Tree,
+    /// Its output.
+    pub outputs: [Output; 2],
+    /// What fills its input.
+    pub feeder: Option<AbortHandle>,
+    /// The state of every protection.
+    pub enforcement: Vec<Enforcement>,
+    /// When setting up began.
+    pub starting: Instant,
+    /// Hosts that the refusing proxy is asked for.
+    pub refused_hosts: mpsc::Receiver<String>,
+    /// Where a shell leaves what the next line finds.
+    pub carrying: Option<Carrying>,
+    /// In which of its session's sandboxes it is.
+    pub generation: Option<u32>,
+}
+
+/// What becomes of what a shell leaves.
+pub(super) struct Carrying {
+    /// Where it runs.
+    pub place: InSession,
+    /// Where it is written.
+    pub file: StateFile,
+    /// The environment that it was given.
+    pub given: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Carrying {
+    /// Takes what was left, if it is whole.
+    fn take(&self, generation: u32) {
+        let session = &self.place.session;
+        match self.file.left() {
+            Some(left) => {
+                let removed = |name: &[u8]| session.request.grants.removes(name);
+                let carried = self.place.begin.after(left, &self.given, &session.base_env, removed);
+                session.carry(carried, generation);
             }
-        };
+            None => tracing::debug!(session = session.id(), "a line left nothing for the next"),
+        }
+    }
+}
+
+impl Actor {
+    pub(super) async fn follow(&mut self, sent: Sent, grants: &Grants) -> Outcome {
+        let Sent {
+            mut tree,
+            outputs: [mut stdout, mut stderr],
+            mut feeder,
+            enforcement,
+            starting,
+            mut refused_hosts,
+            carrying,
+            generation,
+        } = sent;
         let mut state = Following::new(grants.limits);
         state.terminal = self.request.terminal.is_some();
         let mut setup = Duration::ZERO;
@@ -318,7 +384,7 @@ impl Actor {
             let gone = state.gone;
             let readable = gone || state.started.is_some();
             tokio::select! {
-                event = sandbox.receive(), if !gone => match event {
+                event = tree.receive(), if !gone => match event {
                     Ok(Some((event, fds))) => {
                         if let sandbox_event::Event::Started { pid } = event {
                             state.started = Some(Instant::now());
@@ -335,16 +401,28 @@ impl Actor {
                                 limits: grants.limits,
                             });
                         } else {
-                            self.sandbox_event(&mut state, sandbox.handle(), event);
+                            let before = state.exited.is_some();
+                            self.sandbox_event(&mut state, &tree, event);
                             stdout.ended = state.exited.is_some();
+                            // One that was ended leaves nothing, nor does one that a signal killed.
+                            if let (false, Some(Ending::Exited { .. }), None) = (before, &state.exited, &state.cause)
+                                && let (Some(carrying), Some(generation)) = (&carrying, generation)
+                            {
+                                carrying.take(generation);
+                            }
                         }
                     }
-                    // The launcher died, and every sandbox with it.
-                    Ok(None) | Err(_) => state.gone = true,
+                    // The launcher died, and every sandbox with it; or the session's was ended, which the session knows more of.
+                    Ok(None) | Err(_) => {
+                        if let (Some(place), None) = (&self.request.session, &state.exited) {
+                            state.cause.get_or_insert(place.session.verdict(generation).await);
+                        }
+                        state.gone = true;
+                    }
                 },
                 // What the command writes may be here before the word that it started: `started` still comes first.
-                read = stdout.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stdout, read),
-                read = stderr.read(&self.journal, gone), if readable => self.output(&mut state, sandbox.handle(), &mut stderr, read),
+                read = stdout.read(&self.journal, gone), if readable => self.output(&mut state, &tree, &mut stdout, read),
+                read = stderr.read(&self.journal, gone), if readable => self.output(&mut state, &tree, &mut stderr, read),
                 Some(host) = refused_hosts.recv(), if !gone => self.refused_host(&mut state, host),
                 Some(command) = self.commands.recv() => if let Command::Resize(size) = command {
                     self.resize(size);
@@ -352,15 +430,21 @@ impl Actor {
                         terminal.resize(size);
                     }
                 } else {
-                    self.command(&mut state, sandbox.handle(), command);
+                    self.command(&mut state, &tree, command);
                 },
                 () = sleep => if let Some((_, deadline)) = deadline {
-                    self.deadline(&mut state, sandbox.handle(), deadline);
+                    self.deadline(&mut state, &tree, deadline);
                 },
             }
             // What is left of a tree whose main process has ended and that nobody reads from any more is ended now.
             if state.exited.is_some() && !state.gone && stdout.pipe.is_none() && stderr.pipe.is_none() {
-                let _ = sandbox.handle().kill();
+                let _ = tree.let_go();
+            }
+            if state.left {
+                state.left = false;
+                for output in [&mut stdout, &mut stderr] {
+                    self.hand_over(&mut state, &tree, output);
+                }
             }
         }
         // Nobody is left to read; clients may still hold the other end.
@@ -420,16 +504,11 @@ impl Actor {
         }
     }
 
-    /// Makes the pipes and sends the command with their far ends. With the outputs comes the task that fills the input, where there is
-    /// one.
-    async fn send_command(
-        &mut self,
-        sandbox: &Sandbox,
-        command: &CommandSpec,
-    ) -> std::io::Result<([Output; 2], Option<AbortHandle>)> {
+    /// Makes the pipes: our ends, the task that fills the input where there is one, and the command's ends; none of a terminal, which
+    /// init makes.
+    pub(super) fn pipes(&mut self) -> std::io::Result<Pipes> {
         if self.request.terminal.is_some() {
-            sandbox.exec_on_terminal(command)?;
-            return Ok((Stream::ALL.map(Output::absent), None));
+            return Ok((Stream::ALL.map(Output::absent), None, None));
         }
         let (stdout, stdout_writer) = Output::new(Stream::Stdout)?;
         let (stderr, stderr_writer) = match self.request.merged {
@@ -449,8 +528,19 @@ impl Actor {
         } else {
             std::fs::File::open("/dev/null")?.into()
         };
-        sandbox.exec(command, [stdin, stdout_writer, stderr_writer])?;
-        Ok(([stdout, stderr], feeder))
+        Ok(([stdout, stderr], feeder, Some([stdin, stdout_writer, stderr_writer])))
+    }
+
+    /// Takes what a stream of a session holds now, and leaves what may still come to the session.
+    fn hand_over(&self, state: &mut Following, tree: &Tree, output: &mut Output) {
+        while let Some(data) = output.take_now() {
+            self.output(state, tree, output, Read::Data(data));
+        }
+        let Some(source) = output.pipe.take() else { return };
+        if let (Source::Pipe(pipe), Some(place)) = (source, &self.request.session) {
+            place.session.keep_output(&self.request.id, output.stream, pipe);
+        }
+        self.output(state, tree, output, Read::Closed(false));
     }
 
     /// Takes the terminal's master, if the command has one: its output is `stdout`, and a task types what clients send.
@@ -472,7 +562,7 @@ impl Actor {
         }
     }
 
-    fn sandbox_event(&self, state: &mut Following, sandbox: &Sandbox, event: sandbox_event::Event) {
+    fn sandbox_event(&self, state: &mut Following, tree: &Tree, event: sandbox_event::Event) {
         use sandbox_event::Event::{
             CpuTime, Created, Described, DiskExceeded, Exited, Failed, Gone, MemoryExceeded, Ready, Recorded, Refused,
             SelfTest, SpawnFailed, Started,
@@ -496,7 +586,7 @@ impl Actor {
                         &self.surroundings.launching,
                     ),
                 });
-                let _ = sandbox.kill();
+                let _ = tree.kill();
             }
             Exited {
                 status,
@@ -543,7 +633,7 @@ impl Actor {
                 if let (Some(after), None) = (limit, &state.exited) {
                     self.set_phase(Phase::Ending);
                     state.end(
-                        sandbox,
+                        tree,
                         Ending::TimedOut {
                             limit: TimeLimit::Cpu,
                             after,
@@ -577,7 +667,7 @@ impl Actor {
         }
     }
 
-    fn output(&self, state: &mut Following, sandbox: &Sandbox, output: &mut Output, read: Read) {
+    fn output(&self, state: &mut Following, tree: &Tree, output: &mut Output, read: Read) {
         match read {
             Read::Data(data) => {
                 state.last_output = Instant::now();
@@ -606,7 +696,7 @@ impl Actor {
                 }
                 if let (true, Some(limit_bytes), None) = (over, state.limits.output_bytes, &state.cause) {
                     self.set_phase(Phase::Ending);
-                    state.end(sandbox, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
+                    state.end(tree, Ending::OutputLimit { stream, limit_bytes }, state.limits.grace);
                 }
             }
             Read::Closed(end_of_file) => {
@@ -630,34 +720,36 @@ impl Actor {
         state.closed.drain(..).for_each(|closed| self.journal.append(closed));
     }
 
-    fn command(&self, state: &mut Following, sandbox: &Sandbox, command: Command) {
+    fn command(&self, state: &mut Following, tree: &Tree, command: Command) {
         match command {
             // Taken where the terminal is.
             Command::Resize(_) => {}
             Command::Signal { signal, scope } => {
-                let _ = sandbox.signal(signal, scope);
+                let _ = tree.signal(signal, scope);
             }
             Command::Kill(kill) if state.exited.is_none() => {
                 self.set_phase(Phase::Ending);
-                state.end(sandbox, kill.ending(), kill.grace.unwrap_or(state.limits.grace));
+                state.end(tree, kill.ending(), kill.grace.unwrap_or(state.limits.grace));
             }
             // It has ended by itself; what is left of it goes now.
             Command::Kill(_) => {
-                let _ = sandbox.kill();
+                let _ = tree.kill();
             }
         }
     }
 
-    fn deadline(&self, state: &mut Following, sandbox: &Sandbox, deadline: Deadline) {
+    fn deadline(&self, state: &mut Following, tree: &Tree, deadline: Deadline) {
         match deadline {
             Deadline::Kill => {
                 state.kill_at = None;
-                let _ = sandbox.kill();
+                // In a session, what a run leaves behind by itself is kept.
+                state.left = tree.is_in_session() && state.exited.is_some() && state.cause.is_none();
+                let _ = if state.left { tree.let_go() } else { tree.kill() };
             }
             Deadline::Wall(after) => {
                 self.set_phase(Phase::Ending);
                 state.end(
-                    sandbox,
+                    tree,
                     Ending::TimedOut {
                         limit: TimeLimit::Wall,
                         after,
@@ -670,7 +762,7 @@ impl Actor {
             Deadline::Idle(after) => {
                 self.set_phase(Phase::Ending);
                 state.end(
-                    sandbox,
+                    tree,
                     Ending::TimedOut {
                         limit: TimeLimit::Idle,
                         after,
@@ -680,7 +772,7 @@ impl Actor {
             }
             Deadline::Cpu => {
                 state.next_cpu_check = Instant::now() + CPU_PERIOD;
-                let _ = sandbox.ask_cpu_time();
+                let _ = tree.ask_cpu_time();
             }
         }
     }

@@ -156,6 +156,7 @@ fn frames() -> Vec<Frame> {
         accepted_at: time(0),
         order: 1_700_000_000_000_000_000,
         whole: true,
+        session: None,
         terminal: Some(TerminalSize { rows: 24, columns: 80 }),
     };
     let events = events();
@@ -240,7 +241,7 @@ fn the_form_is_that_of_its_version() {
         .collect();
     assert_eq!(
         (VERSION, digest.as_str()),
-        (1, "5ff674185e020edb6c5a1437f2261bbcee985a15d7bcbb5ea24578d37e802246")
+        (1, "3b03a3281f114ef7e29484fdb635dd2787bd0eaa715d44ff9426273e23e3ebdb")
     );
 }
 

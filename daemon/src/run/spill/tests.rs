@@ -57,6 +57,7 @@ fn described(number: u64, whole: bool) -> Described {
         accepted_at: std::time::SystemTime::now(),
         order: number,
         whole,
+        session: None,
         terminal: None,
     }
 }
