@@ -22,6 +22,7 @@ mod crash;
 mod deeds;
 mod denials;
 mod endings;
+mod files;
 mod floods;
 mod grants;
 mod guard;
