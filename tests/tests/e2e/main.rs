@@ -40,6 +40,7 @@ mod output;
 mod policy_tools;
 mod python;
 mod requests;
+mod restart;
 mod run;
 mod signals;
 mod soak;
