@@ -38,6 +38,7 @@ mod policy_tools;
 mod python;
 mod requests;
 mod run;
+mod sessions;
 mod signals;
 mod trust;
 mod walls;
