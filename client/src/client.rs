@@ -1,6 +1,6 @@
 //! The calls.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fumehood_proto::convert::duration_from_std;
@@ -27,7 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::error::Error;
-use crate::resume::Reconnect;
+use crate::resume::{Reconnect, retry};
 use crate::run::{RunEvents, RunHandle, RunInput};
 
 /// Largest message taken from the daemon, in bytes: a page of runs or a policy's text; events are far smaller.
@@ -146,16 +146,25 @@ impl Client {
         Ok(self.runs.clone().start(request).await?.into_inner())
     }
 
-    /// Waits until the run is over, or for `timeout`; tells its state as it is then (`finished` is set when it is over).
+    /// Waits until the run is over, or for `timeout`, through broken connections as [`with_reconnect`](Self::with_reconnect) says; tells its
+    /// state as it is then (`finished` is set when it is over).
     ///
     /// # Errors
-    /// [`Error::NotFound`] and the other refusals of a call. That the time passed is no error.
+    /// [`Error::NotFound`] and the other refusals of a call; [`Error::GivenUp`] when the connection broke and could not be made again. That
+    /// the time passed is no error.
     pub async fn wait(&self, run_id: impl Into<String>, timeout: Option<Duration>) -> Result<RunInfo, Error> {
-        let request = WaitRequest {
-            run_id: run_id.into(),
-            timeout: timeout.map(duration_from_std),
-        };
-        present(self.runs.clone().wait(request).await?.into_inner().run)
+        let run_id = run_id.into();
+        let give_up = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let run = retry(self.reconnect, || {
+            let left = give_up.map(|give_up| give_up.saturating_duration_since(Instant::now()));
+            let request = WaitRequest {
+                run_id: run_id.clone(),
+                timeout: left.map(duration_from_std),
+            };
+            let mut runs = self.runs.clone();
+            async move { Ok(runs.wait(request).await?.into_inner().run) }
+        });
+        present(run.await?)
     }
 
     /// The state of a run.

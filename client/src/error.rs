@@ -109,7 +109,7 @@ pub enum Error {
     },
     /// Something is wrong with a file that was to be worked on.
     #[error("{}", .0.message)]
-    File(FileError),
+    File(Box<FileError>),
     /// What was to be written could not be read; nothing was written.
     #[error("cannot read what is to be written")]
     Contents {
@@ -186,7 +186,7 @@ impl From<Status> for Error {
             .filter(|_| ours)
             .and_then(|info| FileError::of(&message, info))
         {
-            return Self::File(file);
+            return Self::File(Box::new(file));
         }
         let fields = || {
             let fields = details

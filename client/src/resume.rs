@@ -73,16 +73,20 @@ impl Default for Reconnect {
     }
 }
 
-/// Calls again while the connection is at fault.
+/// Calls again while the connection is at fault. A call may last: when it breaks after [`STEADY`], that is a new break.
 pub(crate) async fn retry<T, F>(policy: Reconnect, mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let broken_at = Instant::now();
+    let mut broken_at = Instant::now();
     let (mut attempts, mut pause) = (1, policy.first_pause);
     loop {
+        let called_at = Instant::now();
         match call().await {
             Err(error) if error.is_broken_connection() && !policy.give_up_after.is_zero() => {
+                if called_at.elapsed() >= STEADY {
+                    (broken_at, attempts, pause) = (Instant::now(), 1, policy.first_pause);
+                }
                 if broken_at.elapsed() >= policy.give_up_after {
                     let source = Box::new(error);
                     return Err(Error::GivenUp { attempts, source });

@@ -26,8 +26,9 @@
 //! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
 //! `policies_reloaded`, `file` (an operation on files); and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
-//! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`. `audit.head` beside
-//! the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
+//! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`; and about what was done to a
+//! run otherwise than over the stream that started it `run_attached`, `run_input`, `run_signalled`, `run_killed`, `run_released`, of which one
+//! record can stand for many (`count`). `audit.head` beside the log holds the last number and hash, so that records removed at the end are noticed too. Whoever can write as the
 //! daemon's user can forge both; the last hash, noted elsewhere from time to time, pins everything before it.
 //!
 //! # Promises
@@ -46,6 +47,7 @@ use std::path::{Path, PathBuf};
 mod approval;
 mod arguments;
 mod chain;
+mod deed;
 mod file;
 mod files;
 mod head;
@@ -60,6 +62,7 @@ mod writer;
 pub use approval::{Approval, ApprovalEvent, ApprovalRuleRemoved};
 pub use arguments::kept_arguments;
 pub use chain::{Broken, Fault};
+pub use deed::{Deed, DeedKind};
 pub use file::{AuditError, OpenError, Opened};
 pub use files::FileOperation;
 pub use read::{Heading, Next, Reader};

@@ -286,6 +286,9 @@ impl Launching {
     }
 }
 
+/// How long the processes of a sandbox are waited for whose launcher died. One in the kernel (a file system that hangs) can take longer.
+const DEATH_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A sandbox whose events can be awaited.
 #[derive(Debug)]
 pub struct Watched {
@@ -299,15 +302,39 @@ impl Watched {
         &self.sandbox
     }
 
-    /// The next event with its descriptors; see [`Sandbox::receive`]. Cancelling loses nothing.
+    /// The next event with its descriptors; see [`Sandbox::receive`]. At end of file no process of the sandbox is left. Cancelling loses nothing.
     pub async fn receive(&mut self) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
         loop {
             self.socket.readable().await?;
             let sandbox = &mut self.sandbox;
             match self.socket.try_io(Interest::READABLE, || sandbox.receive()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(None) => {
+                    self.dead().await;
+                    return Ok(None);
+                }
                 result => return result,
             }
+        }
+    }
+
+    /// Waits for the death of all that is in it, where nobody tells of it.
+    async fn dead(&self) {
+        // The launcher's death kills init, but init closes its socket long before it is gone.
+        let _ = self.sandbox.kill();
+        let Some(init) = self.sandbox.init() else { return };
+        // `register`, which takes its place, is unsafe. What is unsound of `new` are types that change or close their descriptor.
+        #[allow(deprecated)]
+        let watched = init
+            .try_clone_to_owned()
+            .and_then(|init| AsyncFd::with_interest(init, Interest::READABLE));
+        match watched {
+            Ok(init) => {
+                if tokio::time::timeout(DEATH_PATIENCE, init.readable()).await.is_err() {
+                    tracing::error!("the processes of a sandbox that was killed are still there");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the end of a sandbox cannot be awaited"),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! input.rs     what clients give to its standard input
 //! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
 //! prepare.rs   from grants to a sandbox that can take a command
+//! deeds.rs     who did what to it, for the audit log
 //! denials.rs   what the sandbox refused: what was told of it, and what a failed command's messages let one conclude
 //! table.rs     every run that is known, and how many may run at once
 //! find.rs      what is on the machine for the patterns of a policy
@@ -15,6 +16,7 @@
 //! ```
 
 mod actor;
+mod deeds;
 mod denials;
 mod find;
 mod host;
@@ -37,4 +39,4 @@ pub use learn::Recorded;
 pub use model::*;
 pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
 pub(crate) use table::may_see;
-pub use table::{Bounds, Follower, Run, RunTable, StartError};
+pub use table::{Bounds, Follower, Run, RunTable, Sender, StartError};

@@ -17,7 +17,8 @@ use crate::wait::{DEADLINE, eventually};
 /// A command line under construction.
 #[derive(Debug)]
 pub struct Cli {
-    command: Command,
+    pub(crate) command: Command,
+    pub(crate) user: Option<u32>,
     input: Option<Vec<u8>>,
 }
 
@@ -32,7 +33,11 @@ impl Cli {
         if let Some(uid) = user {
             command.uid(uid).gid(uid);
         }
-        Self { command, input: None }
+        Self {
+            command,
+            user,
+            input: None,
+        }
     }
 
     /// Adds arguments.

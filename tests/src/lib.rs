@@ -3,6 +3,7 @@
 //! ```text
 //! house.rs      a daemon in a private directory, from start to the check that nothing stays behind
 //! cli.rs        the command-line program as a process
+//! terminal.rs   the same at a terminal, as a person sees it
 //! run.rs        requests and what became of them, through the client library
 //! leftovers.rs  what is left of a daemon, looked for in /proc, in cgroups and on disk
 //! wait.rs       conditions with a deadline
@@ -15,12 +16,14 @@ mod cli;
 mod house;
 mod leftovers;
 mod run;
+mod terminal;
 mod wait;
 
 pub use cli::{Cli, Ended, Running};
 pub use house::{Builder, House, PROGRAM, Who};
 pub use leftovers::{Process, cgroups_named, descent, holding, mounts_naming, process};
 pub use run::{Told, argv, inline, named_policy, send};
+pub use terminal::{Terminal, TerminalEnd};
 pub use wait::{DEADLINE, eventually, within};
 
 /// Whether this process may do everything.

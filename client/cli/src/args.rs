@@ -90,6 +90,7 @@ pub struct ConnectArgs {
         fumehood run --timeout 10m -v -- npm test\n  \
         fumehood run -e CI=1 -e TOKEN -- sh -c 'git log | head'\n  \
         fumehood run --policy ./ci.toml --workspace ~/project --cwd server -- pytest\n  \
+        fumehood run -t -- bash\n  \
         fumehood run --detach -- npm run dev         prints an id, for `logs`, `attach`, `wait` and `kill`\n  \
         fumehood run -c 'cd web && npm test | tail'  a line for a shell\n  \
         fumehood run --session dev -c 'cd web'       in a session: the next line begins in web\n\n\
@@ -100,6 +101,8 @@ pub struct ConnectArgs {
         resumes it. A second SIGINT within 2 seconds kills the run; so do 10 seconds after SIGTERM or SIGHUP.\n\n\
         Input: standard input is passed on as it comes, whether the command reads it or not: in a shell's \
         `while read` loop use --no-stdin.\n\n\
+        Terminals: with --tty every key goes to the command, Ctrl-C and Ctrl-Z as well. After Enter, `~.` leaves at once and `~ Ctrl-Z` stops \
+        this program and not the command; `~~` is one `~`. With --detach nobody is at the terminal until `fumehood attach`.\n\n\
         When this program is gone (its terminal is closed, it is killed): the run is killed; with --linger it goes on for that time and is \
         killed then, unless `fumehood attach` follows it; with --detach it does not depend on any program.")]
 pub struct RunArgs {
@@ -134,8 +137,8 @@ pub struct RunArgs {
     /// Give the command no input: reading gives end of file at once
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
-    /// Give the command a terminal: for shells, editors, pagers. Needs one at standard input; `Enter ~ .` leaves, whatever happens
-    #[arg(short, long, conflicts_with_all = ["json", "no_stdin", "detach", "linger", "merged"])]
+    /// Give the command a terminal, for shells, editors, pagers; this program's own becomes its keyboard and screen
+    #[arg(short, long, conflicts_with_all = ["json", "no_stdin", "merged"])]
     pub tty: bool,
     /// Start the command, print its run's id and leave it to itself; it has no input
     #[arg(short, long, conflicts_with_all = ["linger", "verbose"])]
@@ -703,6 +706,9 @@ pub struct KillArgs {
     after_help = "Any program of the same user can attach to a run, whoever started it, and as many as like.\n\n\
         Ctrl-C (and SIGTERM, SIGHUP, SIGQUIT): this program lets go of the run, which goes on. With --signals they are the command's, as with \
         `fumehood run`, and as `docker attach` does it; end this program then with `fumehood kill`, or by closing its output.\n\n\
+        A run with a terminal, attached to at a terminal: that becomes its keyboard and screen, and its size. Every key goes to the command; \
+        after Enter, `~.` lets go of the run and `~ Ctrl-Z` stops this program; `~~` is one `~`. With several attached all keys count, and the \
+        last size.\n\n\
         Examples:\n  \
         fumehood attach 5a05a5efea                  what is written from now on\n  \
         fumehood attach --from-start 5a05a5efea     everything that is kept, and on\n  \

@@ -1,32 +1,35 @@
 //! `fumehood attach` and `fumehood logs`: what a run writes, for whoever comes later.
 //!
 //! Unlike `fumehood run`, this program does not stand in for the run: it may leave without harm. So a signal, or a reader that went away, ends
-//! the following and nothing else, unless signals are asked to be passed on.
+//! the following and nothing else, unless signals are asked to be passed on. Of a run with a terminal, a person at a terminal gets keyboard and
+//! screen, as with `run --tty`.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use bytes::Bytes;
 use fumehood_client::proto::v1::{Finished, OutputStream, RunEvent, RunInfo, SignalScope, run_event::Event};
-use fumehood_client::{Error, Position, Run};
+use fumehood_client::{Client, Error, Position, Run, RunStdin};
 use nix::sys::signal::{Signal, raise};
 
 use crate::args::{AttachArgs, ConnectArgs, LogsArgs};
 use crate::failure::{EXIT_FAILURE, Failure};
 use crate::ids::resolve;
-use crate::run::{Pump, ending_signal, exit_of, output_broken};
+use crate::run::{Escapes, Pump, ending_signal, exit_of, output_broken};
 use crate::signals::Signals;
 use crate::start::{self, Connected};
 use crate::stdio::{Broken, Reader, Stdin, Stream, Writers, stdin_kind};
 use crate::tail::{Held, Tail};
-use crate::{approve, json, render, tell};
+use crate::{approve, json, render, tell, tty};
 
 /// `attach`.
 pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let (client, info) = find(&args.connect, &args.run_id).await?;
-    let (signals, writers) = streams()?;
     let over = info.finished.is_some();
-    let input = args.input && !over;
+    // Both ends are terminals: this one is the run's as long as this program follows it.
+    let at_terminal = info.terminal.is_some() && !over && !args.json && tty::is_there() && io::stdout().is_terminal();
+    let (signals, writers) = streams(at_terminal)?;
+    let input = (args.input || at_terminal) && !over;
     let position = match (args.from_start, args.tail) {
         (true, _) => Position::Start,
         (false, Some(tail)) => Position::Tail(tail.bytes()),
@@ -34,7 +37,13 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
     };
     let attach = client.attach(info.run_id.as_str()).from(position);
     let mut run = if input { attach.input() } else { attach }.start().await?;
+    let (escapes_to, escapes) = tokio::sync::mpsc::channel(1);
+    let mut keyboard = None;
     let pump = match run.stdin.take() {
+        Some(stdin) if at_terminal => {
+            keyboard = Some((stdin, escapes_to));
+            None
+        }
         Some(stdin) if stdin_kind() == Stdin::Readable => {
             let reader = Reader::start().map_err(|source| Failure::System {
                 action: "start the reader of the input",
@@ -51,7 +60,11 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
     };
     if !args.quiet && !args.json && !over {
         let id = &info.run_id;
-        if args.signals {
+        if at_terminal {
+            tell(&format!(
+                "attached to the terminal of {id}; `Enter ~ .` lets go of it, and it goes on"
+            ));
+        } else if args.signals {
             tell(&format!(
                 "attached to {id}; signals go to the command, `fumehood kill {id}` ends the run"
             ));
@@ -66,6 +79,11 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
         json: args.json,
         pass_signals: args.signals,
         stands_in: true,
+        keyboard,
+        escapes,
+        raw: None,
+        sizes: tty::Resizes::of(client, info.run_id.clone()),
+        started: info.started_at.is_some(),
     };
     let end = show.follow(run, writers, signals, pump).await;
     match end? {
@@ -95,7 +113,7 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
 /// `logs`.
 pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let (client, info) = find(&args.connect, &args.run_id).await?;
-    let (signals, writers) = streams()?;
+    let (signals, writers) = streams(false)?;
     let position = args
         .tail
         .map_or(Position::Start, |tail: Tail| Position::Tail(tail.bytes()));
@@ -107,6 +125,11 @@ pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
         json: args.json,
         pass_signals: false,
         stands_in: false,
+        keyboard: None,
+        escapes: tokio::sync::mpsc::channel(1).1,
+        raw: None,
+        sizes: tty::Resizes::of(client, info.run_id.clone()),
+        started: false,
     };
     match show.follow(run, writers, signals, None).await? {
         End::Over(_) | End::LetGo => Ok(0),
@@ -115,7 +138,7 @@ pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
 }
 
 /// The run that is meant, of a daemon that is there: none is started, because it would have no runs.
-async fn find(connect: &ConnectArgs, wanted: &str) -> Result<(fumehood_client::Client, RunInfo), Failure> {
+async fn find(connect: &ConnectArgs, wanted: &str) -> Result<(Client, RunInfo), Failure> {
     let client = match start::connect_existing(connect).await? {
         Ok(Connected { client, .. }) => client,
         Err(socket) => return Err(Failure::NoDaemon(socket)),
@@ -125,10 +148,10 @@ async fn find(connect: &ConnectArgs, wanted: &str) -> Result<(fumehood_client::C
     Ok((client, info))
 }
 
-fn streams() -> Result<(Signals, Writers), Failure> {
+fn streams(at_terminal: bool) -> Result<(Signals, Writers), Failure> {
     let system = |action| move |source| Failure::System { action, source };
     let signals = Signals::listen().map_err(system("listen for signals"))?;
-    let writers = Writers::start(false).map_err(system("start the writers of the output"))?;
+    let writers = Writers::start(at_terminal).map_err(system("start the writers of the output"))?;
     Ok((signals, writers))
 }
 
@@ -155,6 +178,15 @@ struct Show {
     pass_signals: bool,
     /// Whether this program tells what `run` would tell.
     stands_in: bool,
+    /// Where keys go, once the command has started, and who is told those that are for this program; where the run has a terminal and
+    /// this program is at one.
+    keyboard: Option<(RunStdin, Escapes)>,
+    escapes: tokio::sync::mpsc::Receiver<tty::Typed>,
+    /// This program's terminal while the command has it.
+    raw: Option<tty::Raw>,
+    sizes: tty::Resizes,
+    /// Whether the command has started.
+    started: bool,
 }
 
 /// What the loop woke up for.
@@ -164,6 +196,8 @@ enum Turn {
     Signal(Signal),
     Broken(Broken),
     Written,
+    TerminalChanged,
+    Escape(tty::Typed),
 }
 
 impl Show {
@@ -176,13 +210,26 @@ impl Show {
     ) -> Result<End, Failure> {
         let mut pending: VecDeque<(Stream, Bytes)> = VecDeque::new();
         let mut lost = (0, 0);
+        let system = |action| move |source| Failure::System { action, source };
+        let mut changes = tty::Changes::listen().map_err(system("listen for signals"))?;
         // Nothing has happened yet that is to be shown.
         let mut end = (self.until == Some(0)).then_some(End::LetGo);
         while end.is_none() || !pending.is_empty() {
+            if let Some((stdin, escapes)) = self.keyboard.take_if(|_| self.started) {
+                self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
+                let reader = Reader::start().map_err(system("start the reader of the input"))?;
+                // The sizes go before the first key.
+                for (rows, columns) in tty::sizes(true) {
+                    let _ = run.resize(rows, columns).await;
+                }
+                pump = Some(Pump::keyboard(reader, stdin, escapes));
+            }
             let queue = pending.front().map(|(stream, _)| writers.queue(*stream).clone());
             let turn = tokio::select! {
                 biased;
                 signal = signals.next() => Turn::Signal(signal),
+                Some(escape) = self.escapes.recv() => Turn::Escape(escape),
+                () = changes.next(), if self.raw.is_some() => Turn::TerminalChanged,
                 broken = writers.broken() => Turn::Broken(broken),
                 room = async { queue.as_ref().expect("guarded by the condition").reserve().await }, if queue.is_some() => {
                     match (room, pending.pop_front()) {
@@ -201,6 +248,22 @@ impl Show {
             match turn {
                 Turn::Written => {}
                 Turn::Broken(broken) => return output_broken(broken).map(End::Code),
+                Turn::Escape(tty::Typed::Keys(_)) => {}
+                Turn::Escape(tty::Typed::Leave) => {
+                    end = Some(End::LetGo);
+                    pending.clear();
+                }
+                Turn::TerminalChanged => {
+                    if let Some(raw) = &self.raw {
+                        raw.again();
+                    }
+                    self.sizes.tell(false);
+                }
+                Turn::Escape(tty::Typed::Stop) | Turn::Signal(Signal::SIGTSTP) if self.raw.is_some() => {
+                    self.raw.iter().for_each(tty::Raw::stop);
+                    self.sizes.tell(true);
+                }
+                Turn::Escape(tty::Typed::Stop) => {}
                 Turn::Signal(Signal::SIGTSTP) => {
                     let _ = raise(Signal::SIGSTOP);
                 }
@@ -220,8 +283,10 @@ impl Show {
                         lost.0 += gap.stdout_bytes;
                         lost.1 += gap.stderr_bytes;
                     }
-                    if let Some(Event::Exited(_)) = event.event {
-                        pump = None;
+                    match event.event {
+                        Some(Event::Exited(_)) => pump = None,
+                        Some(Event::Started(_)) => self.started = true,
+                        _ => {}
                     }
                     let finished = match &event.event {
                         Some(Event::Finished(finished)) => Some(finished.clone()),
@@ -249,6 +314,10 @@ impl Show {
                 }
             }
         }
+        if let Some(End::LetGo) = end {
+            // First, so that the input does not end with its writer.
+            let _ = run.detach();
+        }
         drop(pump);
         let written = tokio::select! {
             written = writers.finish() => written,
@@ -257,6 +326,7 @@ impl Show {
         if let Err(broken) = written {
             return output_broken(broken).map(End::Code);
         }
+        self.raw = None;
         if lost != (0, 0) && !self.json {
             tell(&format!(
                 "{} of standard output and {} of standard error are no longer kept",

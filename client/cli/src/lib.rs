@@ -115,7 +115,7 @@ fn code(done: Result<u8, Failure>) -> ExitCode {
 
 /// Tells a person something, on standard error. Whether anybody listens is not for us to mind.
 fn tell(message: &str) {
-    let _ = writeln!(io::stderr(), "fumehood: {message}");
+    let _ = write!(io::stderr(), "fumehood: {message}{}", tty::line_end());
 }
 
 /// Prints what was asked for.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fumehood_client::proto::v1::{
     Accepted, Ending, OutputStream, ProcessExited, RunEvent, SignalScope, StartRequest, Started, run_event::Event,
 };
-use fumehood_client::{Client, Error, Position, Reconnect, Run, RunStdin};
+use fumehood_client::{Client, Error, Reconnect, Run, RunStdin};
 use nix::sys::signal::{Signal, raise};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -36,7 +36,7 @@ const UNREAD_GRACE: Duration = Duration::from_secs(2);
 /// After such a command was to be ended, this program ends so much later in any case.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A daemon that does not take the stop of Ctrl-Z within this time does not keep this program from stopping.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
+pub const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// As a shell tells of a process that wrote to a pipe nobody reads.
 const EXIT_SIGPIPE: u8 = 128 + 13;
@@ -61,7 +61,9 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         .map(|spec| spec.workspace.to_vec())
         .unwrap_or_default();
 
-    if args.tty && !tty::is_there() {
+    let asked = request.spec.as_ref().and_then(|spec| spec.terminal.as_ref()?.size);
+    let asked_size = asked.map(|size| (size.rows, size.columns));
+    if args.tty && !args.detach && !tty::is_there() {
         return Err(Failure::NoTty);
     }
     let connected = match &args.session {
@@ -84,11 +86,11 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
     let signals = Signals::listen().map_err(system("listen for signals"))?;
     let writers = Writers::start(args.tty).map_err(system("start the writers of the output"))?;
     let (Connected { client, socket, .. }, mut run) = begin(&args, connected, request).await?;
-    let (left_to, left) = tokio::sync::mpsc::channel(1);
+    let (escapes_to, escapes) = tokio::sync::mpsc::channel(1);
     let mut keyboard = None;
     let pump = match run.stdin.take() {
         Some(stdin) if args.tty => {
-            keyboard = Some((stdin, left_to));
+            keyboard = Some((stdin, escapes_to));
             None
         }
         Some(stdin) => {
@@ -111,8 +113,10 @@ pub async fn run(args: RunArgs) -> Result<u8, Failure> {
         named_socket: args.connect.socket.clone(),
         tty: args.tty,
         keyboard,
-        left,
+        escapes,
         raw: None,
+        asked_size,
+        sizes: None,
         lingers: args.linger.is_some(),
         run: None,
         started: None,
@@ -224,35 +228,48 @@ impl Drop for Pump {
     }
 }
 
+/// Who is told what was typed for this program.
+pub type Escapes = tokio::sync::mpsc::Sender<tty::Typed>;
+
 /// Pieces of keys that wait for a daemon that does not take them: looking for the keys to leave goes on meanwhile.
 const KEYS_WAITING: usize = 4096;
 
 impl Pump {
-    /// Passes keys on, but those that say to leave.
-    fn keyboard(mut reader: Reader, mut input: RunStdin, left: tokio::sync::mpsc::Sender<()>) -> Self {
+    /// Passes keys on; those that are for this program it tells. The input is never closed: that its terminal is gone, this program learns
+    /// from a signal.
+    pub fn keyboard(mut reader: Reader, mut input: RunStdin, escapes: Escapes) -> Self {
         let (queue, mut queued) = tokio::sync::mpsc::channel::<Bytes>(KEYS_WAITING);
         Self(tokio::spawn(async move {
-            let sends = async move {
+            let sends = async {
                 while let Some(piece) = queued.recv().await {
                     if input.send(piece).await.is_err() {
                         return;
                     }
                 }
-                let _ = input.close().await;
             };
             let reads = async move {
                 let mut keys = tty::Keys::default();
                 while let Some(piece) = reader.next().await {
-                    let Some(passed) = keys.pass(&piece) else {
-                        let _ = left.send(()).await;
-                        return;
-                    };
-                    if queue.send(passed.into()).await.is_err() {
-                        return;
+                    for typed in keys.take(&piece) {
+                        let passed = match typed {
+                            tty::Typed::Keys(passed) => queue.send(passed.into()).await.is_ok(),
+                            // Nothing more is read: it is for whoever reads the terminal next.
+                            tty::Typed::Leave => {
+                                let _ = escapes.send(typed).await;
+                                return;
+                            }
+                            tty::Typed::Stop => escapes.send(typed).await.is_ok(),
+                        };
+                        if !passed {
+                            return;
+                        }
                     }
                 }
             };
             tokio::join!(sends, reads);
+            // Dropping it would be its end.
+            std::future::pending::<()>().await;
+            drop(input);
         }))
     }
 
@@ -284,11 +301,14 @@ struct Follower {
     named_socket: Option<PathBuf>,
     /// Whether the command has a terminal.
     tty: bool,
-    /// Where keys go, until the command has started; and who is told that they say to leave.
-    keyboard: Option<(RunStdin, tokio::sync::mpsc::Sender<()>)>,
-    left: tokio::sync::mpsc::Receiver<()>,
+    /// Where keys go, until the command has started; and who is told those that are for this program.
+    keyboard: Option<(RunStdin, Escapes)>,
+    escapes: tokio::sync::mpsc::Receiver<tty::Typed>,
     /// This program's terminal while the command has it.
     raw: Option<tty::Raw>,
+    /// Its size when the run was asked for.
+    asked_size: Option<(u32, u32)>,
+    sizes: Option<tty::Resizes>,
     /// Whether the run goes on for a while without this program.
     lingers: bool,
     /// The run's id, once it was told.
@@ -306,8 +326,8 @@ enum Turn {
     Written,
     Broken(Broken),
     Due,
-    Resized,
-    Left,
+    TerminalChanged,
+    Escape(tty::Typed),
 }
 
 /// When the loop wakes up by itself, and what for.
@@ -332,20 +352,17 @@ impl Follower {
         let mut alarm = Some((Instant::now() + FIRST_EVENT_PATIENCE, Alarm::FirstEvent));
         let mut interrupted: Option<Instant> = None;
 
-        let mut resized =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change()).map_err(|source| {
-                Failure::System {
-                    action: "listen for signals",
-                    source,
-                }
-            })?;
+        let mut changes = tty::Changes::listen().map_err(|source| Failure::System {
+            action: "listen for signals",
+            source,
+        })?;
         let finished = loop {
             let queue = pending.as_ref().map(|(stream, _)| writers.queue(*stream).clone());
             let turn = tokio::select! {
                 biased;
                 signal = signals.next() => Turn::Signal(signal),
-                Some(()) = self.left.recv() => Turn::Left,
-                _ = resized.recv(), if self.raw.is_some() => Turn::Resized,
+                Some(escape) = self.escapes.recv() => Turn::Escape(escape),
+                () = changes.next(), if self.raw.is_some() => Turn::TerminalChanged,
                 broken = writers.broken() => Turn::Broken(broken),
                 () = sleep_until(alarm.as_ref().map_or_else(Instant::now, |(at, _)| *at)), if alarm.is_some() => Turn::Due,
                 room = async { queue.as_ref().expect("guarded by the condition").reserve().await }, if queue.is_some() => {
@@ -365,8 +382,23 @@ impl Follower {
             };
             match turn {
                 Turn::Written => {}
-                Turn::Left => return Err(Failure::Left),
-                Turn::Resized => self.resize(),
+                Turn::Escape(tty::Typed::Keys(_)) => {}
+                Turn::Escape(tty::Typed::Stop) => self.stop_and_go().await,
+                Turn::Escape(tty::Typed::Leave) if self.lingers => {
+                    self.raw = None;
+                    let run = events.id().to_owned();
+                    // The driver of the run takes its leave; without this, an input that ends.
+                    let _ = events.detach();
+                    tell(&format!("left it; `fumehood attach {run}` finds it again"));
+                    return Ok(0);
+                }
+                Turn::Escape(tty::Typed::Leave) => return Err(Failure::Left),
+                Turn::TerminalChanged => {
+                    if let Some(raw) = &self.raw {
+                        raw.again();
+                    }
+                    self.resize();
+                }
                 Turn::Event(Ok(Some(event))) => {
                     if let Some((_, Alarm::FirstEvent)) = alarm {
                         alarm = None;
@@ -377,14 +409,15 @@ impl Follower {
                     }
                     pending = self.take(&event);
                     if let Some(Event::Started(_)) = event.event
-                        && let Some((stdin, left)) = self.keyboard.take()
+                        && let Some((stdin, escapes)) = self.keyboard.take()
                     {
                         let system = |action| move |source| Failure::System { action, source };
                         self.raw = Some(tty::Raw::enter().map_err(system("take over the terminal"))?);
                         let reader = Reader::start().map_err(system("start the reader of the input"))?;
-                        pump = Some(Pump::keyboard(reader, stdin, left));
-                        // It may have changed since the request was made.
-                        self.resize();
+                        pump = Some(Pump::keyboard(reader, stdin, escapes));
+                        if tty::size() != self.asked_size {
+                            self.resize();
+                        }
                     }
                     if let Some(Event::Finished(finished)) = event.event {
                         break finished;
@@ -432,6 +465,10 @@ impl Follower {
                     if self.tty && matches!(signal, Signal::SIGTERM | Signal::SIGHUP) {
                         // As when a terminal is closed. Shells on terminals ignore SIGTERM.
                         self.raw = None;
+                        if self.lingers {
+                            let _ = events.detach();
+                            return Ok(exit_of(signal));
+                        }
                         let ended = self
                             .client
                             .kill(run, Some(UNREAD_GRACE), "the terminal's program was ended");
@@ -548,18 +585,10 @@ impl Follower {
     }
 
     /// Tells the command's terminal the size of this one, without waiting.
-    fn resize(&self) {
-        if let (Some(run), Some((rows, columns)), true) = (&self.run, tty::size(), self.tty) {
-            let (client, run) = (self.client.clone(), run.clone());
-            tokio::spawn(async move {
-                let attached = client.attach(run).from(Position::Now).start().await;
-                if let Ok(mut attached) = attached {
-                    let _ = attached.resize(rows, columns).await;
-                    // The message goes with the stream: it is left only when the daemon has had time to take it.
-                    let _ = timeout(STOP_PATIENCE, attached.next()).await;
-                    let _ = attached.detach();
-                }
-            });
+    fn resize(&mut self) {
+        if let (Some(run), true) = (&self.run, self.tty) {
+            let sizes = || tty::Resizes::of(self.client.clone(), run.clone());
+            self.sizes.get_or_insert_with(sizes).tell(false);
         }
     }
 
@@ -571,8 +600,13 @@ impl Follower {
         }
     }
 
-    /// Ctrl-Z: the command stops, then this program; when this one is resumed, so is the command.
-    async fn stop_and_go(&self) {
+    /// Ctrl-Z: the command stops, then this program; when this one is resumed, so is the command. One with a terminal of its own goes on: a
+    /// shell on it would take what is stopped for a job of its own.
+    async fn stop_and_go(&mut self) {
+        if let Some(raw) = &self.raw {
+            raw.stop();
+            return self.resize();
+        }
         let signal = async |signal: Signal| {
             if let Some(run) = &self.run {
                 let _ = timeout(
@@ -584,15 +618,8 @@ impl Follower {
         };
         // SIGSTOP, because SIGTSTP does nothing to a group without a shell of its own (an orphaned one).
         signal(Signal::SIGSTOP).await;
-        if let Some(raw) = &self.raw {
-            raw.pause();
-        }
         let _ = raise(Signal::SIGSTOP);
-        if let Some(raw) = &self.raw {
-            let _ = raw.again();
-        }
         signal(Signal::SIGCONT).await;
-        self.resize();
     }
 
     /// Nobody reads this program's output any more: neither should the command write on.

@@ -34,8 +34,21 @@ impl Tame {
     /// What of `bytes`, and of what was left in the middle before, a terminal may get.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.fit.out.reserve(bytes.len());
-        for byte in bytes {
+        let mut rest = bytes;
+        while let [byte, after @ ..] = rest {
+            // Most output is text: between two sequences it passes as it is.
+            if self.fit.in_text {
+                let plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+                if plain > 0 {
+                    let (text, others) = rest.split_at(plain);
+                    self.fit.out.extend_from_slice(text);
+                    rest = others;
+                    continue;
+                }
+            }
+            self.fit.in_text = false;
             self.parser.advance(&mut self.fit, *byte);
+            rest = after;
         }
         std::mem::take(&mut self.fit.out)
     }
@@ -45,6 +58,13 @@ impl Tame {
 struct Fit {
     out: Vec<u8>,
     interactive: bool,
+    /// The parser has just given a character, so it is in no sequence.
+    in_text: bool,
+}
+
+/// What means the same to every terminal when it is in no sequence.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t')
 }
 
 /// Whether the command has switched the terminal to its other screen, for whoever tidies up.
@@ -62,6 +82,7 @@ const INTERACTIVE_MODES: &[u16] = &[
 
 impl Perform for Fit {
     fn print(&mut self, character: char) {
+        self.in_text = true;
         // U+0080 to U+009F are the one-character forms of escapes.
         if !character.is_control() {
             self.out
@@ -218,6 +239,26 @@ mod tests {
             let mut out = tame.pass(&whole[..split]);
             out.extend(tame.pass(&whole[split..]));
             assert_eq!(String::from_utf8(out).unwrap(), "é\x1b[31mx\u{1f980}", "{split}");
+        }
+    }
+
+    #[test]
+    fn text_that_passes_at_once_comes_out_as_byte_by_byte() {
+        let alphabet = b"ab \n\t\x07\x0e\x1b\x1b\x1b[[]0;m?hHPX\\\x9b\xc3\xa9\xff\x7f\x18";
+        let mut seed = 7_u32;
+        for _ in 0..2000 {
+            let mut next = || {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                alphabet[(seed >> 16) as usize % alphabet.len()]
+            };
+            let bytes: Vec<u8> = (0..40).map(|_| next()).collect();
+            let (mut at_once, mut slow) = (Tame::interactive(), Tame::interactive());
+            let each = bytes.iter().flat_map(|byte| {
+                slow.fit.in_text = false;
+                slow.pass(&[*byte])
+            });
+            let each: Vec<u8> = each.collect();
+            assert_eq!(at_once.pass(&bytes), each, "{bytes:?}");
         }
     }
 

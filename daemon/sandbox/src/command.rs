@@ -224,7 +224,8 @@ fn serve_until_readable(listener: &OwnedFd, reader: &OwnedFd, waiting: &mut Wait
         result => result?,
     };
     let [said, calls] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-    if calls.contains(PollFlags::POLLIN) {
+    // One that waits when the socket is closed already is the command's own, which whoever serves it next tells of.
+    if calls.contains(PollFlags::POLLIN) && said.is_empty() {
         // Refusals before the command is there are the child's own failure, which it reports.
         let _ = waiting.serve(listener.as_fd());
     }

@@ -48,7 +48,8 @@ pub struct Process {
     pub run: Option<u64>,
     /// Whether the main process of that run has ended.
     pub background: bool,
-    /// Its arguments, each with its NUL, cut at [`MAX_COMMAND_LINE_BYTES`]. Empty of one that has ended.
+    /// Its arguments, each with its NUL, cut at [`MAX_COMMAND_LINE_BYTES`]. Empty of one that has ended, and of all where
+    /// reading them took too long.
     pub command_line: Vec<u8>,
     /// Its name (`comm`), at most 15 bytes.
     pub name: Vec<u8>,

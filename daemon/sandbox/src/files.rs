@@ -339,3 +339,6 @@ fn carry_out(socket: &OwnedFd, operation: Operation, mut fds: Vec<OwnedFd>) -> R
     };
     Ok(Outcome::Reply(reply))
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,6 +323,12 @@ impl Sandbox {
         wire::send(self.socket.as_fd(), &Request::Signal { signal, scope }, &[])
     }
 
+    /// Its init's pidfd, once it is made: readable when no process of the sandbox exists any more, because init's death waits for that of all
+    /// others in its pid namespace.
+    pub fn init(&self) -> Option<BorrowedFd<'_>> {
+        self.init.as_ref().map(AsFd::as_fd)
+    }
+
     /// Kills every process of the sandbox by killing its init. [`Event::Gone`] confirms it.
     pub fn kill(&self) -> io::Result<()> {
         match &self.init {

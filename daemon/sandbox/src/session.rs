@@ -22,7 +22,7 @@ mod spawner;
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,7 +33,7 @@ use crate::cgroup::Gauges;
 use crate::command::{Confinement, SpawnError};
 use crate::event::{Denial, Event, Job, Request};
 use crate::spec::Network;
-use crate::sys::{self, Change};
+use crate::sys::{self, Change, Forked};
 use crate::waiting::{Refusals, Waiting};
 use crate::watch::{self, Watch};
 use crate::{launcher, processes, terminal, wire};
@@ -48,6 +48,11 @@ const OTHER_DESCRIPTORS: u64 = 128;
 const DESCRIPTORS_OF_RUN: u64 = 8;
 /// Runs of a session at once, those in the background included, however many descriptors there are.
 const MAX_RUNS: u64 = 1024;
+
+/// How long a description may take, after which it has no command lines.
+const LOOK: Duration = Duration::from_secs(1);
+/// Descriptions that can be asked for ahead.
+const MAX_ASKED: u32 = 16;
 
 /// What a session is made of.
 pub(crate) struct Parts<'a> {
@@ -74,8 +79,20 @@ pub(crate) struct Session<'a> {
     refusals: Refusals,
     /// Orphans of a keeper that was killed are being killed.
     hunt: Option<Rounds>,
+    /// Who is looking at what is in the session, until it is reaped.
+    looker: Option<Looker>,
+    /// Descriptions that are to follow.
+    asked: u32,
     /// A limit of the whole session was passed: everything is killed, and when that is done init ends.
     over: bool,
+}
+
+/// A child that makes a description.
+#[derive(Debug)]
+struct Looker {
+    pid: Pid,
+    /// When its time is over; `None`: it is, and init has answered in its place.
+    deadline: Option<Instant>,
 }
 
 /// Where something has come. Runs are named by their number.
@@ -116,6 +133,8 @@ impl<'a> Session<'a> {
             most_runs: most.clamp(1, MAX_RUNS) as usize,
             refusals: Refusals::default(),
             hunt: None,
+            looker: None,
+            asked: 0,
             over: false,
         })
     }
@@ -187,7 +206,8 @@ impl<'a> Session<'a> {
             .filter(|run| run.keeper.is_some())
             .filter_map(|run| run.killing);
         let due = rounds.chain(self.hunt).map(|rounds| rounds.due);
-        let due = due.chain(parts.watch.due()).chain(self.spawner.due()).min();
+        let look = self.looker.as_ref().and_then(|looker| looker.deadline);
+        let due = due.chain(parts.watch.due()).chain(self.spawner.due()).chain(look).min();
         poll(&mut fds, due.map_or(PollTimeout::NONE, watch::until))?;
         let flags = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let ready = sources.iter().map(|(source, _)| *source).zip(flags);
@@ -221,6 +241,7 @@ impl<'a> Session<'a> {
             self.bury(index);
         }
         self.hunt();
+        self.look();
     }
 
     /// Gives waiting runs to keepers, the oldest first, and sees to the next keeper.
@@ -237,7 +258,12 @@ impl<'a> Session<'a> {
                 false => self.spawner.keeper_failed(),
             }
         }
-        if self.over {
+        // The next one is made when nobody waits for something else: a run that is starting would share its processor with it.
+        let (queued, starting) = (
+            self.runs.iter().any(Run::is_queued),
+            self.runs.iter().any(Run::is_starting),
+        );
+        if self.over || (starting && !queued) {
             return;
         }
         if let Err(error) = self.spawner.prepare(&self.parts.confinement) {
@@ -301,7 +327,7 @@ impl<'a> Session<'a> {
         let socket = self.parts.socket.as_fd();
         match wire::receive::<Request>(socket) {
             Ok(Some((Request::Run { number, job }, fds))) => self.begin(number, &job, fds),
-            Ok(Some((Request::Describe, _))) => self.describe(),
+            Ok(Some((Request::Describe, _))) => self.asked = (self.asked + 1).min(MAX_ASKED),
             Ok(Some((Request::CpuTime, _))) => {
                 let micros = processes::cpu_time();
                 let _ = wire::send(socket, &Event::CpuTime { micros }, &[]);
@@ -357,7 +383,60 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn describe(&self) {
+    /// Has a child look at what is in the session, if one is asked to and none does.
+    fn look(&mut self) {
+        if let Some(looker) = &mut self.looker {
+            if looker.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                looker.deadline = None;
+                sys::kill(looker.pid.as_raw(), libc::SIGKILL);
+                self.tell_description(false);
+            }
+            // One that cannot be killed keeps nobody from being answered.
+            if self.looker.as_ref().is_some_and(|looker| looker.deadline.is_some()) {
+                return;
+            }
+        }
+        if self.asked == 0 {
+            return;
+        }
+        self.asked -= 1;
+        if self.looker.is_some() {
+            return self.tell_description(false);
+        }
+        match sys::fork() {
+            Ok(Forked::Child) => {
+                sys::block_signals();
+                let keep: Vec<_> = [self.parts.socket.as_fd()]
+                    .into_iter()
+                    .chain(self.parts.gauges.descriptors())
+                    .collect();
+                if sys::close_all_but(&keep).is_ok() {
+                    self.tell_description(true);
+                }
+                std::process::exit(0)
+            }
+            Ok(Forked::Parent(pid)) => {
+                let deadline = Some(Instant::now() + LOOK);
+                self.looker = Some(Looker { pid, deadline });
+            }
+            // There may be no process more.
+            Err(_) => self.tell_description(false),
+        }
+    }
+
+    /// The child that looked has ended. False: it was not that.
+    fn bury_looker(&mut self, pid: Pid, status: libc::c_int) -> bool {
+        let Some(looker) = self.looker.take_if(|looker| looker.pid == pid) else {
+            return false;
+        };
+        let is_orderly = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+        if looker.deadline.is_some() && !is_orderly {
+            self.tell_description(false);
+        }
+        true
+    }
+
+    fn tell_description(&self, command_lines: bool) {
         let keepers = self.runs.iter().filter_map(|run| {
             Some(describe::Kept {
                 keeper: run.keeper?.as_raw(),
@@ -365,7 +444,8 @@ impl<'a> Session<'a> {
                 background: run.has_ended(),
             })
         });
-        let mut description = describe::describe(&keepers.collect::<Vec<_>>(), &self.parts.network);
+        let keepers: Vec<_> = keepers.collect();
+        let mut description = describe::describe(&keepers, &self.parts.network, command_lines);
         if let Some(bytes) = self.parts.gauges.memory_bytes() {
             description.memory_bytes = bytes;
         }
@@ -401,6 +481,9 @@ impl<'a> Session<'a> {
         let Ok(Some((_, status, usage))) = sys::reap(pid) else {
             return;
         };
+        if self.bury_looker(pid, status) {
+            return;
+        }
         let is_orderly = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
         if let Some(index) = self.runs.iter().position(|run| run.keeper == Some(pid)) {
             self.runs[index].lose_keeper(usage, own_us);
@@ -424,7 +507,9 @@ impl<'a> Session<'a> {
         let Some(rounds) = self.hunt.filter(|rounds| rounds.due <= Instant::now()) else {
             return;
         };
-        let known: HashSet<i32> = self.runs.iter().filter_map(|run| run.keeper).map(Pid::as_raw).collect();
+        let keepers = self.runs.iter().filter_map(|run| run.keeper);
+        let looker = self.looker.as_ref().map(|looker| looker.pid);
+        let known: HashSet<i32> = keepers.chain(looker).map(Pid::as_raw).collect();
         // A child that nobody knows may be a keeper of which the spawner has not told yet.
         let is_clear = !self.spawner.is_forking();
         let is_own = |pid: i32| known.contains(&pid) || self.spawner.has(Pid::from_raw(pid));

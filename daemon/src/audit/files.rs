@@ -73,7 +73,7 @@ impl FileOperation {
                 policy_digest: &self.policy_digest,
                 policy_layers: TextList(&self.policy_layers),
                 workspace: Text(&self.workspace),
-                session: (!self.session.is_empty()).then(|| Text(self.session.as_bytes())),
+                session: (!self.session.is_empty()).then_some(Text(self.session.as_bytes())),
                 operation: self.operation,
                 path: Text(&self.path),
                 to: self.to.as_ref().map(|path| Text(path)),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::telemetry::chain;
 
 use super::approval::{Approval, ApprovalRuleRemoved};
+use super::deed::Deed;
 use super::file::{AuditError, LogFile, OpenError, Opened};
 use super::files::FileOperation;
 use super::record::{End, Entry, Intent, MAX_LINE_BYTES, PeerDenied, PolicyChange, RecordRef, RequestRefused};
@@ -163,21 +164,28 @@ impl AuditLog {
     /// Records that a peer was refused. Waits for nothing; a full queue or a failing log loses the record with a warning,
     /// because a stranger must not be able to hold up the daemon.
     pub fn peer_denied(&self, denied: &PeerDenied) {
-        let (reply, _) = oneshot::channel();
-        let sent = Entry::new("peer_denied", denied)
-            .map_err(|error| error.to_string())
-            .and_then(|entry| {
-                self.jobs
-                    .try_send(Job {
-                        entry: Some(entry),
-                        keep: false,
-                        reply,
-                    })
-                    .map_err(|e| e.to_string())
-            });
-        if let Err(error) = sent {
+        if let Err(error) = self.offer(Entry::new("peer_denied", denied)) {
             tracing::warn!(peer = denied.peer, error, "a refused peer is not in the audit log");
         }
+    }
+
+    /// Records what somebody did to a run. Waits for nothing; a full queue or a failing log loses the record with a warning, because
+    /// nobody may hold a run up who only looks at it.
+    pub fn deed(&self, deed: &Deed) {
+        if let Err(error) = self.offer(deed.entry()) {
+            let Deed { run_id, peer, .. } = deed;
+            tracing::warn!(run_id, peer, error, "what was done to a run is not in the audit log");
+        }
+    }
+
+    fn offer(&self, entry: Result<Entry, serde_json::Error>) -> Result<(), String> {
+        let (reply, _) = oneshot::channel();
+        let job = Job {
+            entry: Some(entry.map_err(|error| error.to_string())?),
+            keep: false,
+            reply,
+        };
+        self.jobs.try_send(job).map_err(|error| error.to_string())
     }
 
     /// Writes what waits, ends the writer and frees the lock. Records offered later fail with [`AuditError::Closed`].

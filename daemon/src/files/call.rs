@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Answer, FileFailure, FilesError, PATIENCE, Part, Piece, Transfer, no_view};
+use super::{Answer, FileFailure, FilesError, PATIENCE, Part, Piece, Transfer, no_view, printable};
 use crate::launch::{FileWorker, Launching, Watched};
 use crate::lower;
 use crate::run::{Host, prepare};
@@ -36,6 +36,8 @@ pub(super) struct Call {
     denials: Vec<Denial>,
     /// The limit that ended it.
     limit: Option<&'static str>,
+    /// Why there was no worker.
+    not_started: Option<String>,
     /// Whether nothing of the sandbox exists any more.
     gone: bool,
     /// Contents that passed.
@@ -65,6 +67,7 @@ impl Call {
             worker: Some(worker),
             denials: Vec::new(),
             limit: None,
+            not_started: None,
             gone: false,
             bytes: None,
         })
@@ -243,9 +246,10 @@ impl Call {
     /// Why the worker is gone, which its sandbox says.
     async fn lost(&mut self) -> FilesError {
         self.end().await;
-        match self.limit {
-            Some(what) => FilesError::Limit { what },
-            None => FilesError::Lost("its process is gone".to_owned()),
+        match (self.limit, self.not_started.take()) {
+            (Some(what), _) => FilesError::Limit { what },
+            (None, Some(why)) => FilesError::NoView(why),
+            (None, None) => FilesError::Lost("its process is gone".to_owned()),
         }
     }
 
@@ -259,8 +263,12 @@ impl Call {
                     DiskResource::Files => "limits.files",
                 });
             }
-            Ok(Some(Event::SpawnFailed { stage, errno, .. })) => {
-                tracing::error!(stage, error = %Errno::from_raw(errno), "a process to work on files did not start");
+            Ok(Some(Event::SpawnFailed { stage, errno, path, .. })) => {
+                let errno = Errno::from_raw(errno);
+                let path = printable(&path);
+                self.not_started = Some(format!(
+                    "no process can be started in the sandbox: {stage} {path}: {errno}"
+                ));
             }
             Ok(Some(Event::Gone { usage, .. })) => {
                 if usage.oom_kills > 0 {

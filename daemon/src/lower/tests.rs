@@ -471,3 +471,34 @@ fn policies_know_the_sandboxes_system_calls() {
     real.sort_by_key(|(name, _)| *name);
     assert_eq!(known, real);
 }
+
+#[test]
+fn a_terminal_has_its_size_and_the_kind_that_was_asked_for_first() {
+    const SIZE: TerminalSize = TerminalSize { rows: 7, columns: 33 };
+    let own = [(b"TERM".to_vec(), b"own".to_vec())];
+    for (passed, own, asked, expected) in [
+        // The request's own variable, which is in the environment already.
+        (Some("own"), &own[..], "asked", "own"),
+        (Some("own"), &own[..], "", "own"),
+        // What the terminal was asked to be, before what the policy passed on of the caller's.
+        (Some("passed"), &[][..], "asked", "asked"),
+        (None, &[][..], "asked", "asked"),
+        (Some("passed"), &[][..], "", "passed"),
+        (None, &[][..], "", DEFAULT_TERM),
+    ] {
+        let mut command = CommandSpec {
+            argv: vec!["true".into()],
+            env: vec![("A".into(), "1".into())],
+            cwd: "/".into(),
+            umask: 0o22,
+            terminal: None,
+            state: false,
+        };
+        command.env.extend(passed.map(|term| ("TERM".into(), term.into())));
+        give_terminal(&mut command, SIZE, asked, own);
+        assert_eq!(command.terminal, Some(SIZE));
+        let terms: Vec<_> = command.env.iter().filter(|(name, _)| name == "TERM").collect();
+        assert_eq!(terms, [&("TERM".into(), expected.into())], "{passed:?} {asked:?}");
+        assert_eq!(command.env[0], ("A".into(), "1".into()));
+    }
+}

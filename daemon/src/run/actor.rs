@@ -20,6 +20,7 @@ use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::{CommandSpec, Protection, State, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::deeds::Deeds;
 use super::input::Piece;
 use super::journal::Journal;
 use super::learn::Recorded;
@@ -105,6 +106,8 @@ pub(super) struct Actor {
     pub snapshot: watch::Sender<Snapshot>,
     pub commands: mpsc::Receiver<Command>,
     pub input: mpsc::Receiver<Piece>,
+    /// What others did to it, of which the rest is recorded before its end.
+    pub deeds: Arc<Deeds>,
     pub accepted_at: Instant,
     /// The places among the running ones: for a run that gave its own back while it waited for an answer.
     pub places: Arc<Semaphore>,
@@ -480,6 +483,7 @@ impl Actor {
         let ending = outcome.ending.unwrap_or(Ending::Lost {
             why: "the run's end was not seen".to_owned(),
         });
+        self.deeds.tell_rest();
         // A denial is one record, not an intent with an end; and without an intent in the log there is nothing to end.
         if let (Some(audit), true) = (&self.surroundings.audit, self.recorded) {
             let end = audit_end(

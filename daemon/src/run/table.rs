@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 use super::actor::{Actor, Command, Kill, Surroundings};
+use super::deeds::Deeds;
 use super::input::{Input, InputError};
 use super::journal::{Journal, Position, Reader, Slice, To};
 use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Stream, Usage};
@@ -70,6 +71,7 @@ pub struct Run {
     snapshot: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
     input: Input,
+    deeds: Arc<Deeds>,
     /// How many follow it.
     followers: watch::Sender<u32>,
 }
@@ -81,6 +83,35 @@ pub struct Follower(Arc<Run>);
 impl Drop for Follower {
     fn drop(&mut self) {
         self.0.followers.send_modify(|followers| *followers -= 1);
+    }
+}
+
+/// Somebody who may send input over an attachment, for the record.
+#[derive(Debug)]
+pub struct Sender {
+    run: Arc<Run>,
+    by: Peer,
+    sent: AtomicBool,
+}
+
+impl Sender {
+    /// Notes that so many bytes were taken from them.
+    pub fn sent(&self, bytes: usize) {
+        let first = !self.sent.swap(true, Ordering::SeqCst);
+        self.run.deeds.input(&self.by, bytes, first);
+    }
+
+    /// Who it is.
+    pub fn peer(&self) -> &Peer {
+        &self.by
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if *self.sent.get_mut() {
+            self.run.deeds.input_ended(&self.by);
+        }
     }
 }
 
@@ -118,6 +149,30 @@ impl Run {
     /// Bytes of input that were taken.
     pub fn input_bytes(&self) -> u64 {
         self.input.taken()
+    }
+
+    /// Notes that somebody attached to it, other than over the stream that started it.
+    pub fn note_attached(&self, by: &Peer) {
+        self.deeds.attached(by);
+    }
+
+    /// Notes who sends input over an attachment, until what this gives is dropped.
+    pub fn note_input(self: &Arc<Self>, by: Peer) -> Sender {
+        Sender {
+            run: Arc::clone(self),
+            by,
+            sent: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that somebody sent it a signal.
+    pub fn note_signalled(&self, by: &Peer, signal: i32) {
+        self.deeds.signalled(by, signal);
+    }
+
+    /// Notes that somebody asked for its end.
+    pub fn note_killed(&self, by: &Peer) {
+        self.deeds.killed(by);
     }
 
     /// Counts somebody who follows it.
@@ -427,8 +482,8 @@ impl RunTable {
         list
     }
 
-    /// Forgets a finished run. False when it is not finished.
-    pub fn release(&self, run: &Run) -> bool {
+    /// Forgets a finished run, as `by` asks. False when it is not finished.
+    pub fn release(&self, run: &Run, by: &Peer) -> bool {
         if run.snapshot().phase != Phase::Finished {
             return false;
         }
@@ -436,6 +491,7 @@ impl RunTable {
         let key = run.peer.qualified(&run.id);
         if runs.by_id.get(&key).is_some_and(|known| known.number == run.number) {
             runs.by_id.remove(&key);
+            run.deeds.released(by);
         }
         run.journal.discard();
         true
@@ -560,6 +616,11 @@ fn prepare(
         terminal: request.terminal.as_ref().map(|terminal| terminal.size),
     };
     let (snapshot, snapshots) = watch::channel(initial);
+    let deeds = Arc::new(Deeds::new(
+        surroundings.audit.clone(),
+        request.recorded_id(),
+        request.peer.clone(),
+    ));
     let run = Arc::new(Run {
         id: request.id.clone(),
         peer: request.peer.clone(),
@@ -576,6 +637,7 @@ fn prepare(
         snapshot: snapshots,
         commands: commands_sender,
         input: input_sender,
+        deeds: Arc::clone(&deeds),
         followers: watch::channel(0).0,
     });
     let actor = Actor {
@@ -586,6 +648,7 @@ fn prepare(
         snapshot,
         commands,
         input,
+        deeds,
         accepted_at: Instant::now(),
         places,
         allowed_by: "tools.shell".to_owned(),

@@ -785,3 +785,53 @@ pub fn try_request(door: &Door, peer: &Peer, bytes: &[u8]) -> Option<Result<(), 
     let start = v1::StartRequest::decode(bytes).ok()?;
     Some(door.check_blocking(peer, start).map(drop))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(rows: u32, columns: u32, term: &str) -> (Terminal, Vec<String>) {
+        let mut wrong = Violations::default();
+        let options = v1::TerminalOptions {
+            size: Some(v1::TerminalSize { rows, columns }),
+            term: term.to_owned(),
+        };
+        let terminal = check_terminal(&mut wrong, options);
+        (terminal, wrong.0.into_iter().map(|(field, _)| field).collect())
+    }
+
+    #[test]
+    fn a_terminal_may_have_any_size_that_terminals_have_and_the_usual_one_where_none_is_said() {
+        for (rows, columns, expected) in [
+            (0, 0, (24, 80)),
+            (1, 65_535, (1, 65_535)),
+            (0, 132, (24, 132)),
+            (50, 0, (50, 80)),
+        ] {
+            let (terminal, wrong) = checked(rows, columns, "");
+            assert_eq!((terminal.size.rows, terminal.size.columns), expected);
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+        assert_eq!(checked(65_536, 1, "").1, ["spec.terminal.size"]);
+        assert_eq!(checked(1, u32::MAX, "").1, ["spec.terminal.size"]);
+        let mut wrong = Violations::default();
+        let unsized_one = check_terminal(&mut wrong, v1::TerminalOptions::default());
+        assert_eq!((unsized_one.size.rows, unsized_one.size.columns), (24, 80));
+    }
+
+    #[test]
+    fn the_kind_of_a_terminal_is_a_name_and_no_path() {
+        let longest = "x".repeat(MAX_TERM_BYTES);
+        for term in ["", "xterm-256color", "screen.xterm+new_1", &longest] {
+            let (terminal, wrong) = checked(1, 1, term);
+            assert_eq!(terminal.term, term);
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+        let long = "x".repeat(MAX_TERM_BYTES + 1);
+        for term in ["../x", "x y", "x\n", "x\0", "x=1", "\u{e9}", &long] {
+            assert_eq!(checked(1, 1, term).1, ["spec.terminal.term"], "{term:?}");
+        }
+        // Everything wrong at once.
+        assert_eq!(checked(70_000, 1, "/").1, ["spec.terminal.size", "spec.terminal.term"]);
+    }
+}

@@ -20,7 +20,8 @@ use super::request::{Checked, Door, OnDisconnect, check_size};
 use super::status::{self, Refused};
 use crate::peer::Peer;
 use crate::run::{
-    CancelCause, Follower, InputError, Kill, Phase, Position, Reader, Run, RunTable, Slice, Snapshot, Stream as Output,
+    CancelCause, Follower, InputError, Kill, Phase, Position, Reader, Run, RunTable, Sender, Slice, Snapshot,
+    Stream as Output,
 };
 
 /// Events that wait for HTTP/2 flow control, per stream. The journal holds the rest.
@@ -96,7 +97,12 @@ impl Runs for RunsService {
             }
             _ => None,
         };
-        Ok(follow(run, follower, reader, messages, owner))
+        // So is it recorded.
+        if existed {
+            run.note_attached(&peer);
+        }
+        let by = existed.then_some(peer);
+        Ok(follow(run, follower, reader, messages, owner, by))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
@@ -137,7 +143,8 @@ impl Runs for RunsService {
         let position = attach_position(&run, from_seq, position)?;
         let follower = run.follow();
         let reader = run.reader_at(position).await;
-        Ok(follow(run, follower, reader, messages, None))
+        run.note_attached(&peer);
+        Ok(follow(run, follower, reader, messages, None, Some(peer)))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
@@ -268,6 +275,7 @@ impl Runs for RunsService {
             }
             _ => {}
         }
+        run.note_signalled(&peer, signal);
         run.signal(signal, scope).await;
         Ok(Response::new(v1::SignalResponse {}))
     }
@@ -283,6 +291,9 @@ impl Runs for RunsService {
             ));
         }
         let run = self.find(&peer, &run_id)?;
+        if run.snapshot().phase != Phase::Finished {
+            run.note_killed(&peer);
+        }
         run.kill(Kill {
             cause: CancelCause::Kill,
             by: peer.to_string(),
@@ -297,8 +308,9 @@ impl Runs for RunsService {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
-        if !self.runs.release(&run) {
+        let peer = peer(&request)?;
+        let run = self.find(&peer, &request.get_ref().run_id)?;
+        if !self.runs.release(&run, &peer) {
             return Err(status::precondition(
                 "NOT_FINISHED",
                 &run.id,
@@ -419,19 +431,26 @@ async fn hear<M: Into<Said>>(mut messages: Streaming<M>, inputs: Inputs) -> Opti
     }
 }
 
-/// The stream of a run's events. Ends after the last event, or with a wrong message of the client's.
+/// The stream of a run's events. Ends after the last event, or with a wrong message of the client's. `by` is who follows, unless it is
+/// the stream that started the run.
 fn follow<M>(
     run: Arc<Run>,
     follower: Follower,
     reader: Reader,
     messages: Streaming<M>,
     owner: Option<Owner>,
+    by: Option<Peer>,
 ) -> Response<Events>
 where
     M: Into<Said> + Send + 'static,
 {
     let (events, stream) = mpsc::channel(EVENTS);
-    let heard = hear(messages, Inputs { run: Arc::clone(&run) });
+    let sender = by.map(|by| run.note_input(by));
+    let inputs = Inputs {
+        run: Arc::clone(&run),
+        sender,
+    };
+    let heard = hear(messages, inputs);
     tokio::spawn(async move {
         tell(run, reader, events, heard, owner).await;
         drop(follower);
@@ -526,6 +545,8 @@ fn disconnected(by: String, reason: String) -> Kill {
 /// What a client says on a stream.
 struct Inputs {
     run: Arc<Run>,
+    /// For the record.
+    sender: Option<Sender>,
 }
 
 impl Inputs {
@@ -536,7 +557,11 @@ impl Inputs {
                 format!("{} bytes, more than {MAX_INPUT_BYTES}", data.len()),
             ));
         }
+        let bytes = data.len();
         let taken = self.run.input(data, eof, offset).await;
+        if let (Some(sender), Ok(())) = (&self.sender, &taken) {
+            sender.sent(bytes);
+        }
         taken.map_err(|error| match error {
             InputError::NotTaken => status::precondition("INPUT_NOT_TAKEN", &self.run.id, error.to_string()),
             InputError::Closed(_) => status::precondition("INPUT_CLOSED", &self.run.id, error.to_string()),
@@ -558,6 +583,9 @@ impl Inputs {
 
     async fn signal(&self, v1::SignalInput { signal, scope }: v1::SignalInput) -> Result<(), Status> {
         let scope = signal_scope(signal, scope)?;
+        if let Some(sender) = &self.sender {
+            self.run.note_signalled(sender.peer(), signal);
+        }
         self.run.signal(signal, scope).await;
         Ok(())
     }

@@ -1653,8 +1653,10 @@ pub struct RunSpec {
     /// Permission bits that new files do not get (umask(2)): 0 to 0o777. Unset: 0o022.
     #[prost(uint32, optional, tag = "12")]
     pub umask: ::core::option::Option<u32>,
-    /// Set: the command gets a terminal of its own for input and output, and is its session's leader. Its output is one stream, STDOUT;
-    /// `input` counts as STREAM, and end of input is what the terminal makes of the character 0x04.
+    /// Set: the command gets a terminal of its own for input and output, and is its session's leader. Its output is one stream, STDOUT, in which
+    /// the terminal writes line ends as CR LF and shows what is typed. `input` counts as STREAM: bytes are keys, so that 0x03 interrupts, and the
+    /// end of input is typed too, as the character 0x04 (twice where a line has begun); the terminal stays open. When the run is ended, SIGHUP goes
+    /// with SIGTERM, which shells on terminals ignore.
     #[prost(message, optional, tag = "14")]
     pub terminal: ::core::option::Option<TerminalOptions>,
     /// How long a run goes on whose `on_disconnect` is LINGER and that nobody follows; more than zero, at most 24 hours. Unset: 60 seconds.
@@ -2583,7 +2585,8 @@ pub enum SignalScope {
     Leader = 1,
     /// Every process of the run.
     Tree = 2,
-    /// The main process's group, as a terminal's Ctrl-C does.
+    /// The main process's group, as a terminal's Ctrl-C does. Of a run with a terminal the group in its foreground, which need not be the main
+    /// process's.
     Group = 3,
 }
 impl SignalScope {

@@ -284,7 +284,7 @@ fn another_user_is_answered_by_root_and_the_answer_holds_as_far_as_it_says() {
 }
 
 /// A house where root answers a stranger, with a policy that asks, and a workspace of the stranger's.
-fn house_of_a_stranger() -> (House, std::path::PathBuf) {
+pub(super) fn house_of_a_stranger() -> (House, std::path::PathBuf) {
     let house = builder()
         .policies()
         .config(&format!("allowed_uids = [0, {STRANGER}]"))
@@ -296,7 +296,7 @@ fn house_of_a_stranger() -> (House, std::path::PathBuf) {
 }
 
 /// The stranger's `fumehood run`.
-fn strangers(house: &House, workspace: &Path, policy: &str, options: &[&str], command: &[&str]) -> Cli {
+pub(super) fn strangers(house: &House, workspace: &Path, policy: &str, options: &[&str], command: &[&str]) -> Cli {
     Cli::new(house.program(), Some(STRANGER))
         .env("HOME", "/nonexistent")
         .env("FUMEHOOD_SOCKET", house.socket())

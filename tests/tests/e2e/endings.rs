@@ -1,4 +1,22 @@
 //! How runs end by their limits, and how they fail to begin.
+//!
+//! Every ending of the wire's `Ending`, and where it is reached with what was written until then:
+//!
+//! | ending | tests |
+//! |---|---|
+//! | `exited` | `run.rs`, `wire.rs` |
+//! | `signaled` | here: by itself, and by its child |
+//! | `timed_out`: wall, idle, CPU | here; a tree that ignores it: `cancels.rs`, `bombs.rs` |
+//! | `cancelled`: kill | `cancels.rs`, at every stage; `wire.rs` |
+//! | `cancelled`: disconnect | `wire.rs`, `signals.rs`; after a linger: `output.rs`, `handover.rs` |
+//! | `cancelled`: drain | `admission.rs`; what waits: `cancels.rs` |
+//! | `out_of_memory` | here; of every kind, and of init: `bombs.rs` |
+//! | `output_limit`: each stream | here; a flood: `bombs.rs` |
+//! | `disk_limit`: space, files | `bombs.rs` |
+//! | `denied` | by a limit: `requests.rs`; by a rule, by a person, by nobody: `approvals.rs`, `journeys.rs` |
+//! | `spawn_failed`: search, exec, cwd | here |
+//! | `sandbox_failed` | here: a missing protection, a sandbox that cannot be built |
+//! | `lost`: init killed, launcher killed | here with their output; others unharmed: `crash.rs` |
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +24,8 @@ use bytes::Bytes;
 use fumehood_client::Error;
 use fumehood_client::proto::convert::duration_from_std;
 use fumehood_client::proto::v1::{OutputStream, RequestedLimits, StartRequest, TimeLimit, ending::Kind};
-use fumehood_tests::{Who, inline, send, with_cgroups_only};
+use fumehood_tests::{DEADLINE, Told, Who, eventually, inline, send, with_cgroups_only};
+use nix::sys::signal::Signal;
 
 use super::{builder, house};
 
@@ -163,6 +182,13 @@ async fn a_command_that_cannot_be_executed_fails_to_spawn_with_stage_error_and_p
     let house = house();
     let client = house.client().await;
     house.write("work/plain", "no program");
+    for (name, contents) in [
+        ("work/no-interpreter", "#!/no/such/interpreter\n"),
+        ("work/garbage", "\x7fELF\0\0"),
+    ] {
+        let path = house.write(name, contents);
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
     let mut elsewhere = house.spec(&["true"]);
     elsewhere.cwd = Bytes::from_static(b"nowhere");
     let nowhere = format!("{}/nowhere", house.workspace().display());
@@ -182,6 +208,14 @@ async fn a_command_that_cannot_be_executed_fails_to_spawn_with_stage_error_and_p
             127,
         ),
         (house.spec(&["./plain"]), "exec", "EACCES", "./plain", 126),
+        (
+            house.spec(&["./no-interpreter"]),
+            "exec",
+            "ENOENT",
+            "./no-interpreter",
+            127,
+        ),
+        (house.spec(&["./garbage"]), "exec", "ENOEXEC", "./garbage", 126),
         (elsewhere, "cwd", "ENOENT", nowhere.as_str(), 127),
     ];
     for (spec, stage, errno, path, code) in cases {
@@ -291,4 +325,94 @@ async fn requests_may_not_bring_a_policy_where_the_configuration_says_so() {
     };
     let refused = client.start(request).await.unwrap_err();
     assert!(refused.to_string().contains("inline_policies"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_ends_the_command_is_told_with_what_it_wrote() {
+    let house = house();
+    let client = house.client().await;
+    for (name, number) in [("SEGV", 11), ("TERM", 15), ("KILL", 9), ("USR1", 10)] {
+        // Its own doing, and that of a child of its.
+        for script in [
+            format!("echo before; kill -{name} $$"),
+            format!("echo before; (kill -{name} $$); sleep 60"),
+        ] {
+            let told = send(&client, house.script(&script)).await;
+            let Kind::Signaled(signaled) = told.ending() else {
+                panic!("{script}: {:?}", told.ending())
+            };
+            assert_eq!(
+                (signaled.signal, signaled.name.as_str()),
+                (number, format!("SIG{name}").as_str())
+            );
+            assert_eq!(
+                (told.out().as_str(), told.finished().shell_code),
+                ("before\n", 128 + number)
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_run_wrote_is_kept() {
+    let house = house();
+    let client = house.client().await;
+    for victim in ["init", "launcher"] {
+        let launcher = house.launcher();
+        let script = "echo out; echo err >&2; touch written; sleep 86400";
+        let request = StartRequest {
+            run_id: victim.to_owned(),
+            spec: Some(house.script(script)),
+        };
+        let mut run = client.run(request).await.unwrap();
+        eventually(DEADLINE, "the command", || {
+            house.workspace().join("written").exists().then_some(())
+        });
+        std::fs::remove_file(house.workspace().join("written")).unwrap();
+        let init = eventually(DEADLINE, "the init", || {
+            let mut below = fumehood_tests::descent(launcher.pid);
+            below.retain(|process| process.parent == launcher.pid);
+            below.pop()
+        });
+        let processes = fumehood_tests::descent(init.pid);
+        match victim {
+            "init" => init.signal(Signal::SIGKILL),
+            _ => launcher.signal(Signal::SIGKILL),
+        }
+        let told = Told::all(run.events()).await;
+        let Kind::Lost(lost) = told.ending() else {
+            panic!("{victim}: {:?}", told.ending())
+        };
+        assert!(lost.why.contains(victim), "{lost:?}");
+        assert_eq!(
+            (told.out().as_str(), told.err().as_str()),
+            ("out\n", "err\n"),
+            "{victim}"
+        );
+        assert_eq!(told.finished().shell_code, 125);
+        assert!(processes.iter().all(|process| !process.lives()), "{processes:?}");
+        eventually(DEADLINE, "a launcher", || {
+            (house.sh("exit 5").code() == 5).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_built_says_at_which_stage() {
+    let mut house = house();
+    house.note_instances();
+    // Nowhere to put the sandbox's files: what a full or broken disk looks like.
+    let instance = house.instances()[0].clone();
+    let place = house.scratch().join(&instance);
+    let moved = house.scratch().join("moved");
+    std::fs::rename(&place, &moved).unwrap();
+    let ended = house.run_with(&["--json"], &["touch", "ran"]).finish();
+    std::fs::rename(&moved, &place).unwrap();
+    ended.expect(125);
+    let events = ended.json();
+    let ending = &events.last().unwrap()["ending"];
+    assert_eq!(ending["kind"], "sandbox_failed", "{ending}");
+    assert!(!ending["stage"].as_str().unwrap().is_empty(), "{ending}");
+    assert!(!house.workspace().join("ran").exists());
+    house.sh("echo works").expect(0);
 }

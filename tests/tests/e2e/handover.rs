@@ -381,6 +381,8 @@ async fn runs_whose_events_nobody_takes_hold_no_other_up() {
 struct Weak {
     path: std::path::PathBuf,
     breaks: tokio::sync::watch::Sender<u32>,
+    /// How many connections there have been.
+    accepted: tokio::sync::watch::Sender<u32>,
 }
 
 impl Weak {
@@ -388,11 +390,14 @@ impl Weak {
         let path = house.path("run/weak.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let (breaks, broken) = tokio::sync::watch::channel(0);
+        let accepted = tokio::sync::watch::channel(0).0;
+        let count = accepted.clone();
         let target = house.socket();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let (mut broken, target) = (broken.clone(), target.clone());
                 broken.mark_unchanged();
+                count.send_modify(|count| *count += 1);
                 tokio::spawn(async move {
                     let mut far = tokio::net::UnixStream::connect(target).await.unwrap();
                     tokio::select! {
@@ -402,7 +407,7 @@ impl Weak {
                 });
             }
         });
-        Self { path, breaks }
+        Self { path, breaks, accepted }
     }
 
     fn snap(&self) {
@@ -436,6 +441,49 @@ async fn a_connection_that_breaks_again_and_again_loses_no_output() {
     assert!(events > 30, "it was broken {} times only", events / 7);
     let once: String = (1..=5000).map(|number| format!("{number}\n")).collect();
     assert!(all == once.repeat(40).into_bytes(), "{} bytes", all.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_goes_on_through_broken_connections() {
+    let house = house();
+    let weak = Weak::before(&house);
+    let id = detached(&house, &[], "until test -e go; do sleep 0.02; done; exit 8");
+    let client = Client::connect_unix(&weak.path).await.unwrap();
+    let limited = client.clone();
+    let same = id.clone();
+    let limited = tokio::spawn(async move { limited.wait(same, Some(Duration::from_millis(700))).await });
+    let unlimited = tokio::spawn({
+        let id = id.clone();
+        async move { client.wait(id, None).await }
+    });
+    for _ in 0..5 {
+        let mut accepted = weak.accepted.subscribe();
+        let before = *accepted.borrow_and_update();
+        weak.snap();
+        within("another connection", accepted.wait_for(|now| *now > before))
+            .await
+            .unwrap();
+    }
+    // The time that was given is that of all attempts together.
+    let limited = within("the timeout", limited).await.unwrap().unwrap();
+    assert!(limited.finished.is_none());
+    house.write("work/go", "");
+    let waited = within("the end", unlimited).await.unwrap().unwrap();
+    assert_eq!(waited.finished.unwrap().shell_code, 8);
+    // A daemon that stays away is given up.
+    let short = Client::connect_unix(house.socket()).await.unwrap();
+    let short = short.with_reconnect(Reconnect::for_up_to(Duration::from_millis(200)));
+    let id = detached(&house, &[], "sleep 600");
+    let waits = tokio::spawn(async move { short.wait(id, None).await });
+    let mut house = house;
+    while house.client().await.list(Default::default()).await.unwrap().runs[0].state() != RunState::Running {}
+    house.kill_daemon();
+    let given_up = within("giving up", waits).await.unwrap();
+    assert!(
+        matches!(&given_up, Err(Error::GivenUp { .. }) | Err(Error::Transport { .. })),
+        "{given_up:?}"
+    );
+    house.start_daemon();
 }
 
 #[tokio::test(flavor = "multi_thread")]

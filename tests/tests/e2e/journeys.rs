@@ -1,8 +1,9 @@
-//! The three journeys of the README, with the files as it has them.
+//! The three journeys of the README, with the files as it has them, and its run that is left and found again.
 
 use std::fs;
 
-use fumehood_tests::{Ended, House, Who, not_run};
+use fumehood_tests::{DEADLINE, Ended, House, Who, eventually, not_run};
+use nix::sys::signal::Signal;
 
 use super::approvals::{at_a_terminal, id, question};
 use super::builder;
@@ -194,6 +195,52 @@ fn an_agent_asks_a_person_answers_and_the_log_tells() {
             says(&told, words);
         }
         assert!(told.contains("needs no new answer"), "{told}");
+        house.end();
+    });
+}
+
+/// The words of the README between these two.
+fn between(before: &str, after: &str) -> &'static str {
+    let (_, rest) = README
+        .split_once(before)
+        .unwrap_or_else(|| panic!("the README does not say {before:?}"));
+    rest.split_once(after).unwrap().0
+}
+
+#[test]
+fn a_run_is_left_to_itself_found_again_waited_for_and_forgotten() {
+    for_both(|mut house| {
+        house.start_daemon();
+        let script = between("$ fumehood run --detach -- sh -c '", "'\n");
+        let started = house.run_with(&["--detach"], &["sh", "-c", script]).finish();
+        let id = started.expect(0).out().trim().to_owned();
+        // As long a part of it as the README gives.
+        let part = between("$ fumehood logs --tail 2 ", "\n");
+        let end = &id[id.len() - part.len()..];
+        assert!(README.contains(&format!("$ fumehood attach {part}\n")));
+        eventually(DEADLINE, "the lines of the README", || {
+            let logs = house.cli().args(["logs", "--tail", "2", end]).finish();
+            (logs.expect(0).out() == "request 2\nrequest 3\n").then_some(())
+        });
+        let mut attached = house.cli().args(["attach", end]).start();
+        attached.wait_for("request ");
+        attached.signal(Signal::SIGINT);
+        let attached = attached.finish();
+        says(&attached.expect(0).err(), "; Ctrl-C lets go of it, and it goes on\n");
+        says(&attached.err(), "fumehood: let go of it; `fumehood attach ");
+        assert!(
+            !attached.out().contains("request 1\n"),
+            "from now on: {}",
+            attached.out()
+        );
+        let waited = house.cli().args(["wait", end]).finish();
+        says(&waited.expect(3).out(), ": exited 3\n");
+        assert_eq!(waited.out(), format!("{id}: exited 3\n"));
+        assert_eq!(
+            house.cli().args(["rm", end]).finish().expect(0).out(),
+            format!("{id}\n")
+        );
+        house.cli().args(["logs", end]).finish().expect(125);
         house.end();
     });
 }

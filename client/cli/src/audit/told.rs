@@ -105,6 +105,27 @@ fn told(heading: &Heading, record: &Value) -> String {
             let intent = number(&record["intent_seq"]);
             format!("{run} interrupted: its daemon was gone before it ended (its intent is record {intent})")
         }
+        "run_attached" => format!("{run} attached to{}", times(record)),
+        "run_input" => {
+            let from = match record["count"].as_u64() {
+                Some(attachments @ 2..) => format!(" from {attachments} attachments"),
+                _ => String::new(),
+            };
+            let bytes = record["bytes"].as_u64().map_or_else(|| "?".to_owned(), render::bytes);
+            format!("{run} got {bytes} of input{from}")
+        }
+        "run_signalled" => {
+            let called = |signal: &Value| {
+                let value = signal.as_i64().and_then(|value| i32::try_from(value).ok());
+                value
+                    .and_then(signal_name)
+                    .map_or_else(|| number(signal), str::to_owned)
+            };
+            let signals: Vec<_> = list(&record["signals"]).iter().take(64).map(called).collect();
+            format!("{run} got {}{}", signals.join(" "), times(record))
+        }
+        "run_killed" => format!("{run} asked to end{}", times(record)),
+        "run_released" => format!("{run} removed, and its output with it"),
         "approval_requested" => format!(
             "{} asked by {} ({}), to be answered by {}: {}{}",
             question(),
@@ -345,6 +366,14 @@ fn end(record: &Value) -> String {
     told + &why
 }
 
+/// How many times, where a record stands for several.
+fn times(record: &Value) -> String {
+    match record["count"].as_u64() {
+        Some(count @ 2..) => format!(", {count} times"),
+        _ => String::new(),
+    }
+}
+
 /// `allowed for always`.
 fn answer(record: &Value) -> String {
     let session = text(&record["session"]);
@@ -531,6 +560,36 @@ mod tests {
                 "interrupted",
                 json!({"run_id": RUN, "instance": "i", "intent_seq": 3}),
                 "uid:1001  run b7f87798714a interrupted: its daemon was gone before it ended (its intent is record 3)".to_owned(),
+            ),
+            (
+                "run_attached",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a attached to".to_owned(),
+            ),
+            (
+                "run_attached",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 90}),
+                "uid:0     run b7f87798714a attached to, 90 times".to_owned(),
+            ),
+            (
+                "run_input",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 2, "bytes": 2048}),
+                "uid:0     run b7f87798714a got 2 KiB of input from 2 attachments".to_owned(),
+            ),
+            (
+                "run_signalled",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 3, "signals": [2, 15, 60]}),
+                "uid:0     run b7f87798714a got SIGINT SIGTERM 60, 3 times".to_owned(),
+            ),
+            (
+                "run_killed",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a asked to end".to_owned(),
+            ),
+            (
+                "run_released",
+                json!({"run_id": RUN, "peer": "uid:0", "count": 1}),
+                "uid:0     run b7f87798714a removed, and its output with it".to_owned(),
             ),
             (
                 "approval_requested",
@@ -734,6 +793,7 @@ mod tests {
             "end",
             "approval_requested",
             "approval_resolved",
+            "run_signalled",
             "x",
             "policies_reloaded",
         ]

@@ -1,4 +1,5 @@
-//! Looks at what is in a session. In init, and therefore bounded: calls of commands that wait for init wait meanwhile.
+//! Looks at what is in a session. Bounded, and in a child of init: to read a process's command line is to wait for a lock of its memory, which
+//! it can hold for as long as it likes, as one does that forks without end.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -37,8 +38,8 @@ pub(super) struct Kept {
     pub background: bool,
 }
 
-/// Looks. Memory is the sum of resident sets.
-pub(super) fn describe(kept: &[Kept], network: &Network) -> Description {
+/// Looks. Memory is the sum of resident sets. Without `command_lines` nobody can make it wait.
+pub(super) fn describe(kept: &[Kept], network: &Network, command_lines: bool) -> Description {
     let all: Vec<(i32, Stat)> = processes::all().collect();
     let owners = owners(&all, kept);
     // What is below no keeper is init, spawner or keeper; or about to be killed.
@@ -57,7 +58,10 @@ pub(super) fn describe(kept: &[Kept], network: &Network) -> Description {
             parent_pid: stat.parent(),
             run: owner.map(|owner| owner.run),
             background: owner.is_some_and(|owner| owner.background),
-            command_line: command_line(*pid),
+            command_line: match command_lines {
+                true => command_line(*pid),
+                false => Vec::new(),
+            },
             name: stat.comm.clone(),
             state: stat.state(),
             cpu_us: processes::micros(stat.number(14) + stat.number(15)),

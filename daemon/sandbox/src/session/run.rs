@@ -126,6 +126,11 @@ impl Run {
         matches!(self.stage, Stage::Queued(_))
     }
 
+    /// Whether a keeper has it, and the command does not run yet.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+
     /// Whether its main process has ended.
     pub fn has_ended(&self) -> bool {
         matches!(self.stage, Stage::Ended)

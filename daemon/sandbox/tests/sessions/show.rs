@@ -29,7 +29,7 @@ pub fn a_session_is_described(lab: &Lab) {
     assert_eq!((found.process_count, first.pid, second.pid), (2, pid, background));
     assert_eq!((first.run, first.background), (Some(server.number), false));
     assert_eq!((second.run, second.background), (Some(left_number), true));
-    assert_eq!(first.command_line, b"/probe\0--probe\0serve\0127.0.0.1:3000\0");
+    assert_eq!(first.command_line, b"/probe\0--probe\0serve\x00127.0.0.1:3000\0");
     assert_eq!(
         (second.command_line.as_slice(), second.state),
         (&b"name\x001000\0"[..], 'S')
