@@ -32,7 +32,7 @@ pub(super) enum Command {
         stdio: Option<[OwnedFd; 3]>,
         state: Option<OwnedFd>,
         hosts: mpsc::Sender<String>,
-        entered: oneshot::Sender<std::io::Result<(WatchedRun, Arc<[Enforcement]>, u32)>>,
+        entered: oneshot::Sender<std::io::Result<Inside>>,
     },
     /// Say what is in it.
     Describe(oneshot::Sender<Description>),
@@ -42,6 +42,15 @@ pub(super) enum Command {
         by_pid: Option<i32>,
         done: oneshot::Sender<Result<(), String>>,
     },
+}
+
+/// A run that the task let in.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub run: WatchedRun,
+    pub enforcement: Arc<[Enforcement]>,
+    /// In which of the session's sandboxes.
+    pub generation: u32,
 }
 
 /// A session.
@@ -208,7 +217,11 @@ impl Session {
         };
         let _ = self.commands.send(asked).await;
         match answer.await {
-            Ok(Ok((run, enforcement, generation))) => Ok(Entered {
+            Ok(Ok(Inside {
+                run,
+                enforcement,
+                generation,
+            })) => Ok(Entered {
                 run,
                 enforcement: enforcement.to_vec(),
                 generation,
