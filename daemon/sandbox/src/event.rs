@@ -62,7 +62,8 @@ pub enum Event {
         /// The most processes and threads that were seen at once, so far. Looked at now and then: at least.
         tasks: u32,
     },
-    /// Init refused a call. Each subject and rule once, at most 32 in all.
+    /// Init refused a call. Each subject and rule once, at most 32 in all; of a run in a session, 32 of that. On a session's own socket: to
+    /// processes of runs whose `Gone` has come, and where it is not known to which run.
     Refused(Denial),
     /// The tree used more memory than it may, and was killed. Only where no cgroup limits it; `Exited` follows.
     MemoryExceeded {
