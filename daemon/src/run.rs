@@ -3,7 +3,7 @@
 //! ```text
 //! model.rs     what a run is asked, what happens in it, how it ends: plain types
 //! journal.rs   its events, kept within a bound, read by any number of readers at their own pace
-//! spill.rs     its whole output in a file
+//! spill.rs     its whole output in a file, and all that outlives its daemon; saved.rs the form of that
 //! input.rs     what clients give to its standard input
 //! actor.rs     the task that owns it: from the decision to the last event; actor/ask.rs where that is a question to people
 //! prepare.rs   from grants to a sandbox that can take a command
@@ -26,6 +26,7 @@ mod learn;
 mod model;
 pub(crate) mod prepare;
 mod programs;
+mod saved;
 mod spill;
 mod table;
 mod worktree;
@@ -37,6 +38,7 @@ pub use input::InputError;
 pub use journal::{Entry, Item, Journal, Position, Reader, Slice};
 pub use learn::Recorded;
 pub use model::*;
-pub use spill::{SpillBounds, SpillError, SpillStore, Spilled};
+pub use saved::try_read as try_saved;
+pub use spill::{Adopted, Keeper, SpillBounds, SpillError, SpillStore, Spilled};
 pub(crate) use table::may_see;
 pub use table::{Bounds, Follower, Run, RunTable, Sender, StartError};

@@ -31,7 +31,7 @@ use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
-use crate::run::{Bounds, RunTable, SpillBounds, SpillStore, Surroundings};
+use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
 use crate::service::{
     ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
     SessionsService,
@@ -51,6 +51,9 @@ const SESSIONS_GRACE: Duration = Duration::from_secs(2);
 
 /// How long ended runs may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a run ended that the daemon before this one was running.
+const LOST: &str = "the daemon was killed, or its machine failed; what had been saved of the run is there";
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +128,7 @@ pub async fn serve(
     let kept = answers_directory(&config, audit.as_ref());
     let approvals = Approvals::new(judges, audit.clone(), config.audit.required, Some(kept));
     let spill = open_spill(&config).await?;
+    let (spill, left) = spill.map_or_else(|why| (Err(why), Vec::new()), |(store, left)| (Ok(store), left));
     let surroundings = Surroundings {
         launching: launching.clone(),
         audit: audit.clone(),
@@ -133,6 +137,9 @@ pub async fn serve(
         spill: spill.clone(),
     };
     let runs = RunTable::new(bounds, surroundings.clone());
+    if let Ok(store) = &spill {
+        runs.restore(left, store, LOST);
+    }
     let sessions = SessionTable::new(SessionBounds {
         living: config.max_sessions,
         retained: config.retained_runs,
@@ -266,6 +273,7 @@ pub async fn serve(
         server.abort();
     }
     files.end().await;
+    runs.forget_old();
     if let Ok(spill) = spill {
         let _ = tokio::task::spawn_blocking(move || spill.close()).await;
     }
@@ -325,20 +333,27 @@ async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
     }
 }
 
-/// Takes the place for files of output. Without one, runs go on: each says so that asks
-/// for a file.
-async fn open_spill(config: &Config) -> Result<Result<SpillStore, String>, ServeError> {
+/// Takes the place for files of output, with the runs that earlier daemons of the socket left there. Without one, runs go on: each says so
+/// that asks for a file.
+async fn open_spill(config: &Config) -> Result<Result<(SpillStore, Vec<Adopted>), String>, ServeError> {
     let bounds = SpillBounds {
         run_bytes: config.output.run_bytes,
         total_bytes: config.output.total_bytes,
         reserve_bytes: config.output.reserve_bytes,
     };
     let (directory, instance) = (config.output.dir.clone(), RunTable::new_id());
-    let opened = tokio::task::spawn_blocking(move || SpillStore::open(&directory, &instance, bounds)).await;
+    let keeper = Keeper {
+        socket: config.socket.clone(),
+        retain_for: config.retain_for,
+    };
+    let opened = tokio::task::spawn_blocking(move || SpillStore::open(&directory, &instance, bounds, &keeper)).await;
     let opened = opened.map_err(|error| ServeError::Serve(error.to_string()))?;
     Ok(opened.map_err(|error| {
         let why = crate::telemetry::chain(&error).to_string();
-        tracing::error!(why, "no output of runs is written to files");
+        tracing::error!(
+            why,
+            "no output of runs is written to files, and no run will be known when the daemon is started again"
+        );
         why
     }))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fumehood_policies::{Arguments, Digest, Policy};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::judge::Seat;
@@ -13,7 +14,7 @@ use crate::audit;
 use crate::peer::Peer;
 
 /// An answer, from the one that lets the least pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Answer {
     /// The run may not start.
     Deny,
@@ -48,7 +49,7 @@ impl Answer {
 }
 
 /// How an answer came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Means {
     /// Another identity than the one that asked gave it.
     Other,
@@ -86,7 +87,7 @@ impl Means {
 }
 
 /// The answer to a question, as its run and its watchers hear it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolution {
     /// The answer.
     pub answer: Answer,

@@ -510,25 +510,27 @@ impl Actor {
             denials: outcome.denials,
             recorded: outcome.recorded,
         });
+        let now = SystemTime::now();
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Finished;
-            snapshot.finished_at = Some(SystemTime::now());
+            snapshot.finished_at = Some(now);
             snapshot.finished = Some(Arc::clone(&finished));
         });
         // Who hears of the end finds the session without it.
         drop(self.presence);
-        self.journal.append(Event::Finished(finished));
+        self.journal.append_at(Event::Finished(finished), now);
     }
 
     /// Says that the command runs.
     fn announce_start(&self, started: Started) {
         let started = Arc::new(started);
+        let now = SystemTime::now();
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = Phase::Running;
-            snapshot.started_at = Some(SystemTime::now());
+            snapshot.started_at = Some(now);
             snapshot.started = Some(Arc::clone(&started));
         });
-        self.journal.append(Event::Started(started));
+        self.journal.append_at(Event::Started(started), now);
     }
 }
 

@@ -68,6 +68,15 @@ impl Input {
         (input, receiver)
     }
 
+    /// That of a run that is over, which took so much.
+    pub(super) fn of_ended(taken: u64) -> Input {
+        let (sender, _) = mpsc::channel(1);
+        Input {
+            state: Mutex::new(State { taken, closed: false }),
+            sender: Some(sender),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@
 //! | the first output, half of the bound | memory: the head | always, unless many finished runs need the memory and the file has it |
 //! | the newest output, the other half | memory: the tail | until newer output takes its place, and as the head |
 //! | all output | the run's spill file, see `spill.rs` | as far as the bounds and the disk go, until the run is forgotten |
+//! | events other than output, and once it is over what memory has of output that no file was to get | the run's state on disk, see `saved.rs` | as long |
 //!
 //! A reader that keeps up reads memory only. One that fell behind the tail, or that begins somewhere in the middle, reads the file from
 //! there until it has caught up, on the runtime's threads for blocking work; the events it gets are the same, with the same numbers
@@ -32,7 +33,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::model::{Event, Stream};
+use super::model::{Denials, Event, Finished, Started, Stream, TerminalSize};
+use super::saved::{Happened, Hole, Saved, Sealed};
+use super::spill::record::Extent;
 use super::spill::{SpillFile, SpillStore, Spilled};
 use spilling::Spilling;
 
@@ -74,7 +77,7 @@ pub enum Position {
 pub(super) enum To {
     /// Nowhere.
     Memory,
-    /// To this file.
+    /// To this file, with the run's state beside it.
     File(SpillStore, Arc<SpillFile>),
     /// To a file that cannot be made, for this reason.
     Nowhere(String),
@@ -99,7 +102,7 @@ struct Mark {
     before: [u64; 2],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     marks: Vec<Mark>,
     marks_bytes: usize,
@@ -120,6 +123,38 @@ struct Inner {
     /// Bytes the owner has not taken yet; `None` without an owner.
     owed: Option<usize>,
     spilling: Option<Spilling>,
+    /// So many events other than output are in the run's state on disk, the first ones; `None` where none is kept there.
+    saved: Option<usize>,
+    /// What the seal says beside what is known here; from the time on when nothing can follow.
+    sealing: Option<Sealing>,
+}
+
+/// What only others know of a run that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sealing {
+    /// Bytes of input that were taken.
+    pub input_bytes: u64,
+    /// The last size of its terminal.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Events for the state on disk, with the number that they have there.
+#[derive(Debug)]
+pub(super) struct Unsaved {
+    pub file: Arc<SpillFile>,
+    pub from: usize,
+    pub happened: Vec<Happened>,
+}
+
+/// Whether there is something to be written of a journal.
+#[derive(Debug)]
+pub(super) enum Rest {
+    /// There is.
+    No,
+    /// There is not, for now.
+    Now,
+    /// There is not, and nothing will come any more; with the seal, where there is a state on disk.
+    Sealed(Arc<SpillFile>, Option<Box<Sealed>>),
 }
 
 fn cost(event: &Event) -> usize {
@@ -127,8 +162,8 @@ fn cost(event: &Event) -> usize {
         + match event {
             Event::Output { data, .. } => data.len(),
             Event::Denial(denial) => denial.subject.bytes().len() + denial.rule.len() + denial.remedy.len(),
-            Event::ApprovalRequested(pending) => {
-                pending.asked.reason.len() + pending.asked.commands.iter().map(String::len).sum::<usize>()
+            Event::ApprovalRequested(question) => {
+                question.reason.len() + question.commands.iter().map(String::len).sum::<usize>()
             }
             Event::ApprovalResolved { resolution, .. } => resolution.reason.len(),
             _ => 0,
@@ -140,31 +175,74 @@ impl Journal {
     pub(super) fn new(keep_bytes: usize, to: To) -> Arc<Journal> {
         let spilling = match &to {
             To::Memory => None,
-            To::File(..) => Some(Spilling::default()),
+            To::File(_, file) => Some(Spilling::new(file.whole)),
             To::Nowhere(why) => Some(Spilling::stopped(why.clone())),
         };
-        Arc::new(Journal {
-            inner: Mutex::new(Inner {
-                marks: Vec::new(),
-                marks_bytes: 0,
-                head: Vec::new(),
-                head_bytes: 0,
-                tail: VecDeque::new(),
-                tail_bytes: 0,
-                half: keep_bytes.max(MIN_KEEP_BYTES) / 2,
-                next_seq: 1,
-                head_end: [0; 2],
-                tail_start: [0; 2],
-                end: [0; 2],
-                ended: [false; 2],
-                closed: false,
-                owed: None,
-                spilling,
-            }),
+        let inner = Inner {
+            half: keep_bytes.max(MIN_KEEP_BYTES) / 2,
+            next_seq: 1,
+            saved: matches!(to, To::File(..)).then_some(0),
+            spilling,
+            ..Inner::default()
+        };
+        Arc::new(Journal::of(inner, to))
+    }
+
+    fn of(inner: Inner, to: To) -> Journal {
+        Journal {
+            inner: Mutex::new(inner),
             to,
             appended: Notify::new(),
             taken: Notify::new(),
-        })
+        }
+    }
+
+    /// The journal of a run whose daemon is no more, from its state on disk and, where that has no seal, from what is found of its output.
+    pub(super) fn restored(
+        store: SpillStore,
+        file: Arc<SpillFile>,
+        saved: Saved,
+        found: Option<Extent>,
+    ) -> Arc<Journal> {
+        let mut inner = Inner {
+            half: MIN_KEEP_BYTES / 2,
+            next_seq: 1,
+            ..Inner::default()
+        };
+        for Happened {
+            seq,
+            time,
+            before,
+            event,
+        } in saved.happened
+        {
+            match &event {
+                Event::Closed { stream, .. } => inner.ended[stream.index()] = true,
+                Event::Finished(_) => {
+                    inner.ended = [true; 2];
+                    inner.closed = true;
+                }
+                _ => {}
+            }
+            inner.marks_bytes += cost(&event);
+            inner.next_seq = seq + 1;
+            inner.end = before;
+            let entry = Entry { seq, time, event };
+            inner.marks.push(Mark { entry, before });
+        }
+        inner.saved = Some(inner.marks.len());
+        let spilling = match (found, saved.sealed) {
+            (None, Some(sealed)) => Spilling::sealed(file.whole, sealed.output),
+            (found, _) => Spilling::found(file.whole, found.unwrap_or_default()),
+        };
+        if !inner.closed {
+            let ends = spilling.ends();
+            inner.end = [0, 1].map(|index| inner.end[index].max(ends[index]));
+            inner.next_seq = inner.next_seq.max(spilling.written_seq() + 1);
+        }
+        inner.tail_start = inner.end;
+        inner.spilling = Some(spilling);
+        Arc::new(Journal::of(inner, To::File(store, file)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -174,10 +252,15 @@ impl Journal {
 
     /// Appends an event. [`Event::Finished`] closes the journal.
     pub fn append(self: &Arc<Self>, event: Event) {
+        self.append_at(event, SystemTime::now());
+    }
+
+    /// Appends an event that was noticed at a time that is told elsewhere too.
+    pub fn append_at(self: &Arc<Self>, event: Event, time: SystemTime) {
         let mut inner = self.lock();
         let entry = Entry {
             seq: inner.next_seq,
-            time: SystemTime::now(),
+            time,
             event,
         };
         inner.next_seq += 1;
@@ -200,13 +283,56 @@ impl Journal {
                 inner.marks.push(Mark { entry, before });
             }
         }
-        let closed = inner.closed;
-        let write = inner.spilling.as_mut().is_some_and(|spilling| spilling.queue(closed));
+        let write = inner.queue();
         drop(inner);
+        self.tell_writer(write);
+        self.appended.notify_waiters();
+    }
+
+    fn tell_writer(self: &Arc<Self>, write: bool) {
         if let (true, To::File(store, _)) = (write, &self.to) {
             store.write(self);
         }
-        self.appended.notify_waiters();
+    }
+
+    /// Has the state on disk completed and sealed: nothing follows any more, and the run is as it will be told from now on.
+    pub(super) fn seal(self: &Arc<Self>, sealing: Sealing) {
+        let mut inner = self.lock();
+        inner.sealing = Some(sealing);
+        inner.write_rest();
+        let write = inner.queue();
+        drop(inner);
+        self.tell_writer(write);
+    }
+
+    /// How the run ended, and when; `None` before its last event.
+    pub(super) fn finished(&self) -> Option<(SystemTime, Arc<Finished>)> {
+        let inner = self.lock();
+        let last = &inner.marks.last()?.entry;
+        match &last.event {
+            Event::Finished(finished) => Some((last.time, Arc::clone(finished))),
+            _ => None,
+        }
+    }
+
+    /// When the command was started, and what holds for it; `None` where it was not.
+    pub(super) fn started(&self) -> Option<(SystemTime, Arc<Started>)> {
+        self.lock().marks.iter().find_map(|mark| match &mark.entry.event {
+            Event::Started(started) => Some((mark.entry.time, Arc::clone(started))),
+            _ => None,
+        })
+    }
+
+    /// What was refused, as far as it was told.
+    pub(super) fn denials(&self) -> Denials {
+        let inner = self.lock();
+        let denials = inner.marks.iter().filter_map(|mark| match &mark.entry.event {
+            Event::Denial(denial) => Some(denial.clone()),
+            _ => None,
+        });
+        let list: Vec<_> = denials.collect();
+        let count = list.len() as u64;
+        Denials { list, count }
     }
 
     /// The number of the newest event; 0 when there is none.
@@ -284,6 +410,7 @@ impl Journal {
     pub fn spilled(&self) -> Option<Spilled> {
         let spilled = self.lock().spilling.as_ref()?.told();
         match &self.to {
+            To::File(_, file) if !file.whole => None,
             To::File(_, file) if file.is_removed() => Some(Spilled {
                 bytes: 0,
                 stopped: super::spill::REMOVED.to_owned(),
@@ -297,7 +424,7 @@ impl Journal {
         let mut inner = self.lock();
         let newest = inner.tail.back().or(inner.head.last()).map_or(0, |newest| newest.seq);
         let removed = matches!(&self.to, To::File(_, file) if file.is_removed());
-        let written = |spilling: &Spilling| spilling.goes_on() && spilling.written_seq() >= newest;
+        let written = |spilling: &Spilling| spilling.written_seq() >= newest;
         if !inner.closed || removed || !inner.spilling.as_ref().is_some_and(written) {
             return;
         }
@@ -336,8 +463,7 @@ impl Journal {
             })
             .cloned()
             .collect();
-        if entries.is_empty() || !spilling.goes_on() {
-            spilling.unqueue();
+        if entries.is_empty() || !spilling.writes() {
             return None;
         }
         Some((Arc::clone(file), entries, spilling.file_bytes()))
@@ -357,24 +483,109 @@ impl Journal {
     /// Writes no more to the file.
     pub(super) fn stop_spilling(&self, why: String) {
         let mut inner = self.lock();
+        let was_resting = inner.spilling.as_ref().is_some_and(Spilling::is_resting);
         if let Some(spilling) = &mut inner.spilling {
             spilling.stop(why);
+        }
+        // What the file cannot take of the whole, it may take of the end.
+        if inner.sealing.is_some() && !was_resting {
+            inner.write_rest();
         }
         inner.give_up();
         drop(inner);
         self.taken.notify_waiters();
     }
 
-    /// The file, once nothing will be written to it any more.
-    pub(super) fn spill_to_finish(&self) -> Option<Arc<SpillFile>> {
-        match &self.to {
-            To::File(_, file) if self.lock().closed => Some(Arc::clone(file)),
-            _ => None,
+    /// Events other than output that are not in the state on disk yet.
+    pub(super) fn unsaved(&self) -> Option<Unsaved> {
+        let To::File(_, file) = &self.to else { return None };
+        let inner = self.lock();
+        let from = inner.saved?;
+        let happened: Vec<_> = inner
+            .marks
+            .iter()
+            .skip(from)
+            .map(|Mark { entry, before }| Happened {
+                seq: entry.seq,
+                time: entry.time,
+                before: *before,
+                event: entry.event.clone(),
+            })
+            .collect();
+        (!happened.is_empty()).then(|| Unsaved {
+            file: Arc::clone(file),
+            from,
+            happened,
+        })
+    }
+
+    /// Takes note that the first so many events other than output are in the state on disk; `None`: that there is none any more.
+    pub(super) fn saved(&self, marks: Option<usize>) {
+        self.lock().saved = marks;
+    }
+
+    /// Whether nothing can follow any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().sealing.is_some()
+    }
+
+    /// Whether the writer may forget it until it is told again.
+    pub(super) fn rests(&self) -> Rest {
+        let To::File(_, file) = &self.to else { return Rest::Now };
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let newest = inner.tail.back().or(inner.head.last()).map_or(0, |newest| newest.seq);
+        let unsaved = inner.saved.is_some_and(|saved| inner.marks.len() > saved);
+        let Some(spilling) = inner.spilling.as_mut() else {
+            return Rest::Now;
+        };
+        if unsaved || (spilling.writes() && newest > spilling.written_seq()) {
+            return Rest::No;
         }
+        spilling.unqueue();
+        let Some(Sealing { input_bytes, terminal }) = inner.sealing.take_if(|_| inner.closed) else {
+            return Rest::Now;
+        };
+        let sealed = Sealed {
+            next_seq: inner.next_seq,
+            end: inner.end,
+            input_bytes,
+            terminal,
+            output: spilling.output(),
+        };
+        Rest::Sealed(Arc::clone(file), inner.saved.is_some().then(|| Box::new(sealed)))
     }
 }
 
 impl Inner {
+    /// Whether the writer is to be told that there is something for it.
+    fn queue(&mut self) -> bool {
+        let unsaved = self.saved.is_some_and(|saved| self.marks.len() > saved);
+        let more = unsaved || self.sealing.is_some();
+        self.spilling.as_mut().is_some_and(|spilling| spilling.queue(more))
+    }
+
+    /// For a run that is over: has the file get what memory holds of output that it was not to get, or could not.
+    fn write_rest(&mut self) {
+        let Some(spilling) = self.spilling.as_mut().filter(|spilling| !spilling.goes_on()) else {
+            return;
+        };
+        let written = spilling.written_seq();
+        let ends = spilling.ends();
+        let whole_to = [0, 1].map(|index| ends[index].max(self.head_end[index]));
+        let last = self.head.last().map_or(0, |last| last.seq).max(written);
+        let behind_hole = self.tail.iter().find(|entry| entry.seq > written);
+        let hole = behind_hole.filter(|next| self.tail.front().is_some_and(|first| first.seq == next.seq));
+        let hole = hole.filter(|_| self.tail_start != whole_to).map(|next| Hole {
+            seq: last + 1,
+            before: whole_to,
+            next_seq: next.seq,
+            next_before: self.tail_start,
+            time: next.time,
+        });
+        spilling.rest(hole);
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         // One event always fits: a bound below the size of a chunk must not stop everything.
         let owner = self
@@ -443,6 +654,9 @@ impl Inner {
                 reach(end);
             }
         }
+        if let Some(hole) = self.hole().filter(|hole| hole.seq <= seq) {
+            reach(hole.before);
+        }
         for mark in self.marks.iter().take_while(|mark| mark.entry.seq <= seq) {
             reach(mark.before);
         }
@@ -461,14 +675,22 @@ impl Inner {
         self.tail.get(found)
     }
 
-    /// The first event after `seq` that is kept in memory, and the bytes of each stream before it.
-    fn next_kept(&self, seq: u64) -> Option<(&Entry, [u64; 2])> {
+    fn hole(&self) -> Option<Hole> {
+        self.spilling.as_ref()?.hole()
+    }
+
+    /// The first event after `seq` that is there again, its time, and the bytes of each stream before it. `in_file`: also where it is in
+    /// the file only.
+    fn next_kept(&self, seq: u64, in_file: bool) -> Option<(u64, SystemTime, [u64; 2])> {
         let mark = self.marks.partition_point(|mark| mark.entry.seq <= seq);
-        let mark = self.marks.get(mark).map(|mark| (&mark.entry, mark.before));
+        let mark = self.marks.get(mark);
+        let mark = mark.map(|mark| (mark.entry.seq, mark.entry.time, mark.before));
         // The head has no holes, and what is lost is behind it.
         let tail = self.tail.front().filter(|first| first.seq > seq);
-        let tail = tail.map(|first| (first, self.tail_start));
-        [mark, tail].into_iter().flatten().min_by_key(|(entry, _)| entry.seq)
+        let tail = tail.map(|first| (first.seq, first.time, self.tail_start));
+        let hole = self.hole().filter(|hole| in_file && hole.next_seq > seq);
+        let hole = hole.map(|hole| (hole.next_seq, hole.time, hole.next_before));
+        [mark, tail, hole].into_iter().flatten().min_by_key(|(seq, ..)| *seq)
     }
 
     /// The first event that holds output from these bytes on, or one a little before it.

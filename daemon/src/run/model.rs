@@ -10,9 +10,11 @@ use fumehood_policies::{Limits, Policy, RequestedLimits};
 use fumehood_sandbox::event::{DiskResource, Leftover};
 pub use fumehood_sandbox::spec::TerminalSize;
 use fumehood_sandbox::spec::{Protection, State};
+use serde::{Deserialize, Serialize};
 
 use super::host::Host;
 use super::learn::Recorded;
+use super::saved::{LimitsForm, shared};
 use crate::approvals::{Pending, Resolution};
 use crate::peer::Peer;
 use crate::session::{Carried, Carry, Session, Shell};
@@ -168,7 +170,7 @@ impl Request {
 }
 
 /// Output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// Descriptor 1.
     Stdout,
@@ -190,7 +192,7 @@ impl Stream {
 }
 
 /// Something that happened in a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Event {
     /// It has a place in the queue or among the running ones.
     Accepted {
@@ -198,7 +200,7 @@ pub enum Event {
         queue_position: u32,
     },
     /// The policy asks, and the run waits for an answer.
-    ApprovalRequested(Arc<Pending>),
+    ApprovalRequested(Question),
     /// The question has its answer.
     ApprovalResolved {
         /// The question; empty when an earlier answer made it unnecessary.
@@ -207,16 +209,7 @@ pub enum Event {
         resolution: Resolution,
     },
     /// The command was executed.
-    Started(Arc<Started>),
-    /// It wrote something.
-    Output {
-        /// To which stream.
-        stream: Stream,
-        /// Bytes of that stream before these.
-        offset: u64,
-        /// The bytes.
-        data: Bytes,
-    },
+    Started(#[serde(with = "shared")] Arc<Started>),
     /// The main process ended.
     Exited {
         /// How: `Exited` or `Signaled` only.
@@ -238,11 +231,49 @@ pub enum Event {
     /// The sandbox refused something.
     Denial(Denial),
     /// The run is over.
-    Finished(Arc<Finished>),
+    Finished(#[serde(with = "shared")] Arc<Finished>),
+    /// It wrote something. Saved in a form of its own, see `spill/record.rs`; the last here, because serde numbers the variants behind one
+    /// that is skipped differently when it writes and when it reads.
+    #[serde(skip)]
+    Output {
+        /// To which stream.
+        stream: Stream,
+        /// Bytes of that stream before these.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+}
+
+/// A question of a policy to people, as its run tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Its id.
+    pub approval_id: String,
+    /// The commands that are asked about, as they were read.
+    pub commands: Vec<String>,
+    /// The rule that asks.
+    pub rule: String,
+    /// Why.
+    pub reason: String,
+    /// When it counts as denied.
+    pub expires_at: SystemTime,
+}
+
+impl From<&Pending> for Question {
+    fn from(pending: &Pending) -> Self {
+        Question {
+            approval_id: pending.id.clone(),
+            commands: pending.asked.commands.clone(),
+            rule: pending.asked.rule.clone(),
+            reason: pending.asked.reason.clone(),
+            expires_at: pending.expires_at,
+        }
+    }
 }
 
 /// Something that the sandbox refused to a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
     /// The layer that refuses.
     pub protection: Protection,
@@ -259,7 +290,7 @@ pub struct Denial {
 }
 
 /// What a command tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// To change a protected path.
     Change,
@@ -293,7 +324,7 @@ impl Operation {
 }
 
 /// What a denial is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subject {
     /// A path as seen inside, at most 4096 bytes.
     Path(Vec<u8>),
@@ -314,7 +345,7 @@ impl Subject {
 }
 
 /// How something is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Evidence {
     /// The part that refused says so.
     Observed,
@@ -323,7 +354,7 @@ pub enum Evidence {
 }
 
 /// What was refused in a run, within bounds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denials {
     /// Each once; what was observed stands first.
     pub list: Vec<Denial>,
@@ -332,7 +363,7 @@ pub struct Denials {
 }
 
 /// What holds for a run that was started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Started {
     /// The state of every protection, in the order of reports.
     pub enforcement: Vec<Enforcement>,
@@ -343,6 +374,7 @@ pub struct Started {
     /// The main process's pid inside.
     pub pid: i32,
     /// The bounds in force.
+    #[serde(with = "LimitsForm")]
     pub limits: Limits,
     /// What the policy comes from.
     pub layers: Vec<String>,
@@ -351,7 +383,7 @@ pub struct Started {
 }
 
 /// The state of one protection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Enforcement {
     /// Which.
     pub protection: Protection,
@@ -362,7 +394,7 @@ pub struct Enforcement {
 }
 
 /// Whether a policy asks for a protection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Requirement {
     /// The run would not have started without it.
     Required,
@@ -373,7 +405,7 @@ pub enum Requirement {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// The main process called exit.
     Exited {
@@ -461,7 +493,7 @@ pub enum Ending {
 }
 
 /// Time limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimeLimit {
     /// Elapsed time.
     Wall,
@@ -472,7 +504,7 @@ pub enum TimeLimit {
 }
 
 /// Why a run was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CancelCause {
     /// A client called Kill.
     Kill,
@@ -524,7 +556,7 @@ impl Ending {
 }
 
 /// The last event's contents.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finished {
     /// How the run ended.
     pub ending: Ending,
@@ -532,12 +564,13 @@ pub struct Finished {
     pub usage: Usage,
     /// What was refused in it.
     pub denials: Denials,
-    /// What it asked for, where it was to be recorded and was started.
+    /// What it asked for, where it was to be recorded and was started. Not saved: it is for a question that follows at once.
+    #[serde(skip)]
     pub recorded: Option<Arc<Recorded>>,
 }
 
 /// What a run consumed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// From the command's start to its end; zero when it never started.
     pub wall: Duration,

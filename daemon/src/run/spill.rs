@@ -10,23 +10,31 @@
 //! also goes when its run is forgotten. Space is left for others, the audit log first of all: below the configured reserve
 //! a disk counts as full. `record.rs` has the form of a file.
 //!
-//! Each daemon has a directory of its own in the configured one, and holds a lock on it; a daemon that starts removes the directories that
-//! nobody holds. Deliberately absent: fsync. A file is for reading while its daemon lives, not for surviving the machine.
+//! Beside a run's output the same thread writes what else is known of it (`saved.rs`), so that the run can be read when its daemon is no
+//! more. That costs the run nothing: it is written behind its back, and nobody waits for it. Each daemon has a directory of its own in the
+//! configured one and holds a lock on it; `adopt.rs` takes over what a dead daemon of the same socket has left.
+//!
+//! Deliberately absent: fsync. What was written survives the death of the daemon, at whatever moment; the death of the machine takes what the
+//! kernel had not written yet, the last half minute as a rule, and the checksums tell what is left from what only looks like it.
 
+mod adopt;
 pub(super) mod record;
 
-use std::collections::{HashMap, VecDeque, hash_map};
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::collections::{HashMap, VecDeque};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, Rest, Unsaved};
 use super::model::Event;
+use super::saved::{self, Described, Frame};
+
+pub use adopt::{Adopted, Keeper};
 
 /// Bytes that may wait to be written for a run before its pipes are left unread.
 pub(super) const BACKLOG_BYTES: usize = 2 << 20;
@@ -45,9 +53,6 @@ const LOOK_BYTES: u64 = 8 << 20;
 
 /// Of a file that is no more.
 pub(super) const REMOVED: &str = "removed";
-
-/// The lock that a living daemon holds in its directory.
-const LOCK: &str = "lock";
 
 /// What the files may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +110,10 @@ struct Shared {
     directory: PathBuf,
     work: Sender<Work>,
     used: AtomicU64,
-    /// Held as long as this daemon lives.
-    _lock: File,
+    /// For names of files that are unlike each other.
+    next_key: AtomicU64,
+    /// Held as long as this daemon lives: on its own directory, and on those that it took over.
+    _locks: Vec<File>,
 }
 
 #[derive(Debug)]
@@ -117,18 +124,37 @@ enum Work {
     End(Sender<()>),
 }
 
-/// A run's file.
+/// A run's file of output, and beside it its state.
 #[derive(Debug)]
 pub(super) struct SpillFile {
     path: PathBuf,
-    number: u64,
-    /// Its length, as it counts for the bound.
+    state: PathBuf,
+    key: u64,
+    /// Whether it gets the whole output, as it comes.
+    pub(super) whole: bool,
+    /// What the state begins with, until it is written.
+    described: Mutex<Option<Box<Described>>>,
+    /// The length of both, as it counts for the bound.
     bytes: AtomicU64,
+    state_bytes: AtomicU64,
     removed: AtomicBool,
 }
 
 impl SpillFile {
-    /// Opens it for reading.
+    fn new(directory: &Path, name: &str, key: u64, whole: bool) -> SpillFile {
+        SpillFile {
+            path: directory.join(format!("{name}.{}", adopt::OUTPUT)),
+            state: directory.join(format!("{name}.{}", adopt::STATE)),
+            key,
+            whole,
+            described: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            state_bytes: AtomicU64::new(0),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens the output for reading.
     pub(super) fn open(&self) -> io::Result<File> {
         match self.is_removed() {
             true => Err(io::ErrorKind::NotFound.into()),
@@ -142,11 +168,17 @@ impl SpillFile {
 }
 
 impl SpillStore {
-    /// Takes a directory of its own in `parent`, which it makes where it is missing, removes those of dead daemons, and starts the thread.
+    /// Takes a directory of its own in `parent`, which it makes where it is missing, takes over what dead daemons of the same socket left,
+    /// removes what nobody wants any more, and starts the thread. The runs that were taken over are in the order in which they were accepted.
     ///
     /// # Errors
     /// When the directory cannot be made or others could write to it.
-    pub fn open(parent: &Path, instance: &str, bounds: SpillBounds) -> Result<SpillStore, SpillError> {
+    pub fn open(
+        parent: &Path,
+        instance: &str,
+        bounds: SpillBounds,
+        keeper: &Keeper,
+    ) -> Result<(SpillStore, Vec<Adopted>), SpillError> {
         let io = |what: &'static str, path: &Path| {
             let path = path.to_owned();
             move |source| SpillError::Io { what, path, source }
@@ -167,44 +199,44 @@ impl SpillStore {
             let private = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(parent, private).map_err(io("close to others", parent))?;
         }
-        sweep(parent);
-        let directory = parent.join(instance);
-        builder
-            .create(&directory)
-            .map_err(io("make the directory", &directory))?;
-        let path = directory.join(LOCK);
-        let lock = File::create(&path).map_err(io("make", &path))?;
-        lock.lock().map_err(io("lock", &path))?;
+        let (directory, lock) = adopt::make(parent, instance, keeper).map_err(io("make a directory in", parent))?;
+        let mut left = adopt::adopt(parent, &directory, keeper, bounds.total_bytes);
+        left.locks.push(lock);
         let (work, queue) = channel();
+        let used = left
+            .finished
+            .iter()
+            .map(|file| file.bytes.load(Ordering::Relaxed))
+            .sum();
         let shared = Arc::new(Shared {
             directory,
             work,
-            used: AtomicU64::new(0),
-            _lock: lock,
+            used: AtomicU64::new(used),
+            next_key: AtomicU64::new(left.next_key),
+            _locks: left.locks,
         });
         let writer = Writer {
-            directory: shared.directory.clone(),
+            directories: left.directories.into_iter().chain([shared.directory.clone()]).collect(),
             bounds,
             used: Arc::downgrade(&shared),
             open: HashMap::new(),
-            finished: VecDeque::new(),
+            finished: left.finished.into(),
             until_look: 0,
         };
         let spawned = std::thread::Builder::new().name("output".to_owned());
         spawned
             .spawn(move || writer.work(&queue))
             .map_err(io("start the thread that writes to", parent))?;
-        Ok(SpillStore { shared })
+        Ok((SpillStore { shared }, left.runs))
     }
 
-    /// A file for the run with this number; it is made when something is written.
-    pub(super) fn file(&self, number: u64) -> Arc<SpillFile> {
-        Arc::new(SpillFile {
-            path: self.shared.directory.join(format!("{number}.out")),
-            number,
-            bytes: AtomicU64::new(0),
-            removed: AtomicBool::new(false),
-        })
+    /// A file for a run; it is made when something is written.
+    pub(super) fn file(&self, described: Described) -> Arc<SpillFile> {
+        let key = self.shared.next_key.fetch_add(1, Ordering::Relaxed);
+        let whole = described.whole;
+        let file = SpillFile::new(&self.shared.directory, &key.to_string(), key, whole);
+        *file.described.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(described));
+        Arc::new(file)
     }
 
     /// Has the thread look at a journal. Without the thread, which only a defect can end, the journal's disk counts as stalled.
@@ -223,7 +255,7 @@ impl SpillStore {
         self.shared.used.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread and removes all files with their directory. Blocks for as long as that takes.
+    /// Writes what is to be written, and ends the thread. The files stay for the next daemon. Blocks for as long as that takes.
     pub fn close(&self) {
         let (done, ended) = channel();
         if self.shared.work.send(Work::End(done)).is_ok() {
@@ -232,35 +264,25 @@ impl SpillStore {
     }
 }
 
-/// Removes the directories of daemons that are dead: whose lock can be had. What cannot be removed is left and told.
-fn sweep(parent: &Path) {
-    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let path = entry.path();
-        // A link is none of ours, and what has no lock yet may be being made at this moment.
-        let Ok(lock) = OpenOptions::new().write(true).open(path.join(LOCK)) else {
-            continue;
-        };
-        if path.is_symlink() || matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-            continue;
-        }
-        match std::fs::remove_dir_all(&path) {
-            Ok(()) => tracing::info!(path = %path.display(), "removed the output of a daemon that is dead"),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "the output of a dead daemon is left behind"),
-        }
-    }
-}
-
 /// The thread's own.
 struct Writer {
-    directory: PathBuf,
+    /// Its daemon's own and those that were taken over.
+    directories: Vec<PathBuf>,
     bounds: SpillBounds,
     used: std::sync::Weak<Shared>,
-    /// Files of runs that live, by number.
-    open: HashMap<u64, File>,
+    /// Files of runs that live, by their key.
+    open: HashMap<u64, Open>,
     /// Files of finished runs, in the order of their ends.
     finished: VecDeque<Arc<SpillFile>>,
     /// Bytes to be written before the disk's free space is looked at again.
     until_look: u64,
+}
+
+/// A run's files, as far as something was written to them.
+#[derive(Default)]
+struct Open {
+    output: Option<File>,
+    state: Option<File>,
 }
 
 /// Why no more is written for a run.
@@ -269,6 +291,18 @@ enum Stop {
     DiskFull,
     Removed,
     Failed(io::Error),
+}
+
+impl std::fmt::Display for Stop {
+    /// The words of [`Spilled::stopped`].
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stop::Limit => f.write_str("limit"),
+            Stop::DiskFull => f.write_str("disk_full"),
+            Stop::Removed => f.write_str(REMOVED),
+            Stop::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 impl From<io::Error> for Stop {
@@ -293,9 +327,14 @@ impl Writer {
                 Some(Work::Write(journal)) => waiting.push_back(journal),
                 Some(Work::Remove(file)) => self.remove(&file),
                 Some(Work::End(done)) => {
+                    while let Some(journal) = waiting.pop_front() {
+                        if self.write(&journal) {
+                            waiting.push_back(journal);
+                        }
+                    }
                     self.open.clear();
-                    if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-                        tracing::warn!(%error, "the files of output are left behind");
+                    for directory in &self.directories {
+                        adopt::remove_if_empty(directory);
                     }
                     let _ = done.send(());
                     return;
@@ -312,28 +351,92 @@ impl Writer {
 
     /// Writes a batch of a journal. Whether there may be more.
     fn write(&mut self, journal: &Journal) -> bool {
+        if let Some(Unsaved { file, from, happened }) = journal.unsaved() {
+            let saved = from + happened.len();
+            let frames: Vec<_> = happened.into_iter().map(Frame::Happened).collect();
+            let kept = self.save(&file, &frames);
+            journal.saved(kept.then_some(saved));
+        }
         let Some((file, entries, at)) = journal.unwritten(BATCH_BYTES, BATCH_EVENTS) else {
-            if let Some(file) = journal.spill_to_finish()
-                && self.open.remove(&file.number).is_some()
-            {
-                self.finished.push_back(file);
-            }
-            return false;
-        };
-        let appended = self
-            .append(&file, &entries, at)
-            .map(|end| journal.written(&entries, end));
-        if let Err(stop) = appended.or_else(|_| self.append_each(journal, &file, &entries, at)) {
-            let why = match stop {
-                Stop::Limit => "limit".to_owned(),
-                Stop::DiskFull => "disk_full".to_owned(),
-                Stop::Removed => REMOVED.to_owned(),
-                Stop::Failed(error) => error.to_string(),
+            return match journal.rests() {
+                Rest::No => true,
+                Rest::Now => false,
+                Rest::Sealed(file, sealed) => {
+                    if let Some(sealed) = sealed {
+                        self.save(&file, &[Frame::Sealed(*sealed)]);
+                    }
+                    self.open.remove(&file.key);
+                    if !file.is_removed() {
+                        self.finished.push_back(file);
+                    }
+                    false
+                }
             };
+        };
+        let rest = journal.is_over();
+        let appended = self
+            .append(&file, &entries, at, rest)
+            .map(|end| journal.written(&entries, end));
+        if let Err(stop) = appended.or_else(|_| self.append_each(journal, &file, &entries, at, rest)) {
+            let why = stop.to_string();
             tracing::warn!(path = %file.path.display(), why, "the output of a run is not written to its file any more");
             journal.stop_spilling(why);
         }
         true
+    }
+
+    /// Appends frames to a run's state. False when that cannot be: there is no state any more then, because one that is not whole would be
+    /// told as something that did not happen.
+    fn save(&mut self, file: &Arc<SpillFile>, frames: &[Frame]) -> bool {
+        let Err(stop) = self.append_state(file, frames) else {
+            return true;
+        };
+        if !file.is_removed() {
+            let why = stop.to_string();
+            tracing::warn!(path = %file.state.display(), why, "a run will not be known any more when the daemon is started again");
+        }
+        if let Some(open) = self.open.get_mut(&file.key) {
+            open.state = None;
+        }
+        remove_file(&file.state);
+        self.use_less(file, file.state_bytes.swap(0, Ordering::Relaxed));
+        false
+    }
+
+    fn append_state(&mut self, file: &Arc<SpillFile>, frames: &[Frame]) -> Result<(), Stop> {
+        if file.is_removed() {
+            return Err(Stop::Removed);
+        }
+        let mut bytes = Vec::new();
+        let encode = |frame: &Frame| saved::encode(frame).map_err(|error| Stop::Failed(io::Error::other(error)));
+        let described = file.described.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let is_new = described.is_some();
+        if let Some(described) = described {
+            bytes.extend(saved::MAGIC);
+            bytes.extend(encode(&Frame::Described(*described))?);
+        }
+        for frame in frames {
+            bytes.extend(encode(frame)?);
+        }
+        let at = file.state_bytes.load(Ordering::Relaxed);
+        if at + bytes.len() as u64 > saved::MAX_BYTES {
+            return Err(Stop::Limit);
+        }
+        self.make_room(bytes.len() as u64)?;
+        let state = &mut self.open.entry(file.key).or_default().state;
+        let state = match state {
+            Some(state) => state,
+            None => {
+                let mut options = OpenOptions::new();
+                options.write(true).create_new(is_new).mode(0o600);
+                state.insert(options.open(&file.state)?)
+            }
+        };
+        look(state, &self.bounds, &mut self.until_look, bytes.len() as u64)?;
+        state.write_all_at(&bytes, at)?;
+        file.state_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.use_more(file, bytes.len() as u64);
+        Ok(())
     }
 
     /// What does not fit together may fit in part.
@@ -343,24 +446,21 @@ impl Writer {
         file: &Arc<SpillFile>,
         entries: &[Entry],
         mut at: u64,
+        rest: bool,
     ) -> Result<(), Stop> {
         for entry in entries.chunks(1) {
-            let end = self.append(file, entry, at)?;
+            let end = self.append(file, entry, at, rest)?;
             journal.written(entry, end);
             at = end;
         }
         Ok(())
     }
 
-    /// Appends entries to a file that ends at `at`; gives its new end. Fails whole: nothing of them is in the file then.
-    fn append(&mut self, file: &Arc<SpillFile>, entries: &[Entry], at: u64) -> Result<u64, Stop> {
+    /// Appends entries to a file that ends at `at`; gives its new end. Fails whole: nothing of them is in the file then. The `rest` of a run
+    /// that is over is no more than memory held, and may exceed the bound for one.
+    fn append(&mut self, file: &Arc<SpillFile>, entries: &[Entry], at: u64, rest: bool) -> Result<u64, Stop> {
         if file.is_removed() {
             return Err(Stop::Removed);
-        }
-        if let hash_map::Entry::Vacant(vacant) = self.open.entry(file.number) {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            vacant.insert(options.open(&file.path)?);
         }
         let headers: Vec<_> = entries.iter().filter_map(record::header).collect();
         let mut slices = Vec::with_capacity(entries.len() * 2 + 1);
@@ -373,19 +473,21 @@ impl Writer {
             }
         }
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
-        self.make_room(at, bytes)?;
-        let open = &mut self.open.get_mut(&file.number).ok_or(Stop::Limit)?;
-        if self.until_look < bytes {
-            let found = nix::sys::statvfs::fstatvfs(&**open).map_err(io::Error::from)?;
-            let free = found.blocks_available() as u64 * found.fragment_size() as u64;
-            // Space that shrinks meanwhile by others' writing is noticed within so many bytes.
-            self.until_look = LOOK_BYTES;
-            if free < self.bounds.reserve_bytes.saturating_add(bytes) {
-                self.until_look = 0;
-                return Err(Stop::DiskFull);
-            }
+        if !rest && at + bytes > self.bounds.run_bytes {
+            return Err(Stop::Limit);
         }
-        self.until_look -= bytes.min(self.until_look);
+        self.make_room(bytes)?;
+        let open = &mut self.open.entry(file.key).or_default().output;
+        let open = match open {
+            Some(open) => open,
+            None => {
+                let mut options = OpenOptions::new();
+                options.write(true).create_new(at == 0).mode(0o600);
+                open.insert(options.open(&file.path)?)
+            }
+        };
+        look(open, &self.bounds, &mut self.until_look, bytes)?;
+        open.seek(SeekFrom::Start(at))?;
         let mut rest = slices.as_mut_slice();
         let written = loop {
             match open.write_vectored(rest) {
@@ -402,16 +504,12 @@ impl Writer {
             let _ = open.set_len(at);
             return Err(error.into());
         }
-        file.bytes.store(at + bytes, Ordering::Relaxed);
-        self.use_more(bytes);
+        self.use_more(file, bytes);
         Ok(at + bytes)
     }
 
-    /// Sees to it that `bytes` more fit the bounds: files of finished runs go, the oldest first.
-    fn make_room(&mut self, at: u64, bytes: u64) -> Result<(), Stop> {
-        if at + bytes > self.bounds.run_bytes {
-            return Err(Stop::Limit);
-        }
+    /// Sees to it that `bytes` more fit the bound for all: files of finished runs go, the oldest first.
+    fn make_room(&mut self, bytes: u64) -> Result<(), Stop> {
         loop {
             let used = self
                 .used
@@ -425,27 +523,54 @@ impl Writer {
         }
     }
 
-    fn use_more(&self, bytes: u64) {
+    fn use_more(&self, file: &SpillFile, bytes: u64) {
+        file.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(shared) = self.used.upgrade() {
             shared.used.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
-    fn remove(&mut self, file: &Arc<SpillFile>) {
-        file.removed.store(true, Ordering::Release);
-        self.open.remove(&file.number);
-        self.finished.retain(|other| other.number != file.number);
-        match std::fs::remove_file(&file.path) {
-            Ok(()) => {}
-            // Nothing was written, or it went before.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path = %file.path.display(), %error, "a file of output is left behind"),
-        }
-        let bytes = file.bytes.swap(0, Ordering::Relaxed);
+    fn use_less(&self, file: &SpillFile, bytes: u64) {
+        file.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(shared) = self.used.upgrade() {
             shared.used.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
+
+    fn remove(&mut self, file: &Arc<SpillFile>) {
+        file.removed.store(true, Ordering::Release);
+        self.open.remove(&file.key);
+        self.finished.retain(|other| other.key != file.key);
+        // The state first: without it, output is nothing.
+        remove_file(&file.state);
+        remove_file(&file.path);
+        self.use_less(file, file.bytes.load(Ordering::Relaxed));
+    }
+}
+
+/// Removes a file, where it was made and is there still.
+fn remove_file(path: &Path) {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "a file of a run is left behind"),
+    }
+}
+
+/// Looks now and then whether the disk has room for so much beside what is left to others.
+fn look(file: &File, bounds: &SpillBounds, until_look: &mut u64, bytes: u64) -> Result<(), Stop> {
+    if *until_look < bytes {
+        let found = nix::sys::statvfs::fstatvfs(file).map_err(io::Error::from)?;
+        let free = found.blocks_available() as u64 * found.fragment_size() as u64;
+        // Space that shrinks meanwhile by others' writing is noticed within so many bytes.
+        *until_look = LOOK_BYTES;
+        if free < bounds.reserve_bytes.saturating_add(bytes) {
+            *until_look = 0;
+            return Err(Stop::DiskFull);
+        }
+    }
+    *until_look -= bytes.min(*until_look);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fumehood_policies::Policy;
 use fumehood_sandbox::event::SignalScope;
 use fumehood_sandbox::spec::TerminalSize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -14,9 +13,11 @@ use uuid::Uuid;
 use super::actor::{Actor, Command, Kill, Surroundings};
 use super::deeds::Deeds;
 use super::input::{Input, InputError};
-use super::journal::{Journal, Position, Reader, Slice, To};
+use super::journal::{Journal, Position, Reader, Sealing, Slice, To};
 use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request, Snapshot, Stream, Usage};
-use super::spill::Spilled;
+use super::saved::{Described, Saved};
+use super::spill::{Adopted, SpillStore, Spilled};
+use crate::audit::AuditLog;
 use crate::peer::Peer;
 use crate::session::Ended;
 
@@ -57,13 +58,17 @@ pub struct Run {
     pub workspace: std::path::PathBuf,
     /// The working directory.
     pub cwd: std::path::PathBuf,
-    /// The policy that decides.
-    pub policy: Arc<Policy>,
+    /// The name of the policy that decides.
+    pub policy_name: String,
+    /// Its digest.
+    pub policy_digest: [u8; 32],
     /// The caller's labels.
     pub labels: BTreeMap<String, String>,
     /// When it was accepted.
     pub accepted_at: SystemTime,
-    /// Its place in the order of acceptance.
+    /// Its place in the order of acceptance, among all runs of daemons that follow upon each other at a socket.
+    pub order: u64,
+    /// Its number among the runs of this daemon.
     pub number: u64,
     /// The session that it runs in.
     pub session: Option<String>,
@@ -116,6 +121,100 @@ impl Drop for Sender {
 }
 
 impl Run {
+    /// A run of an earlier daemon, and whether that did not see its end: then it is lost now.
+    fn restored(
+        number: u64,
+        saved: Saved,
+        why: &str,
+        audit: Option<AuditLog>,
+        journal: impl FnOnce(Saved) -> Arc<Journal>,
+    ) -> (Run, bool) {
+        let described = saved.described.clone();
+        let (input_bytes, terminal) = match &saved.sealed {
+            Some(sealed) => (sealed.input_bytes, sealed.terminal),
+            None => (0, described.terminal),
+        };
+        let journal = journal(saved);
+        let lost = journal.finished().is_none();
+        if lost {
+            let usage = Usage {
+                output_bytes: journal.output_bytes(),
+                ..Usage::default()
+            };
+            journal.append(Event::Finished(Arc::new(Finished {
+                ending: Ending::Lost { why: why.to_owned() },
+                usage,
+                denials: journal.denials(),
+                recorded: None,
+            })));
+        }
+        let (started_at, started) = journal.started().unzip();
+        let (finished_at, finished) = journal.finished().unzip();
+        let snapshot = Snapshot {
+            phase: Phase::Finished,
+            awaiting: None,
+            started_at,
+            finished_at,
+            started,
+            finished,
+            terminal,
+        };
+        let Described {
+            id,
+            peer,
+            digest,
+            argv,
+            workspace,
+            cwd,
+            policy_name,
+            policy_digest,
+            labels,
+            accepted_at,
+            order,
+            session,
+            whole: _,
+            terminal: _,
+        } = described;
+        let deeds = Arc::new(Deeds::new(audit, peer.recorded(&id), peer.clone()));
+        let run = Run {
+            id,
+            peer,
+            digest,
+            argv,
+            workspace: workspace.into(),
+            cwd: cwd.into(),
+            policy_name,
+            policy_digest,
+            labels,
+            accepted_at,
+            order,
+            number,
+            journal,
+            // Nobody hears what is said to it: it is over.
+            snapshot: watch::channel(snapshot).1,
+            commands: mpsc::channel(1).0,
+            input: Input::of_ended(input_bytes),
+            session,
+            deeds,
+            followers: watch::channel(0).0,
+        };
+        (run, lost)
+    }
+
+    /// Has its state on disk sealed: it is over, and all that is to be known of it is known.
+    fn seal(&self) {
+        self.journal.seal(Sealing {
+            input_bytes: self.input_bytes(),
+            terminal: self.snapshot.borrow().terminal,
+        });
+    }
+
+    /// Whether an earlier daemon ran it, and this one does not know how far others have followed it.
+    pub fn is_lost(&self) -> bool {
+        let finished = self.snapshot.borrow().finished.clone();
+        finished.is_some_and(|finished| matches!(finished.ending, Ending::Lost { .. }))
+    }
+
     /// What is known of it now.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot.borrow().clone()
@@ -296,6 +395,7 @@ struct Runs {
     /// By [`Peer::qualified`] id: what one peer chooses neither hinders another nor tells it anything.
     by_id: HashMap<String, Arc<Run>>,
     next_number: u64,
+    last_order: u64,
     /// Finished runs in the order of their ends.
     ended: VecDeque<EndedRun>,
     /// Memory that the output of those takes.
@@ -308,6 +408,8 @@ struct Runs {
 #[derive(Debug)]
 struct EndedRun {
     at: Instant,
+    /// How long it was over before this daemon knew of it.
+    before: Duration,
     number: u64,
     key: String,
     bytes: usize,
@@ -376,14 +478,14 @@ impl RunTable {
                 waiting as u32 + 1
             }
         };
+        let numbers = runs.next_numbers();
         let (run, mut actor, reader) = prepare(
             request,
             shared.surroundings.clone(),
             Arc::clone(&shared.places),
-            runs.next_number,
+            numbers,
             owned,
         );
-        runs.next_number += 1;
         // One that is being closed meanwhile ends the run as soon as it asks to be let in.
         actor.presence = session.and_then(|session| session.register(&run).ok());
         runs.by_id.insert(key, Arc::clone(&run));
@@ -423,34 +525,59 @@ impl RunTable {
                 denials: Denials::default(),
                 recorded: None,
             });
+            let now = SystemTime::now();
             snapshot.send_modify(|snapshot| {
                 snapshot.phase = Phase::Finished;
-                snapshot.finished_at = Some(SystemTime::now());
+                snapshot.finished_at = Some(now);
                 snapshot.finished = Some(Arc::clone(&finished));
             });
-            run.journal.append(Event::Finished(finished));
+            run.journal.append_at(Event::Finished(finished), now);
         }
+        run.seal();
         let mut runs = lock(&self.shared.runs);
-        let argv: usize = run
-            .argv
-            .iter()
-            .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
-            .sum();
-        let recorded = run
-            .snapshot()
-            .finished
-            .and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
-        let bytes = run.journal.memory_bytes() + argv + recorded.unwrap_or(0);
-        runs.ended_bytes += bytes;
-        runs.ended.push_back(EndedRun {
-            at: Instant::now(),
-            number: run.number,
-            key: run.peer.qualified(&run.id),
-            bytes,
-        });
+        self.shared.keep_ended(&mut runs, &run, Duration::ZERO);
         self.shared.forget_old(&mut runs);
         drop(runs);
         self.shared.active.send_modify(|active| *active -= 1);
+    }
+
+    /// Takes the runs that earlier daemons left, before any other. Those that they did not see the end of are lost, for the reason given.
+    pub fn restore(&self, mut adopted: Vec<Adopted>, store: &SpillStore, why: &str) {
+        if adopted.is_empty() {
+            return;
+        }
+        let now = SystemTime::now();
+        // In the order of their ends, as they are to be forgotten.
+        adopted.sort_by_key(|run| run.saved.finished_at().unwrap_or(now));
+        let (mut lost, count) = (0, adopted.len());
+        let mut runs = lock(&self.shared.runs);
+        for Adopted { file, saved, found } in adopted {
+            let sealed = saved.sealed.is_some();
+            let age = saved.finished_at().and_then(|at| now.duration_since(at).ok());
+            runs.last_order = runs.last_order.max(saved.described.order);
+            let (_, number) = runs.next_numbers();
+            let (run, was_lost) = Run::restored(number, saved, why, self.shared.surroundings.audit.clone(), |saved| {
+                Journal::restored(store.clone(), file, saved, found)
+            });
+            lost += usize::from(was_lost);
+            let run = Arc::new(run);
+            if !sealed {
+                run.seal();
+            }
+            let key = run.peer.qualified(&run.id);
+            // One of the same id was released, and its file could not be removed; the later one counts.
+            if let Some(earlier) = runs.by_id.insert(key, Arc::clone(&run)) {
+                earlier.journal.discard();
+            }
+            self.shared.keep_ended(&mut runs, &run, age.unwrap_or_default());
+            self.shared.forget_old(&mut runs);
+        }
+        tracing::info!(runs = count, lost, "took over the runs of an earlier daemon");
+    }
+
+    /// Forgets finished runs that are too old now.
+    pub fn forget_old(&self) {
+        self.shared.forget_old(&mut lock(&self.shared.runs));
     }
 
     /// A run by its id, if this peer may see it: its own before those of others, and of these the newest.
@@ -464,7 +591,7 @@ impl RunTable {
             .by_id
             .values()
             .filter(|run| run.id == id && may_see(peer, &run.peer));
-        others.max_by_key(|run| run.number).cloned()
+        others.max_by_key(|run| run.order).cloned()
     }
 
     /// The runs this peer may see, newest first.
@@ -478,7 +605,7 @@ impl RunTable {
             .cloned()
             .collect();
         drop(runs);
-        list.sort_by_key(|run| std::cmp::Reverse(run.number));
+        list.sort_by_key(|run| std::cmp::Reverse(run.order));
         list
     }
 
@@ -554,7 +681,40 @@ impl Drop for Waiting {
     }
 }
 
+impl Runs {
+    /// The order of the next run, and its number here.
+    fn next_numbers(&mut self) -> (u64, u64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // In nanoseconds, so that the runs of daemons of one socket are in one order without their asking each other.
+        self.last_order = (self.last_order + 1).max(u64::try_from(now.as_nanos()).unwrap_or(0));
+        self.next_number += 1;
+        (self.last_order, self.next_number - 1)
+    }
+}
+
 impl Shared {
+    /// Counts a run among those that are over; it was for so long already.
+    fn keep_ended(&self, runs: &mut Runs, run: &Run, before: Duration) {
+        let argv: usize = run
+            .argv
+            .iter()
+            .map(|argument| argument.capacity() + ARGUMENT_OVERHEAD)
+            .sum();
+        let recorded = run
+            .snapshot()
+            .finished
+            .and_then(|finished| Some(finished.recorded.as_ref()?.bytes));
+        let bytes = run.journal.memory_bytes() + argv + recorded.unwrap_or(0);
+        runs.ended_bytes += bytes;
+        runs.ended.push_back(EndedRun {
+            at: Instant::now(),
+            before,
+            number: run.number,
+            key: run.peer.qualified(&run.id),
+            bytes,
+        });
+    }
+
     /// Forgets finished runs that are too many or too old. Where their memory is too much, those whose output is in a file give that up
     /// first.
     fn forget_old(&self, runs: &mut Runs) {
@@ -573,7 +733,7 @@ impl Shared {
         }
         while let Some(oldest) = runs.ended.front() {
             let fits = runs.ended.len() <= self.bounds.retained && runs.ended_bytes <= MAX_RETAINED_BYTES;
-            if fits && oldest.at.elapsed() < self.bounds.retain_for {
+            if fits && oldest.at.elapsed() + oldest.before < self.bounds.retain_for {
                 return;
             }
             // The id may have been released and taken again.
@@ -594,12 +754,32 @@ fn prepare(
     request: Request,
     surroundings: Surroundings,
     places: Arc<Semaphore>,
-    number: u64,
+    (order, number): (u64, u64),
     owned: bool,
 ) -> (Arc<Run>, Actor, Reader) {
+    let accepted_at = SystemTime::now();
+    let terminal = request.terminal.as_ref().map(|terminal| terminal.size);
     let to = match (&surroundings.spill, request.spill) {
-        (_, false) => To::Memory,
-        (Ok(store), true) => To::File(store.clone(), store.file(number)),
+        (Ok(store), whole) => {
+            let described = Described {
+                id: request.id.clone(),
+                peer: request.peer.clone(),
+                digest: request.digest,
+                argv: request.argv.clone(),
+                workspace: request.host.workspace.as_path().into(),
+                cwd: request.host.cwd.as_path().into(),
+                policy_name: request.policy.name.clone(),
+                policy_digest: request.policy.digest.0,
+                labels: request.labels.clone(),
+                accepted_at,
+                order,
+                whole,
+                session: request.session.as_ref().map(|place| place.session.id().to_owned()),
+                terminal,
+            };
+            To::File(store.clone(), store.file(described))
+        }
+        (Err(_), false) => To::Memory,
         (Err(why), true) => To::Nowhere(why.clone()),
     };
     let journal = Journal::new(request.keep_bytes, to);
@@ -613,7 +793,7 @@ fn prepare(
         finished_at: None,
         started: None,
         finished: None,
-        terminal: request.terminal.as_ref().map(|terminal| terminal.size),
+        terminal,
     };
     let (snapshot, snapshots) = watch::channel(initial);
     let deeds = Arc::new(Deeds::new(
@@ -628,9 +808,11 @@ fn prepare(
         argv: request.argv.clone(),
         workspace: request.host.workspace.clone(),
         cwd: request.host.cwd.clone(),
-        policy: Arc::clone(&request.policy),
+        policy_name: request.policy.name.clone(),
+        policy_digest: request.policy.digest.0,
         labels: request.labels.clone(),
-        accepted_at: SystemTime::now(),
+        accepted_at,
+        order,
         number,
         session: request.session.as_ref().map(|place| place.session.id().to_owned()),
         journal: Arc::clone(&journal),

@@ -20,6 +20,7 @@ use super::status::{self, Refused};
 use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, POLICY_CHANGED, Pending, Resolution};
 use crate::peer::Peer;
 use crate::policy::Policies;
+use crate::run::Question;
 
 /// Changes that wait for HTTP/2 flow control, per watcher; the table holds the rest.
 const CHANGES: usize = 4;
@@ -189,7 +190,7 @@ fn pending(approvals: &Approvals, peer: &Peer, pending: &Pending) -> v1::Pending
     let asked = &pending.asked;
     let not_yours = approvals.judges().identity_may_resolve(peer, asked).err();
     v1::PendingApproval {
-        question: Some(requested(pending)),
+        question: Some(requested(pending.into())),
         run_id: asked.run_id.clone(),
         peer: asked.peer.to_string(),
         policy_name: asked.policy.name.clone(),
@@ -206,13 +207,20 @@ fn pending(approvals: &Approvals, peer: &Peer, pending: &Pending) -> v1::Pending
 }
 
 /// A question, as an event of its run.
-pub(super) fn requested(pending: &Pending) -> v1::ApprovalRequested {
+pub(super) fn requested(question: Question) -> v1::ApprovalRequested {
+    let Question {
+        approval_id,
+        commands,
+        rule,
+        reason,
+        expires_at,
+    } = question;
     v1::ApprovalRequested {
-        approval_id: pending.id.clone(),
-        commands: pending.asked.commands.clone(),
-        rule: pending.asked.rule.clone(),
-        reason: pending.asked.reason.clone(),
-        expires_at: Some(timestamp_from_system(pending.expires_at)),
+        approval_id,
+        commands,
+        rule,
+        reason,
+        expires_at: Some(timestamp_from_system(expires_at)),
         default_answer: v1::ApprovalAnswer::Deny.into(),
     }
 }

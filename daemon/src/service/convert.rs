@@ -39,7 +39,7 @@ pub(super) fn event(run_id: &str, item: Item) -> v1::RunEvent {
         Item::Event(entry) => {
             let event = match entry.event {
                 Event::Accepted { queue_position } => Wire::Accepted(v1::Accepted { queue_position }),
-                Event::ApprovalRequested(pending) => Wire::ApprovalRequested(approvals::requested(&pending)),
+                Event::ApprovalRequested(question) => Wire::ApprovalRequested(approvals::requested(question)),
                 Event::ApprovalResolved {
                     approval_id,
                     resolution,
@@ -395,8 +395,8 @@ pub(super) fn run_info(run: &Run, listed: bool) -> v1::RunInfo {
         workspace: run.workspace.as_os_str().as_bytes().to_vec().into(),
         cwd: run.cwd.as_os_str().as_bytes().to_vec().into(),
         peer: run.peer.to_string(),
-        policy_name: run.policy.name.clone(),
-        policy_digest: run.policy.digest.0.to_vec().into(),
+        policy_name: run.policy_name.clone(),
+        policy_digest: run.policy_digest.to_vec().into(),
         accepted_at: Some(timestamp_from_system(run.accepted_at)),
         started_at: started_at.map(timestamp_from_system),
         finished_at: finished_at.map(timestamp_from_system),

@@ -169,6 +169,7 @@ impl Runs for RunsService {
         }
         let run = self.find(&peer, &run_id)?;
         let length = run.output_bytes()[stream.index()];
+        let offset = if run.is_lost() { offset.min(length) } else { offset };
         if offset > length {
             let what = format!("{offset} is beyond the stream's end so far, {length}");
             return Err(status::invalid_field("offset", what));
@@ -232,7 +233,7 @@ impl Runs for RunsService {
         let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
         let mut page: Vec<v1::RunInfo> = Vec::new();
         let (mut bytes, mut last, mut more) = (0, 0, false);
-        for run in self.runs.list(&peer).into_iter().filter(|run| run.number < before) {
+        for run in self.runs.list(&peer).into_iter().filter(|run| run.order < before) {
             let info = convert::run_info(&run, true);
             if !states.is_empty() && !states.contains(&info.state) {
                 continue;
@@ -242,7 +243,7 @@ impl Runs for RunsService {
             if more {
                 break;
             }
-            last = run.number;
+            last = run.order;
             page.push(info);
         }
         let next_page_token = if more { last.to_string() } else { String::new() };
@@ -349,6 +350,10 @@ fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::
     match position {
         None | Some(Wire::Now(false)) => {
             let newest = run.last_seq();
+            // Of a lost run others may have had more than was saved: they hear of its end.
+            if from_seq > newest + 1 && run.is_lost() {
+                return Ok(Position::Seq(newest));
+            }
             if from_seq > newest + 1 {
                 let what = format!("{from_seq} is beyond the newest event, {newest}");
                 return Err(status::invalid_field("attach.from_seq", what));
@@ -358,6 +363,9 @@ fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::
         Some(Wire::Now(true)) => Ok(Position::Now),
         Some(Wire::Offsets(v1::StreamOffsets { stdout, stderr })) => {
             let [stdout_end, stderr_end] = run.output_bytes();
+            if run.is_lost() {
+                return Ok(Position::Offsets([stdout.min(stdout_end), stderr.min(stderr_end)]));
+            }
             for (field, offset, end) in [("stdout", stdout, stdout_end), ("stderr", stderr, stderr_end)] {
                 if offset > end {
                     let what = format!("{offset} is beyond the stream's end so far, {end}");

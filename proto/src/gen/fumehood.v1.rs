@@ -2254,7 +2254,8 @@ pub struct RunInfo {
 /// The whole output in a file.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Spill {
-    /// Bytes of output in it, of both streams. What was written a moment ago may still be on its way.
+    /// Bytes of output in it, of both streams. What was written a moment ago may still be on its way. When the run is over, what memory holds of
+    /// the rest is written too, so that it can be read after a restart of the daemon.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
     /// Why not everything is in it: `limit` (of the run, or of all runs), `disk_full`, `stalled` (the disk took nothing for 2 seconds),
@@ -2951,8 +2952,8 @@ pub mod runs_client {
             req.extensions_mut().insert(GrpcMethod::new("fumehood.v1.Runs", "Kill"));
             self.inner.unary(req, path, codec).await
         }
-        /// Forget a finished run and its kept output now. Finished runs are forgotten in any case by age and
-        /// number, as the daemon's configuration says.
+        /// Forget a finished run and its kept output now, on disk too. Finished runs are forgotten in any case by age and
+        /// number, as the daemon's configuration says, and until then a daemon that is started again at the same socket knows them.
         pub async fn release(
             &mut self,
             request: impl tonic::IntoRequest<super::ReleaseRequest>,
@@ -3052,8 +3053,8 @@ pub mod runs_server {
             &self,
             request: tonic::Request<super::KillRequest>,
         ) -> std::result::Result<tonic::Response<super::KillResponse>, tonic::Status>;
-        /// Forget a finished run and its kept output now. Finished runs are forgotten in any case by age and
-        /// number, as the daemon's configuration says.
+        /// Forget a finished run and its kept output now, on disk too. Finished runs are forgotten in any case by age and
+        /// number, as the daemon's configuration says, and until then a daemon that is started again at the same socket knows them.
         async fn release(
             &self,
             request: tonic::Request<super::ReleaseRequest>,

@@ -1,5 +1,5 @@
 //! A fuzz target for each parser of what others write: policies, command lines, configuration, requests, the messages between the daemon's
-//! processes, git configuration, the audit log.
+//! processes, git configuration, the audit log, the state of runs on disk.
 //!
 //! A target takes any bytes and panics when a promise is broken: nothing panics, errors point into the text, what was decoded encodes to
 //! the same. The inputs in `corpus/` are kept because each reaches code that the others do not; `tests/replay.rs` runs
@@ -56,6 +56,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "audit",
         run: audit_log,
+    },
+    Target {
+        name: "state",
+        run: fumehoodd::run::try_saved,
     },
 ];
 

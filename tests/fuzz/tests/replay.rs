@@ -142,6 +142,11 @@ fn any_change_of_git_configuration_is_refused_or_brings_no_program() {
 }
 
 #[test]
+fn any_state_of_a_run_is_read_up_to_what_is_whole() {
+    replay("state");
+}
+
+#[test]
 fn any_audit_log_is_verified_and_opened_or_refused() {
     replay("audit");
 }

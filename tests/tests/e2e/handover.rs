@@ -550,7 +550,8 @@ async fn a_daemon_that_stays_away_is_given_up_with_a_type() {
         within("the end", run.next()).await.unwrap().is_none(),
         "an error is told once"
     );
-    // One that waited long enough finds a daemon that has never heard of it.
+    // One that waited long enough finds a daemon that has never heard of it, as one does whose state on disk was lost.
+    std::fs::remove_dir_all(house.path("state/output")).unwrap();
     house.start_daemon();
     let ended = within("the new daemon", third.wait()).await;
     assert!(

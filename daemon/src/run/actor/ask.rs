@@ -61,7 +61,7 @@ impl Actor {
             }
         };
         let pending = Arc::clone(ticket.pending());
-        self.journal.append(Event::ApprovalRequested(Arc::clone(&pending)));
+        self.journal.append(Event::ApprovalRequested(pending.as_ref().into()));
         let answered = self.wait_for(ticket.answered()).await;
         self.waits_no_more();
         let resolution = match answered {

@@ -180,8 +180,8 @@ impl Reader {
             }
             return Step::Read(place, spilling.file_bytes());
         }
-        let end = inner.next_kept(self.next);
-        let (next_seq, before) = end.map_or((inner.next_seq, inner.end), |(entry, before)| (entry.seq, before));
+        let end = inner.next_kept(self.next, !self.behind.unreadable);
+        let (next_seq, before) = end.map_or((inner.next_seq, inner.end), |(seq, _, before)| (seq, before));
         let lost_bytes = Stream::ALL.map(|stream| before[stream.index()].saturating_sub(self.position[stream.index()]));
         if lost_bytes == [0; 2] {
             return Step::Pass(next_seq);
@@ -189,7 +189,7 @@ impl Reader {
         Step::Give(Item::Gap {
             seq: self.next,
             next_seq,
-            time: end.map_or_else(SystemTime::now, |(entry, _)| entry.time),
+            time: end.map_or_else(SystemTime::now, |(_, time, _)| time),
             lost_bytes,
         })
     }
@@ -236,6 +236,9 @@ impl Reader {
         });
         match read.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok((file, entries, after)) => {
+                if let Some(next) = entries.iter().find(|entry| entry.seq >= self.next) {
+                    self.expect(next);
+                }
                 self.behind.file = Some(file);
                 self.behind.after = entries.last().map(|last| (after, last.seq));
                 self.behind.ahead = entries.into();
@@ -247,6 +250,19 @@ impl Reader {
                 }
                 self.behind.unreadable = true;
             }
+        }
+    }
+
+    /// Goes on with what the file has next. An event may be missing there: the last ones other than output that a daemon that was killed
+    /// did not save. Where output is missing, the file is not the one that was written.
+    fn expect(&mut self, found: &Entry) {
+        let Event::Output { stream, offset, .. } = &found.event else {
+            return;
+        };
+        if found.seq > self.next {
+            self.behind.unreadable = *offset > self.position[stream.index()];
+            let kept = self.journal.lock().next_kept(self.next, false);
+            self.next = kept.map_or(found.seq, |(kept, ..)| found.seq.min(kept));
         }
     }
 

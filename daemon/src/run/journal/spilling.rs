@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::{Entry, Event, cost};
-use crate::run::spill::record::{HEADER_BYTES, Index, MAGIC, Place};
+use crate::run::saved::{Hole, Output};
+use crate::run::spill::record::{Extent, HEADER_BYTES, Index, MAGIC, Place};
 use crate::run::spill::{BACKLOG_BYTES, STALL, Spilled};
 
 #[derive(Debug)]
 pub(super) struct Spilling {
-    /// Every output event up to this one is in the file.
+    /// Whether the whole output is to be in the file. Else only what memory holds of it in the end.
+    whole: bool,
+    /// Every output event up to this one is in the file, but for those of the hole.
     written_seq: u64,
     /// Cost of those that are not.
     unwritten: usize,
@@ -20,13 +23,17 @@ pub(super) struct Spilling {
     stopped: Option<String>,
     /// When something was written last, or began to wait.
     progressed: Instant,
-    /// Bytes of each stream in the file.
+    /// Where each stream ends in the file.
     ends: [u64; 2],
+    hole: Option<Hole>,
+    /// The run is over, and what memory holds and the file does not is written too, so that it outlives the daemon.
+    resting: bool,
 }
 
-impl Default for Spilling {
-    fn default() -> Self {
+impl Spilling {
+    pub(super) fn new(whole: bool) -> Self {
         Spilling {
+            whole,
             written_seq: 0,
             unwritten: 0,
             queued: false,
@@ -36,16 +43,96 @@ impl Default for Spilling {
             stopped: None,
             progressed: Instant::now(),
             ends: [0; 2],
+            hole: None,
+            resting: false,
         }
     }
-}
 
-impl Spilling {
     pub(super) fn stopped(why: String) -> Self {
         Spilling {
             stopped: Some(why),
-            ..Spilling::default()
+            ..Spilling::new(true)
         }
+    }
+
+    /// Of a run whose daemon is no more, with a seal.
+    pub(super) fn sealed(whole: bool, output: Output) -> Self {
+        let Output {
+            written_seq,
+            file_bytes,
+            output_bytes,
+            ends,
+            stopped,
+            hole,
+            places,
+        } = output;
+        Spilling {
+            written_seq,
+            file_bytes,
+            output_bytes,
+            index: Index::of(places),
+            stopped,
+            ends,
+            hole,
+            ..Spilling::new(whole)
+        }
+    }
+
+    /// The same without one.
+    pub(super) fn found(whole: bool, extent: Extent) -> Self {
+        let Extent {
+            bytes,
+            seq,
+            ends,
+            output_bytes,
+            index,
+        } = extent;
+        Spilling {
+            written_seq: seq,
+            file_bytes: bytes,
+            output_bytes,
+            index,
+            ends,
+            ..Spilling::new(whole)
+        }
+    }
+
+    /// As it is saved.
+    pub(super) fn output(&self) -> Output {
+        Output {
+            written_seq: self.written_seq,
+            file_bytes: self.file_bytes,
+            output_bytes: self.output_bytes,
+            ends: self.ends,
+            stopped: self.stopped.clone(),
+            hole: self.hole,
+            places: self.index.places().to_vec(),
+        }
+    }
+
+    /// Where each stream ends in the file.
+    pub(super) fn ends(&self) -> [u64; 2] {
+        self.ends
+    }
+
+    /// What is missing in the file's middle.
+    pub(super) fn hole(&self) -> Option<Hole> {
+        self.hole
+    }
+
+    /// Has the rest written of what memory holds; in front of it the hole is missing.
+    pub(super) fn rest(&mut self, hole: Option<Hole>) {
+        self.resting = true;
+        self.hole = hole;
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.resting
+    }
+
+    /// Whether output is still to be written.
+    pub(super) fn writes(&self) -> bool {
+        self.goes_on() || self.resting
     }
 
     pub(super) fn written_seq(&self) -> u64 {
@@ -56,8 +143,9 @@ impl Spilling {
         self.file_bytes
     }
 
+    /// Whether the file gets the whole output so far.
     pub(super) fn goes_on(&self) -> bool {
-        self.stopped.is_none()
+        self.whole && self.stopped.is_none()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -81,9 +169,9 @@ impl Spilling {
         }
     }
 
-    /// Whether the writer is to be told: there is something for it, or the end, and it does not know.
-    pub(super) fn queue(&mut self, closed: bool) -> bool {
-        let tell = !self.queued && ((self.goes_on() && self.unwritten > 0) || closed);
+    /// Whether the writer is to be told: there is output for it, or something else, and it does not know.
+    pub(super) fn queue(&mut self, more: bool) -> bool {
+        let tell = !self.queued && ((self.goes_on() && self.unwritten > 0) || more);
         self.queued |= tell;
         tell
     }
@@ -102,13 +190,16 @@ impl Spilling {
     }
 
     pub(super) fn stop(&mut self, why: String) {
-        self.stopped.get_or_insert(why);
+        if self.whole {
+            self.stopped.get_or_insert(why);
+        }
         self.unwritten = 0;
+        self.resting = false;
     }
 
     pub(super) fn written(&mut self, entries: &[Entry], end: u64) {
         // Given up meanwhile, because the disk took too long over it.
-        if !self.goes_on() {
+        if !self.writes() {
             return;
         }
         let mut at = self.file_bytes.max(MAGIC.len() as u64);
@@ -116,6 +207,9 @@ impl Spilling {
             let Event::Output { stream, offset, data } = &entry.event else {
                 continue;
             };
+            if let Some(hole) = self.hole.filter(|hole| hole.next_seq == entry.seq) {
+                self.ends = hole.next_before;
+            }
             self.index.note(Place {
                 at,
                 seq: entry.seq,
@@ -134,7 +228,8 @@ impl Spilling {
 
     /// Where to look in the file for the event `seq`, if it can be there.
     pub(super) fn place_of(&self, seq: u64) -> Option<Place> {
-        let in_file = seq <= self.written_seq;
+        let missing = |hole: Hole| (hole.seq..hole.next_seq).contains(&seq);
+        let in_file = seq <= self.written_seq && !self.hole.is_some_and(missing);
         in_file.then(|| self.index.last_where(|place| place.seq <= seq))?
     }
 

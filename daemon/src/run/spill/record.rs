@@ -1,12 +1,14 @@
 //! The form of a spill file.
 //!
 //! ```text
-//! 8 bytes   "FHOUT" 0 0 and the version, 1
+//! 8 bytes   "FHOUT" 0 0 and the version, 2
 //! then records: 4 bytes length of the data, 1 byte stream (0 stdout, 1 stderr), 3 bytes zero, 8 bytes number of the event, 8 bytes
-//!           offset of the data in its stream, 8 bytes time in nanoseconds since 1970, then the data. Numbers are little-endian.
+//!           offset of the data in its stream, 8 bytes time in nanoseconds since 1970, 4 bytes CRC-32 of all that and the data, then
+//!           the data. Numbers are little-endian.
 //! ```
 //!
-//! Records are in the order of their numbers. A last record that is cut short was not written to its end and counts as absent.
+//! Records are in the order of their numbers. A last record that is cut short was not written to its end and counts as absent; one whose
+//! checksum is wrong is never given to a reader.
 
 use std::fs::File;
 use std::io;
@@ -14,15 +16,19 @@ use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use crate::run::journal::Entry;
 use crate::run::model::{Event, Stream};
 
 /// What a file begins with.
-pub const MAGIC: [u8; 8] = *b"FHOUT\0\0\x01";
+pub const MAGIC: [u8; 8] = *b"FHOUT\0\0\x02";
 
 /// Bytes before the data of a record.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 36;
+
+/// Those of them that the checksum is about.
+const SUMMED_BYTES: usize = 32;
 
 /// Bytes read from a file at once. More than the longest record (an output event has at most 256 KiB), so that one always fits.
 const BLOCK_BYTES: u64 = 512 * 1024;
@@ -38,15 +44,24 @@ pub fn header(entry: &Entry) -> Option<[u8; HEADER_BYTES]> {
     header[4] = stream.index() as u8;
     header[8..16].copy_from_slice(&entry.seq.to_le_bytes());
     header[16..24].copy_from_slice(&offset.to_le_bytes());
-    header[24..].copy_from_slice(&u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    header[24..32].copy_from_slice(&u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+    let sum = checksum(&header[..SUMMED_BYTES], data);
+    header[SUMMED_BYTES..].copy_from_slice(&sum.to_le_bytes());
     Some(header)
+}
+
+fn checksum(header: &[u8], data: &[u8]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(header);
+    sum.update(data);
+    sum.finalize()
 }
 
 /// Reads the records of one block of the file: those from `from` on, a record's place, that end before `end`; at least one. Also gives
 /// the place after the last one.
 ///
 /// # Errors
-/// When the file cannot be read, or does not hold records there.
+/// When the file cannot be read, or does not hold whole records there. With a damaged one behind others, those are given.
 pub fn read(file: &File, from: u64, end: u64) -> io::Result<(Vec<Entry>, u64)> {
     let length = end.saturating_sub(from).min(BLOCK_BYTES) as usize;
     let mut block = BytesMut::zeroed(length);
@@ -59,27 +74,32 @@ fn parse(block: Bytes) -> io::Result<(Vec<Entry>, usize)> {
     let mut entries = Vec::new();
     let mut at = 0;
     while let Some(header) = block.get(at..at + HEADER_BYTES) {
-        let number = |range: std::ops::Range<usize>| {
-            let mut bytes = [0; 8];
-            bytes[..range.len()].copy_from_slice(&header[range]);
-            u64::from_le_bytes(bytes)
-        };
-        let length = number(0..4);
-        let stream = Stream::ALL.get(usize::from(header[4]));
-        let (Some(stream), true) = (stream, length + (HEADER_BYTES as u64) < BLOCK_BYTES) else {
+        let Some(head) = header.try_into().ok().and_then(Head::of) else {
+            if at > 0 {
+                break;
+            }
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a record of output"));
         };
         let start = at + HEADER_BYTES;
-        let stop = start + length as usize;
+        let stop = start + head.length as usize;
         if stop > block.len() {
             break;
         }
+        if checksum(&header[..SUMMED_BYTES], &block[start..stop]).to_le_bytes() != header[SUMMED_BYTES..] {
+            if at > 0 {
+                break;
+            }
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a record with a wrong checksum",
+            ));
+        }
         entries.push(Entry {
-            seq: number(8..16),
-            time: UNIX_EPOCH + Duration::from_nanos(number(24..32)),
+            seq: head.seq,
+            time: UNIX_EPOCH + Duration::from_nanos(head.time),
             event: Event::Output {
-                stream: *stream,
-                offset: number(16..24),
+                stream: head.stream,
+                offset: head.offset,
                 data: block.slice(start..stop),
             },
         });
@@ -91,6 +111,152 @@ fn parse(block: Bytes) -> io::Result<(Vec<Entry>, usize)> {
     Ok((entries, at))
 }
 
+/// How far a file can be read that nobody closed.
+#[derive(Debug, Default)]
+pub struct Extent {
+    /// The file's length up to the last whole record.
+    pub bytes: u64,
+    /// The last event.
+    pub seq: u64,
+    /// Where each stream ends.
+    pub ends: [u64; 2],
+    /// Bytes of output.
+    pub output_bytes: u64,
+    /// Where some of the events are.
+    pub index: Index,
+}
+
+/// At the end of a file that nobody closed so much is read and checked, in bytes. What lies before it was written earlier, and is
+/// checked when it is read.
+const CHECKED_BYTES: u64 = 4 << 20;
+
+/// Finds out how far a file can be read that nobody closed: in records that follow upon each other, without a hole.
+///
+/// # Errors
+/// When it cannot be read. One that begins with something else is empty.
+pub fn extent(file: &File) -> io::Result<Extent> {
+    let length = file.metadata()?.len();
+    let mut magic = [0; MAGIC.len()];
+    if length < MAGIC.len() as u64 || file.read_exact_at(&mut magic, 0).is_err() || magic != MAGIC {
+        return Ok(Extent::default());
+    }
+    let start = Place {
+        at: MAGIC.len() as u64,
+        seq: 0,
+        before: [0; 2],
+    };
+    // First by the headers only: a file may be gigabytes long.
+    let mut walked = Walk::new(start);
+    let mut bytes = [0; HEADER_BYTES];
+    while walked.at + HEADER_BYTES as u64 <= length {
+        file.read_exact_at(&mut bytes, walked.at)?;
+        let Some(head) = Head::of(&bytes) else { break };
+        if !walked.take(&head, length) {
+            break;
+        }
+    }
+    let checked_from = walked
+        .index
+        .last_where(|place| place.at + CHECKED_BYTES <= walked.at)
+        .filter(|place| place.at + CHECKED_BYTES <= walked.at);
+    let end = walked.at;
+    let mut walk = match checked_from {
+        None => Walk::new(start),
+        Some(place) => {
+            let mut walk = Walk::new(place);
+            walked.index.places.retain(|known| known.at < place.at);
+            walk.index = walked.index;
+            walk.seq = place.seq - 1;
+            walk
+        }
+    };
+    'checked: while walk.at < end {
+        let Ok((entries, _)) = read(file, walk.at, end) else {
+            break;
+        };
+        for entry in entries {
+            let Some(head) = header(&entry).as_ref().and_then(Head::of) else {
+                break 'checked;
+            };
+            if !walk.take(&head, end) {
+                break 'checked;
+            }
+        }
+    }
+    Ok(Extent {
+        bytes: walk.at,
+        seq: walk.seq,
+        ends: walk.ends,
+        output_bytes: walk.ends.iter().sum(),
+        index: walk.index,
+    })
+}
+
+/// What a header says.
+struct Head {
+    length: u64,
+    stream: Stream,
+    seq: u64,
+    offset: u64,
+    /// In nanoseconds since 1970.
+    time: u64,
+}
+
+impl Head {
+    fn of(header: &[u8; HEADER_BYTES]) -> Option<Head> {
+        let number = |range: std::ops::Range<usize>| {
+            let mut bytes = [0; 8];
+            bytes[..range.len()].copy_from_slice(&header[range]);
+            u64::from_le_bytes(bytes)
+        };
+        let length = number(0..4);
+        (length + (HEADER_BYTES as u64) < BLOCK_BYTES).then_some(Head {
+            length,
+            stream: *Stream::ALL.get(usize::from(header[4]))?,
+            seq: number(8..16),
+            offset: number(16..24),
+            time: number(24..32),
+        })
+    }
+}
+
+/// Goes through the records of a file.
+struct Walk {
+    at: u64,
+    seq: u64,
+    ends: [u64; 2],
+    index: Index,
+}
+
+impl Walk {
+    fn new(from: Place) -> Walk {
+        Walk {
+            at: from.at,
+            seq: from.seq,
+            ends: from.before,
+            index: Index::default(),
+        }
+    }
+
+    /// Takes the next record, if it is one that can follow and lies before `end`.
+    fn take(&mut self, head: &Head, end: u64) -> bool {
+        let after = self.at + HEADER_BYTES as u64 + head.length;
+        let stream = head.stream.index();
+        if after > end || head.seq <= self.seq || head.seq == u64::MAX || head.offset != self.ends[stream] {
+            return false;
+        }
+        self.index.note(Place {
+            at: self.at,
+            seq: head.seq,
+            before: self.ends,
+        });
+        self.at = after;
+        self.seq = head.seq;
+        self.ends[stream] += head.length;
+        true
+    }
+}
+
 /// Where in a file an event is, roughly: bounded, however long the file gets.
 #[derive(Debug)]
 pub struct Index {
@@ -100,7 +266,7 @@ pub struct Index {
 }
 
 /// A record's place in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// In bytes from the file's beginning.
     pub at: u64,
@@ -126,6 +292,20 @@ impl Default for Index {
 }
 
 impl Index {
+    /// An index of these places, which are in order.
+    pub fn of(places: Vec<Place>) -> Index {
+        let apart = places.windows(2).map(|pair| pair[1].at - pair[0].at).min();
+        Index {
+            spacing: apart.unwrap_or(SPACING).max(SPACING),
+            places,
+        }
+    }
+
+    /// All of its places, in order.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
     /// Notes a record; they come in the order of the file.
     pub fn note(&mut self, place: Place) {
         if self.places.last().is_some_and(|last| place.at - last.at < self.spacing) {

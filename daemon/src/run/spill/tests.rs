@@ -3,7 +3,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::adopt::LOCK;
 use super::*;
+use crate::peer::{Identity, Peer};
+use crate::run::journal::Sealing;
 use crate::run::journal::{Item, MIN_KEEP_BYTES, Position, Reader, To};
 use crate::run::model::{Denials, Ending, Finished, Stream, Usage};
 
@@ -20,19 +23,80 @@ struct Place {
 
 fn place(bounds: SpillBounds) -> Place {
     let directory = tempfile::tempdir().unwrap();
-    let store = SpillStore::open(&directory.path().join("output"), "one", bounds).unwrap();
+    let (store, left) = SpillStore::open(&directory.path().join("output"), "one", bounds, &keeper()).unwrap();
+    assert!(left.is_empty());
     Place { store, directory }
 }
 
+fn keeper() -> Keeper {
+    Keeper {
+        socket: "/run/one.sock".into(),
+        retain_for: Duration::from_secs(600),
+    }
+}
+
+fn described(number: u64, whole: bool) -> Described {
+    let identity = Identity::Unix {
+        uid: 7,
+        gid: 8,
+        pid: Some(9),
+    };
+    Described {
+        id: format!("run-{number}"),
+        peer: Peer {
+            identity,
+            allowed: true,
+        },
+        digest: [number as u8; 32],
+        argv: vec![b"a\xff".to_vec(), b"".to_vec()],
+        workspace: Path::new("/w").into(),
+        cwd: Path::new("/w/c").into(),
+        policy_name: "default".to_owned(),
+        policy_digest: [3; 32],
+        labels: [("team".to_owned(), "web".to_owned())].into(),
+        accepted_at: std::time::SystemTime::now(),
+        order: number,
+        whole,
+        session: None,
+        terminal: None,
+    }
+}
+
+const SEALING: Sealing = Sealing {
+    input_bytes: 5,
+    terminal: None,
+};
+
 impl Place {
     fn journal(&self, number: u64) -> Arc<Journal> {
-        Journal::new(MIN_KEEP_BYTES, To::File(self.store.clone(), self.store.file(number)))
+        self.journal_of(number, true)
+    }
+
+    fn journal_of(&self, number: u64, whole: bool) -> Arc<Journal> {
+        let file = self.store.file(described(number, whole));
+        Journal::new(MIN_KEEP_BYTES, To::File(self.store.clone(), file))
+    }
+
+    /// The files as they would be found if the daemon died now, in a directory beside those of living daemons.
+    fn dead(&self, name: &str) -> PathBuf {
+        let dead = self.directory.path().join("output").join(name);
+        std::fs::create_dir(&dead).unwrap();
+        for entry in std::fs::read_dir(self.directory.path().join("output/one")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), dead.join(entry.file_name())).unwrap();
+        }
+        dead
+    }
+
+    /// What the next daemon of the socket takes over.
+    fn next(&self, instance: &str) -> (SpillStore, Vec<Adopted>) {
+        SpillStore::open(&self.directory.path().join("output"), instance, BOUNDS, &keeper()).unwrap()
     }
 
     fn files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.directory.path().join("output/one")).unwrap();
         let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        files.retain(|path| path.file_name().unwrap() != LOCK);
+        files.retain(|path| path.extension().is_some_and(|end| end == "out"));
         files.sort();
         files
     }
@@ -266,7 +330,7 @@ async fn past_the_bound_of_a_run_the_rest_is_a_gap_with_exact_counts() {
     assert_eq!([0, 1].map(|index| got.read[index] + got.lost[index]), ends);
     assert_eq!(got.gaps, 1);
     assert!(got.read.iter().sum::<u64>() > spilled.bytes, "the newest is in memory");
-    assert!(place.store.used_bytes() <= 1_000_000);
+    assert!(place.store.used_bytes() <= 1_000_000 + 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +343,7 @@ async fn for_the_bound_of_all_the_oldest_finished_file_goes_and_no_living_one() 
     for journal in &journals[..2] {
         fill(journal, 1_000_000).await;
         journal.append(finished());
+        journal.seal(SEALING);
         until("it is written", || journal.spilled().unwrap().bytes == 1_000_000).await;
     }
     fill(&journals[2], 1_000_000).await;
@@ -328,25 +393,255 @@ async fn a_file_goes_with_its_run_and_who_reads_it_reads_on() {
     assert_eq!(late.gaps, 1);
 }
 
+/// A journal of a run that is over, with this much output, all of which is written.
+async fn ended(place: &Place, number: u64, whole: bool, bytes: u64) -> Arc<Journal> {
+    let journal = place.journal_of(number, whole);
+    journal.append(Event::Accepted { queue_position: 0 });
+    fill(&journal, bytes).await;
+    journal.append(finished());
+    journal.seal(SEALING);
+    until("the seal", || matches!(journal.rests(), Rest::Now)).await;
+    journal
+}
+
+fn restored(store: &SpillStore, adopted: Adopted) -> Arc<Journal> {
+    Journal::restored(store.clone(), adopted.file, adopted.saved, adopted.found)
+}
+
+async fn items(journal: &Arc<Journal>, position: Position) -> Vec<String> {
+    let mut reader = journal.reader_at(position).await;
+    let mut items = Vec::new();
+    while let Some(item) = reader.next().await {
+        items.push(format!("{item:?}"));
+    }
+    items
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_daemon_left_is_removed_and_what_a_living_one_has_stays() {
+async fn a_run_that_is_over_is_read_after_a_restart_as_before_it() {
     let place = place(BOUNDS);
-    let parent = place.directory.path().join("output");
-    let dead = parent.join("dead");
-    std::fs::create_dir(&dead).unwrap();
-    std::fs::write(dead.join(LOCK), "").unwrap();
-    std::fs::write(dead.join("7.out"), "secret").unwrap();
+    let bounded = SpillBounds {
+        run_bytes: 1_000_000,
+        ..BOUNDS
+    };
+    let other = self::place(bounded);
+    // All in the file; kept in memory only; the beginning in the file and the end in memory; nothing at all.
+    let cases = [
+        (&place, ended(&place, 1, true, 3_000_000).await),
+        (&place, ended(&place, 2, false, 3_000_000).await),
+        (&other, ended(&other, 3, true, 3_000_000).await),
+        (&place, ended(&place, 4, false, 0).await),
+    ];
+    for place in [&place, &other] {
+        place.dead("dead");
+    }
+    let (next, mut left) = place.next("two");
+    let (far, more) = other.next("two");
+    left.extend(more);
+    assert_eq!(
+        left.iter().map(|run| run.saved.described.order).collect::<Vec<_>>(),
+        [1, 2, 4, 3]
+    );
+    for adopted in left {
+        let order = adopted.saved.described.order;
+        let before = &cases[order as usize - 1].1;
+        let after = restored(if order == 3 { &far } else { &next }, adopted);
+        assert_eq!(after.last_seq(), before.last_seq());
+        assert_eq!(after.output_bytes(), before.output_bytes());
+        assert_eq!(after.spilled(), before.spilled(), "{order}");
+        let ends = before.output_bytes();
+        let total: u64 = ends.iter().sum();
+        let mut positions = vec![Position::Seq(0), Position::Now];
+        for step in 0..30 {
+            positions.push(Position::Seq(1 + before.last_seq() * step / 30));
+            positions.push(Position::Tail(total * step / 29));
+            positions.push(Position::Offsets([ends[0] * step / 29, ends[1] * (29 - step) / 29]));
+        }
+        for position in positions {
+            let (is, was) = (items(&after, position).await, items(before, position).await);
+            assert_eq!(is.len(), was.len(), "{order} from {position:?}");
+            let differ = is.iter().zip(&was).find(|(is, was)| is != was);
+            assert_eq!(differ, None, "{order} from {position:?}");
+        }
+        assert!(after.memory_bytes() < 64 * 1024, "{}", after.memory_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_daemon_was_killed_has_what_was_written_wherever_that_was_cut_off() {
+    let place = place(BOUNDS);
     let journal = place.journal(1);
-    fill(&journal, 10_000).await;
-    until("it is written", || place.files().len() == 1).await;
-    let other = SpillStore::open(&parent, "two", BOUNDS).unwrap();
-    assert!(!dead.exists());
-    assert_eq!(place.files().len(), 1);
+    journal.append(Event::Accepted { queue_position: 0 });
+    fill(&journal, 6_000_000).await;
+    until("it is written", || journal.spilled().unwrap().bytes == 6_000_000).await;
+    let dead = place.dead("dead");
+    let (state, output) = (dead.join("0.run"), dead.join("0.out"));
+    let (state_bytes, output_bytes) = (std::fs::read(&state).unwrap(), std::fs::read(&output).unwrap());
+    let whole = output_bytes.len();
+    for (cut, flipped) in [
+        (whole, None),
+        (whole - 1, None),
+        (whole, Some(whole - 5)),
+        (whole, Some(whole - 3_000_000)),
+        (whole, Some(100)),
+        (4_500_000, None),
+        (44, None),
+        (3, None),
+        (0, None),
+    ] {
+        let mut bytes = output_bytes[..cut].to_vec();
+        if let Some(at) = flipped {
+            bytes[at] ^= 0x10;
+        }
+        std::fs::create_dir_all(&dead).unwrap();
+        std::fs::write(&output, bytes).unwrap();
+        std::fs::write(&state, &state_bytes).unwrap();
+        std::fs::write(dead.join(LOCK), "").unwrap();
+        std::fs::write(
+            dead.join("daemon"),
+            serde_json::to_vec(&serde_json::json!({
+                "form": 1, "socket": "/run/one.sock", "retain_secs": 600
+            }))
+            .unwrap(),
+        )
+        .unwrap();
+        let (store, mut left) = place.next(&format!("after {cut} {flipped:?}"));
+        assert_eq!(left.len(), 1);
+        let after = restored(&store, left.remove(0));
+        after.append(finished());
+        let ends = after.output_bytes();
+        let got = drain(after.reader(0), [0; 2]).await;
+        assert_eq!(
+            [0, 1].map(|index| got.read[index] + got.lost[index]),
+            ends,
+            "{cut} {flipped:?}"
+        );
+        assert_eq!(got.marks, 2);
+        let read: u64 = got.read.iter().sum();
+        let wanted = flipped.unwrap_or(cut) as u64;
+        match flipped {
+            // What is damaged far from the end is found when it is read.
+            Some(100) => assert!(read < 100, "{read}"),
+            _ => assert!(
+                read <= wanted && wanted - read < wanted / 20 + 50_000,
+                "{cut} {flipped:?}: {read}"
+            ),
+        }
+        after.seal(SEALING);
+        until("the seal", || matches!(after.rests(), Rest::Now)).await;
+        store.close();
+        // And the next one after that has the same, with its end.
+        drop((after, store));
+        let (store, mut left) = place.next(&format!("later {cut} {flipped:?}"));
+        let again = restored(&store, left.remove(0));
+        assert!(again.finished().is_some());
+        assert_eq!(again.output_bytes(), ends);
+        assert_eq!(drain(again.reader(0), [0; 2]).await, got);
+        again.discard();
+        store.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_this_daemons_is_neither_taken_nor_removed_before_its_time() {
+    let place = place(BOUNDS);
+    ended(&place, 1, true, 10_000).await;
+    // Of a daemon that lives: the lock is held.
+    let (second, left) = place.next("two");
+    assert!(left.is_empty());
+    // Of another socket.
+    let foreign = place.dead("foreign");
+    let told = std::fs::read_to_string(foreign.join("daemon")).unwrap();
+    std::fs::write(foreign.join("daemon"), told.replace("one.sock", "other.sock")).unwrap();
+    // Of a version that kept nothing, and one that nobody finished making.
+    let old = place.dead("old");
+    std::fs::remove_file(old.join("daemon")).unwrap();
+    std::fs::create_dir(place.directory.path().join("output/.making")).unwrap();
+    let (third, left) = place.next("three");
+    assert!(left.is_empty());
+    let exists = |name: &str| place.directory.path().join("output").join(name).exists();
+    assert!(exists("foreign") && exists("one") && exists(".making") && !exists("old"));
     let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
     assert_eq!(mode(&place.files()[0]), 0o600);
-    assert_eq!(mode(&parent), 0o700);
-    other.close();
-    assert!(!parent.join("two").exists() && parent.join("one").exists());
+    assert_eq!(mode(&place.directory.path().join("output")), 0o700);
+    second.close();
+    third.close();
+    assert!(!exists("two") && !exists("three"), "nothing was in them");
+    // Nobody would want it any more.
+    std::fs::write(
+        foreign.join("daemon"),
+        told.replace("one.sock", "other.sock").replace("600", "0"),
+    )
+    .unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    drop(place.next("four"));
+    assert!(!exists("foreign"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_could_have_put_there_is_not_trusted() {
+    let place = place(BOUNDS);
+    for number in 1..=6 {
+        ended(&place, number, true, 100_000).await;
+    }
+    let dead = place.dead("dead");
+    let elsewhere = place.directory.path().join("elsewhere");
+    std::fs::rename(dead.join("0.run"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, dead.join("0.run")).unwrap();
+    let open = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(dead.join("1.run"), open).unwrap();
+    std::fs::hard_link(dead.join("2.run"), place.directory.path().join("hard")).unwrap();
+    let other_version = {
+        let mut bytes = std::fs::read(dead.join("3.run")).unwrap();
+        bytes[7] += 1;
+        bytes
+    };
+    std::fs::write(dead.join("3.run"), other_version).unwrap();
+    std::fs::write(dead.join("4.run"), "").unwrap();
+    nix::unistd::mkfifo(&dead.join("6.run"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    // The output of a whole one is a link to a file of somebody's.
+    std::fs::write(place.directory.path().join("secret"), vec![b's'; 200_000]).unwrap();
+    std::fs::remove_file(dead.join("5.out")).unwrap();
+    std::os::unix::fs::symlink(place.directory.path().join("secret"), dead.join("5.out")).unwrap();
+    let (store, mut left) = place.next("two");
+    assert_eq!(
+        left.iter().map(|run| run.saved.described.order).collect::<Vec<_>>(),
+        [6]
+    );
+    let after = restored(&store, left.remove(0));
+    let got = drain(after.reader(0), [0; 2]).await;
+    assert_eq!((got.read, got.lost.iter().sum::<u64>()), ([0; 2], 100_000));
+    assert!(elsewhere.exists() && place.directory.path().join("secret").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_is_taken_over_no_more_is_kept_than_may_be() {
+    let place = place(BOUNDS);
+    for number in 1..=5 {
+        ended(&place, number, true, 500_000).await;
+    }
+    let of = |left: &[Adopted]| left.iter().map(|run| run.saved.described.order).collect::<Vec<_>>();
+    let open = |instance: &str, bounds: SpillBounds, retain_for: Duration| {
+        let keeper = Keeper { retain_for, ..keeper() };
+        SpillStore::open(&place.directory.path().join("output"), instance, bounds, &keeper).unwrap()
+    };
+    place.dead("dead");
+    let less = SpillBounds {
+        total_bytes: 1_200_000,
+        ..BOUNDS
+    };
+    let (store, left) = open("two", less, Duration::from_secs(600));
+    assert_eq!(of(&left), [4, 5]);
+    assert!((1_000_000..1_200_000).contains(&store.used_bytes()));
+    // A new run takes the place of the oldest of them.
+    let journal = Journal::new(MIN_KEEP_BYTES, To::File(store.clone(), store.file(described(9, true))));
+    fill(&journal, 500_000).await;
+    until("it is written", || journal.spilled().unwrap().bytes == 500_000).await;
+    assert!(left[0].file.is_removed() && !left[1].file.is_removed());
+    drop((store, left, journal));
+    place.dead("old");
+    let (_, left) = open("three", BOUNDS, Duration::ZERO);
+    assert_eq!(of(&left).len(), 0, "too long over");
 }
 
 #[test]
@@ -354,7 +649,7 @@ fn a_directory_that_others_can_write_to_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(directory.path(), open).unwrap();
-    let refused = SpillStore::open(directory.path(), "one", BOUNDS).unwrap_err();
+    let refused = SpillStore::open(directory.path(), "one", BOUNDS, &keeper()).unwrap_err();
     assert!(matches!(refused, SpillError::Open { mode: 0o777, .. }), "{refused}");
 }
 
