@@ -8,7 +8,7 @@ use fumehood_sandbox::description::Description;
 use fumehood_sandbox::event::{DiskResource, Event, SignalScope};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::handle::{Command, Session};
+use super::handle::{Command, Inside, Session};
 use super::model::{Activity, Close, Ended, SessionEnd, SessionPhase};
 use crate::audit;
 use crate::launch::{FileWorker, Watched, WatchedRun};
@@ -471,7 +471,11 @@ impl Standing {
                     self.hosts.push(hosts);
                 }
                 // A handle that nobody takes ends the run.
-                let _ = entered.send(run.map(|run| (run, Arc::clone(&self.enforcement), self.generation)));
+                let _ = entered.send(run.map(|run| Inside {
+                    run,
+                    enforcement: Arc::clone(&self.enforcement),
+                    generation: self.generation,
+                }));
                 None
             }
             Command::Files {

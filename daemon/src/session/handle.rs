@@ -32,7 +32,7 @@ pub(super) enum Command {
         stdio: Option<[OwnedFd; 3]>,
         state: Option<OwnedFd>,
         hosts: mpsc::Sender<String>,
-        entered: oneshot::Sender<std::io::Result<(WatchedRun, Arc<[Enforcement]>, u32)>>,
+        entered: oneshot::Sender<std::io::Result<Inside>>,
     },
     /// Start a process that works on files.
     Files {
@@ -48,6 +48,15 @@ pub(super) enum Command {
         by_pid: Option<i32>,
         done: oneshot::Sender<Result<(), String>>,
     },
+}
+
+/// A run that the task let in.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub run: WatchedRun,
+    pub enforcement: Arc<[Enforcement]>,
+    /// In which of the session's sandboxes.
+    pub generation: u32,
 }
 
 /// A session.
@@ -250,7 +259,11 @@ impl Session {
         };
         let _ = self.commands.send(asked).await;
         match answer.await {
-            Ok(Ok((run, enforcement, generation))) => Ok(Entered {
+            Ok(Ok(Inside {
+                run,
+                enforcement,
+                generation,
+            })) => Ok(Entered {
                 run,
                 enforcement: enforcement.to_vec(),
                 generation,

@@ -42,6 +42,7 @@ mod python;
 mod requests;
 mod restart;
 mod run;
+mod sessions;
 mod signals;
 mod soak;
 mod terminals;
