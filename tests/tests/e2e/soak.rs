@@ -390,7 +390,7 @@ impl Resident {
         let output = step(line, command.output()).await.expect("output");
         assert!(output.status.success(), "{line:?} {output:?}");
         self.tally.add(What::Lines);
-        String::from_utf8(output.stdout.clone().into()).expect("text")
+        String::from_utf8(output.stdout).expect("text")
     }
 
     async fn bytes(&mut self, session: &Session) {
