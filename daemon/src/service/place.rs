@@ -185,14 +185,11 @@ impl Door {
             idle_timeout,
             lifetime,
         } = spec;
+        for (field, variables) in [("spec.env", &env), ("spec.caller_env", &caller_env)] {
+            check_size(field, variables)?;
+        }
         let mut wrong = Violations::default();
         let id = wrong.take("session_id", check_id(session_id));
-        for (field, variables) in [("spec.env", &env), ("spec.caller_env", &caller_env)] {
-            check_size(&mut wrong, field, variables);
-        }
-        if !wrong.0.is_empty() {
-            return Err(status::invalid(wrong.0));
-        }
         let env = check_env(&mut wrong, env);
         let limits = check_limits(&mut wrong, limits);
         let cwd = wrong.take("spec.cwd", check_path(&cwd));
@@ -259,11 +256,15 @@ pub(super) fn session_digest(create: &v1::CreateSessionRequest) -> [u8; 32] {
 /// Most bytes of the variables of a session, of each kind: what a command takes at most.
 const MAX_VARIABLES_BYTES: usize = 2_097_152;
 
-fn check_size(wrong: &mut Violations, field: &str, variables: &[v1::EnvironmentVariable]) {
+fn check_size(field: &str, variables: &[v1::EnvironmentVariable]) -> Result<(), Status> {
     let bytes = |text: &Bytes| text.len() + 1 + size_of::<usize>();
     let total: usize = variables.iter().map(|one| bytes(&one.name) + one.value.len()).sum();
-    if total > MAX_VARIABLES_BYTES {
-        wrong.add(field, format!("takes more than {MAX_VARIABLES_BYTES} bytes"));
+    match total > MAX_VARIABLES_BYTES {
+        true => Err(status::invalid_field(
+            field,
+            format!("takes more than {MAX_VARIABLES_BYTES} bytes"),
+        )),
+        false => Ok(()),
     }
 }
 

@@ -8,10 +8,10 @@ use fumehood_sandbox::description::Description;
 use fumehood_sandbox::event::{DiskResource, Event, SignalScope};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::handle::{Command, Session};
+use super::handle::{Command, Inside, Session};
 use super::model::{Activity, Close, Ended, SessionEnd, SessionPhase};
 use crate::audit;
-use crate::launch::{Watched, WatchedRun};
+use crate::launch::{FileWorker, Watched, WatchedRun};
 use crate::lower;
 use crate::refusal::{self, Refusal};
 use crate::run::prepare;
@@ -471,7 +471,25 @@ impl Standing {
                     self.hosts.push(hosts);
                 }
                 // A handle that nobody takes ends the run.
-                let _ = entered.send(run.map(|run| (run, Arc::clone(&self.enforcement), self.generation)));
+                let _ = entered.send(run.map(|run| Inside {
+                    run,
+                    enforcement: Arc::clone(&self.enforcement),
+                    generation: self.generation,
+                }));
+                None
+            }
+            Command::Files {
+                number,
+                command,
+                entered,
+            } => {
+                if entered.is_closed() {
+                    return None;
+                }
+                let started = self.sandbox.handle().run_files(number, &command);
+                let watched = started
+                    .and_then(|(run, worker)| Ok((WatchedRun::watch(run)?, FileWorker::new(worker)?, self.generation)));
+                let _ = entered.send(watched);
                 None
             }
             Command::Describe(reply) => {

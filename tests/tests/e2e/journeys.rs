@@ -241,6 +241,20 @@ fn a_run_is_left_to_itself_found_again_waited_for_and_forgotten() {
             format!("{id}\n")
         );
         house.cli().args(["logs", end]).finish().expect(125);
+        assert!(README.contains(&format!("$ fumehood audit show --run {part} ")));
+        let told = house
+            .cli()
+            .args(["audit", "show", "--run", end])
+            .args([house.audit()])
+            .finish();
+        let told = told.expect(0).out();
+        for words in [
+            " attached to\n",
+            " ended: exit code 3, after 9",
+            " removed, and its output with it\n",
+        ] {
+            says(&told, words);
+        }
         house.end();
     });
 }

@@ -212,6 +212,20 @@ fn the_terminal_is_restored_whichever_way_the_program_ends() {
     assert!(house.cli().args(["ps"]).finish().expect(0).out().lines().count() <= 1);
 }
 
+#[test]
+fn a_daemon_that_hangs_keeps_nobody_at_its_terminal() {
+    let house = house();
+    let mut terminal = bash(&house);
+    house.signal(Signal::SIGSTOP);
+    terminal.keys("never read\r~.");
+    let ended = terminal.finish();
+    assert_eq!((ended.code, ended.raw), (125, false), "{}", ended.rest);
+    house.signal(Signal::SIGCONT);
+    eventually(DEADLINE, "the end of the run", || {
+        house.records().into_iter().find(|record| record["kind"] == "end")
+    });
+}
+
 /// Whether a process is stopped.
 fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
