@@ -12,7 +12,8 @@ use fumehood_proto::v1::write_file_request::Message;
 use fumehood_proto::v1::{
     FileInfo, FilesView as WireView, ListDirectoryRequest, ListDirectoryResponse, MakeDirectoryRequest,
     MakeDirectoryResponse, PolicyReference, ReadFileRequest, ReadFileResponse, RemoveRequest, RenameRequest,
-    StatRequest, WorkspaceView, WriteFileRequest, WriteFileResponse, WriteFileStart, WriteMode, files_view::View,
+    StatRequest, WorkspaceView, WriteFileEnd, WriteFileRequest, WriteFileResponse, WriteFileStart, WriteMode,
+    files_view::View,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::mpsc;
@@ -458,6 +459,7 @@ impl Writing {
         let messages = Messages {
             first: Some(first),
             receiver,
+            sent: Some(0),
         };
         let mut client = self.files.client.files.clone();
         let answer = tokio::spawn(async move { Ok(client.write_file(messages).await?.into_inner()) });
@@ -562,11 +564,12 @@ impl Drop for FileWriter {
     }
 }
 
-/// The messages of a write. Without [`Piece::End`] they never end, because their end would make a file of what there is: the call is
-/// broken off then.
+/// The messages of a write. Without [`Piece::End`] they never end: the call is broken off then.
 struct Messages {
     first: Option<Message>,
     receiver: mpsc::Receiver<Piece>,
+    /// Bytes so far; `None` once the end was said.
+    sent: Option<u64>,
 }
 
 impl Stream for Messages {
@@ -577,9 +580,18 @@ impl Stream for Messages {
         if let Some(first) = self.first.take() {
             return message(first);
         }
+        let Some(sent) = self.sent else {
+            return Poll::Ready(None);
+        };
         match ready!(self.receiver.poll_recv(cx)) {
-            Some(Piece::Data(data)) => message(Message::Data(data)),
-            Some(Piece::End) => Poll::Ready(None),
+            Some(Piece::Data(data)) => {
+                self.sent = Some(sent + data.len() as u64);
+                message(Message::Data(data))
+            }
+            Some(Piece::End) => {
+                self.sent = None;
+                message(Message::End(WriteFileEnd { bytes: sent }))
+            }
             None => Poll::Pending,
         }
     }

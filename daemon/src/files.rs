@@ -1,6 +1,7 @@
 //! Operations on files, each carried out by a worker in a sandbox (`fumehood_sandbox::files`).
 //!
-//! A call gets the view that a run would get, by the same decision, and a sandbox for itself, which ends with it. It is owned by a task, so
+//! A call gets the view that a run would get, by the same decision, and a sandbox for itself, which ends with it; or it works in a session's,
+//! beside its runs. It is owned by a task, so
 //! that who asked may go at any moment: what has begun to be changed is brought to its end or left as it was, the sandbox is gone
 //! before the call's place is given to another, and what became of it is in the audit log.
 //!
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fumehood_policies::{Decision, Grants, Policy, RequestedLimits, Tool};
+use fumehood_sandbox::event::DiskResource;
 pub use fumehood_sandbox::files::{Info, Kind, Operation, Write, WriteMode};
 use nix::errno::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -26,6 +28,7 @@ use crate::audit::{AuditLog, FileOperation};
 use crate::launch::Launching;
 use crate::peer::Peer;
 use crate::run::{Ending, Host, prepare};
+use crate::session::{Presence, Session};
 use call::Call;
 
 /// Calls that are under way at once; each has a sandbox.
@@ -82,6 +85,26 @@ pub struct View {
     pub policy: Arc<Policy>,
     /// What it comes from.
     pub layers: Vec<String>,
+    /// The session whose view it is; `None`: a sandbox is made for the call.
+    pub session: Option<Arc<Session>>,
+}
+
+impl View {
+    /// That of a session, where its next line begins.
+    pub fn of_session(peer: Peer, session: Arc<Session>) -> View {
+        let request = &session.request;
+        let mut host = request.host.clone();
+        if let Some(cwd) = &session.carried().cwd {
+            host.cwd = cwd.clone();
+        }
+        View {
+            peer,
+            host,
+            policy: Arc::clone(&request.policy),
+            layers: request.layers.clone(),
+            session: Some(session),
+        }
+    }
 }
 
 /// Why an operation was not carried out, or not to its end.
@@ -101,6 +124,14 @@ pub enum FilesError {
     /// There can be no such view.
     #[error("{0}")]
     NoView(String),
+    /// There is no such view any more.
+    #[error("{why}")]
+    Closed {
+        /// The session.
+        session: String,
+        /// Why it takes no more calls.
+        why: String,
+    },
     /// A limit of the policy ended it.
     #[error("{what} of the policy was reached")]
     Limit {
@@ -236,6 +267,7 @@ pub type Told = oneshot::Receiver<Result<Answer, FilesError>>;
 
 /// A place among the calls.
 struct Place {
+    _in_session: Option<Presence>,
     _own: OwnedSemaphorePermit,
     _one: OwnedSemaphorePermit,
 }
@@ -322,11 +354,12 @@ impl Files {
             Err(error) => Err(error),
             Ok((mut call, place)) => {
                 let mut result = call.carry_out(operation, &mut transfer, &mut tell).await;
-                // What was refused, init says elsewhere; and of what was appended to a guarded file it may say so once that is closed.
-                let appends = record.as_ref().is_some_and(|record| record.operation == "append");
-                if appends || matches!(&result, Err(FilesError::File(failure)) if failure.errno == Errno::EPERM) {
+                // By which rule, init says elsewhere.
+                if let Err(FilesError::File(failure)) = &mut result
+                    && failure.errno == Errno::EPERM
+                {
                     call.end().await;
-                    result = call.with_refusal(result, appends.then(|| record_path(&record)));
+                    failure.rule = call.rule();
                 }
                 if let Some(record) = &mut record {
                     record.bytes = call.bytes();
@@ -353,7 +386,17 @@ impl Files {
     /// Everything up to a worker that waits for its operation.
     async fn prepare(&self, view: &mut View) -> Result<(Call, Place), FilesError> {
         let grants = decide(view)?;
-        let place = self.place(&view.peer).await?;
+        let mut place = self.place(&view.peer).await?;
+        let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
+        if let Some(session) = &view.session {
+            let presence = session.enter().map_err(|ended| FilesError::Closed {
+                session: session.id().to_owned(),
+                why: format!("the session is closed ({}): {}", ended.end.name(), ended.detail),
+            })?;
+            place._in_session = Some(presence);
+            let call = Call::open_in_session(session, number, &grants, &view.host).await?;
+            return Ok((call, place));
+        }
         let launching = &self.shared.launching;
         let found = prepare::find_all(grants, &mut view.host, launching).await;
         let grants = found.map_err(|error| FilesError::Denied {
@@ -366,7 +409,6 @@ impl Files {
                 explanation,
             });
         }
-        let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
         let call = Call::open(&format!("files-{number}"), &grants, &view.host, launching).await?;
         Ok((call, place))
     }
@@ -382,7 +424,11 @@ impl Files {
             // Its own first: who has many of them waits without holding one of all.
             let own = own.acquire_owned().await.ok()?;
             let one = Arc::clone(&shared.places).acquire_owned().await.ok()?;
-            Some(Place { _own: own, _one: one })
+            Some(Place {
+                _in_session: None,
+                _own: own,
+                _one: one,
+            })
         };
         match tokio::time::timeout(WAIT_FOR_PLACE, both).await {
             Ok(Some(place)) => Ok(place),
@@ -499,6 +545,11 @@ fn no_view(ending: &Ending) -> FilesError {
             FilesError::NoView(format!("the sandbox cannot be made: {stage}{path}{why}{hint}"))
         }
         Ending::OutOfMemory { .. } => FilesError::Limit { what: "limits.memory" },
+        Ending::DiskLimit {
+            resource: DiskResource::Space,
+            ..
+        } => FilesError::Limit { what: "limits.disk" },
+        Ending::DiskLimit { .. } => FilesError::Limit { what: "limits.files" },
         Ending::Lost { why } => FilesError::Lost(why.clone()),
         other => FilesError::Lost(other.name().to_owned()),
     }
@@ -529,7 +580,11 @@ fn record(view: &View, operation: &Operation) -> Option<FileOperation> {
         policy_digest: view.policy.digest.to_string(),
         policy_layers: view.layers.clone(),
         workspace: view.host.workspace.as_os_str().as_bytes().to_vec(),
-        session: String::new(),
+        session: view
+            .session
+            .as_ref()
+            .map(|session| session.request.recorded_id())
+            .unwrap_or_default(),
         operation: name,
         path: path.clone(),
         to,
@@ -538,10 +593,6 @@ fn record(view: &View, operation: &Operation) -> Option<FileOperation> {
         rule: None,
         reason: None,
     })
-}
-
-fn record_path(record: &Option<FileOperation>) -> Vec<u8> {
-    record.as_ref().map(|record| record.path.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

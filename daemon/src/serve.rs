@@ -211,6 +211,7 @@ pub async fn serve(
             FilesServer::new(FilesService {
                 files: files.clone(),
                 door: door.clone(),
+                sessions: sessions.clone(),
             })
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Answer, FileFailure, FilesError, PATIENCE, Part, Piece, Transfer, no_view, printable};
-use crate::launch::{FileWorker, Launching, Watched};
+use crate::launch::{FileWorker, Launching, Tree};
 use crate::lower;
 use crate::run::{Host, prepare};
+use crate::session::Session;
 
 /// How long a sandbox may take to be gone once its worker was told to end, and once it was killed.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +31,9 @@ const PART_BYTES: usize = 256 * 1024;
 /// A worker and its sandbox.
 #[derive(Debug)]
 pub(super) struct Call {
-    sandbox: Watched,
+    tree: Tree,
+    /// The session that it is in, and in which of its sandboxes.
+    session: Option<(Arc<Session>, u32)>,
     /// `None` once it was told to end.
     worker: Option<FileWorker>,
     /// What the guard refused.
@@ -62,15 +66,34 @@ impl Call {
             .files(&command)
             .and_then(FileWorker::new)
             .map_err(lost)?;
-        Ok(Call {
-            sandbox,
+        Ok(Call::with(Tree::Own(sandbox), worker, None))
+    }
+
+    /// Has a worker started in a session. `number` is the call's.
+    pub async fn open_in_session(
+        session: &Arc<Session>,
+        number: u64,
+        grants: &Grants,
+        host: &Host,
+    ) -> Result<Call, FilesError> {
+        let command = lower::command(&[], 0, &[], grants, host);
+        let entered = session.work_on_files(number, command).await;
+        let (run, worker, generation) = entered.map_err(|ending| no_view(&ending))?;
+        let place = (Arc::clone(session), generation);
+        Ok(Call::with(Tree::InSession(run), worker, Some(place)))
+    }
+
+    fn with(tree: Tree, worker: FileWorker, session: Option<(Arc<Session>, u32)>) -> Call {
+        Call {
+            tree,
+            session,
             worker: Some(worker),
             denials: Vec::new(),
             limit: None,
             not_started: None,
             gone: false,
             bytes: None,
-        })
+        }
     }
 
     /// How many bytes of contents passed.
@@ -234,7 +257,7 @@ impl Call {
                     }
                     Err(error) => return Err(FilesError::Lost(error.to_string())),
                 },
-                event = self.sandbox.receive(), if !self.gone => {
+                event = self.tree.receive(), if !self.gone => {
                     let event = event.map(|event| event.map(|(event, _)| event));
                     self.note(event);
                 }
@@ -249,7 +272,11 @@ impl Call {
         match (self.limit, self.not_started.take()) {
             (Some(what), _) => FilesError::Limit { what },
             (None, Some(why)) => FilesError::NoView(why),
-            (None, None) => FilesError::Lost("its process is gone".to_owned()),
+            (None, None) => match &self.session {
+                // What happened to the session is said to whoever owns it.
+                Some((session, generation)) => no_view(&session.verdict(Some(*generation)).await),
+                None => FilesError::Lost("its process is gone".to_owned()),
+            },
         }
     }
 
@@ -286,48 +313,22 @@ impl Call {
     pub async fn end(&mut self) {
         self.worker = None;
         if timeout(END_PATIENCE, self.follow()).await.is_err() {
-            let _ = self.sandbox.handle().kill();
+            let _ = self.tree.kill();
             let _ = timeout(END_PATIENCE, self.follow()).await;
         }
     }
 
     async fn follow(&mut self) {
         while !self.gone {
-            let event = self.sandbox.receive().await.map(|event| event.map(|(event, _)| event));
+            let event = self.tree.receive().await.map(|event| event.map(|(event, _)| event));
             self.note(event);
         }
     }
 
-    /// A result with the rule that made it one: of an error, and of what was written to a guarded file (`appended`) and dropped afterwards.
-    pub fn with_refusal(
-        &self,
-        result: Result<Answer, FilesError>,
-        appended: Option<Vec<u8>>,
-    ) -> Result<Answer, FilesError> {
-        let refused = |dropped_only: bool| {
-            self.denials.iter().find_map(|denial| match denial.subject {
-                Subject::Dropped(_) => Some(denial.rule.clone()),
-                Subject::Path(_) if !dropped_only => Some(denial.rule.clone()),
-                _ => None,
-            })
-        };
-        match (result, appended) {
-            (Err(FilesError::File(failure)), _) => Err(FilesError::File(FileFailure {
-                rule: refused(false),
-                ..failure
-            })),
-            (Ok(answer), Some(path)) => match refused(true) {
-                None => Ok(answer),
-                rule => Err(FilesError::File(FileFailure {
-                    operation: "write".to_owned(),
-                    errno: Errno::EPERM,
-                    path,
-                    rule,
-                    removed: 0,
-                })),
-            },
-            (result, _) => result,
-        }
+    /// The rule by which something was refused, where the guard told of one.
+    pub fn rule(&self) -> Option<String> {
+        let of_path = |denial: &&Denial| matches!(denial.subject, Subject::Path(_) | Subject::Dropped(_));
+        self.denials.iter().find(of_path).map(|denial| denial.rule.clone())
     }
 }
 

@@ -208,8 +208,8 @@ impl Actor {
         }
         let _place = match self.wait_for(place).await {
             Ok(Some(place)) => place,
-            Ok(None) => return Outcome::ended(cancelled(CancelCause::Drain)),
-            Err(kill) => return Outcome::ended(kill.ending()),
+            Ok(None) => return self.give_up(cancelled(CancelCause::Drain)).await,
+            Err(kill) => return self.give_up(kill.ending()).await,
         };
         let queued = self.accepted_at.elapsed();
         self.set_phase(Phase::Starting);
@@ -220,6 +220,14 @@ impl Actor {
         };
         outcome.usage.queued = queued;
         outcome
+    }
+
+    /// Ends a run that was allowed and had no place yet: its story is in the log as that of any other.
+    async fn give_up(&mut self, ending: Ending) -> Outcome {
+        match self.write_intent(self.allowed()).await {
+            Ok(()) => Outcome::ended(ending),
+            Err(failed) => Outcome::ended(failed),
+        }
     }
 
     /// Writes a denial down and makes it the run's end.

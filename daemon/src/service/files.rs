@@ -16,6 +16,7 @@ use super::runs::peer;
 use super::status;
 use crate::files::{Answer, Files, FilesError, Info, Kind, Operation, PATIENCE, Part, Piece, View, Write, WriteMode};
 use crate::peer::Peer;
+use crate::session::SessionTable;
 
 /// Longest path, in bytes; the wire documents it.
 const MAX_PATH_BYTES: usize = 4095;
@@ -38,6 +39,8 @@ pub struct FilesService {
     pub files: Files,
     /// What checks views.
     pub door: Door,
+    /// The sessions that there are.
+    pub sessions: SessionTable,
 }
 
 type Parts = Pin<Box<dyn Stream<Item = Result<v1::ReadFileResponse, Status>> + Send>>;
@@ -243,11 +246,14 @@ impl FilesService {
         use v1::files_view::View as Named;
         match view.and_then(|view| view.view) {
             Some(Named::Workspace(named)) => self.door.files_view(peer, named, wrong).await,
-            Some(Named::Session(id)) => Err(status::files_precondition(
-                "NO_SESSIONS_FOR_FILES",
-                &id,
-                "files of a session are not served yet; name its workspace, or run a command in it",
-            )),
+            Some(Named::Session(id)) => {
+                wrong.none()?;
+                let session = self
+                    .sessions
+                    .get(peer, &id)
+                    .ok_or_else(|| status::no_such_session(&id))?;
+                Ok(View::of_session(peer.clone(), session))
+            }
             None => {
                 let mut wrong = wrong;
                 wrong.add("view", "missing; name a session or a workspace");
@@ -289,12 +295,14 @@ impl FilesService {
     }
 }
 
-/// Passes on contents until the client has sent all.
+/// Passes on contents until the client has said that they are all. The end of the stream says nothing: one that was reset looks the same.
 async fn send_all(messages: &mut Streaming<v1::WriteFileRequest>, pieces: &mpsc::Sender<Piece>) -> Result<(), Status> {
     use v1::write_file_request::Message as Said;
+    let mut sent = 0;
     loop {
         let Some(v1::WriteFileRequest { message }) = messages.message().await.map_err(status::of_message)? else {
-            return Ok(());
+            let what = "missing; the stream ended before the file did, and nothing was written";
+            return Err(status::invalid_field("end", what));
         };
         let data = match message {
             Some(Said::Data(data)) if data.len() <= MAX_DATA_BYTES => data,
@@ -305,16 +313,22 @@ async fn send_all(messages: &mut Streaming<v1::WriteFileRequest>, pieces: &mpsc:
                 );
                 return Err(status::invalid_field("data", what));
             }
+            Some(Said::End(v1::WriteFileEnd { bytes })) if bytes == sent => return Ok(()),
+            Some(Said::End(v1::WriteFileEnd { bytes })) => {
+                let what = format!("{bytes} bytes are said to have been sent, {sent} came");
+                return Err(status::invalid_field("end.bytes", what));
+            }
             Some(Said::Write(_)) => {
                 return Err(status::invalid_field("write", "only the first message says which file"));
             }
             None => {
                 return Err(status::invalid_field(
                     "data",
-                    "missing; every message but the first carries data",
+                    "missing; every message but the first carries data, or ends it",
                 ));
             }
         };
+        sent += data.len() as u64;
         if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
             // The answer says why nobody takes it: wait for that.
             return std::future::pending().await;

@@ -106,6 +106,15 @@ struct Kept {
 pub(super) struct Violations(pub(super) Vec<(String, String)>);
 
 impl Violations {
+    /// # Errors
+    /// What is wrong, if anything is.
+    pub(super) fn none(self) -> Result<(), Status> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(self.into_status()),
+        }
+    }
+
     pub(super) fn into_status(self) -> Status {
         status::invalid(self.0)
     }
@@ -176,6 +185,7 @@ impl Door {
                 host,
                 policy: choice.policy,
                 layers: choice.layers,
+                session: None,
             }),
             _ => Err(wrong.into_status()),
         }

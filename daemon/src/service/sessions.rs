@@ -18,7 +18,8 @@ use super::status::{self, Refused};
 use crate::peer::Peer;
 use crate::run::Surroundings;
 use crate::session::{
-    Background, Close, Ended, Session, SessionEnd, SessionPhase, SessionSnapshot, SessionTable, plain_command_line,
+    Background, Close, Ended, FILES_NUMBER, Session, SessionEnd, SessionPhase, SessionSnapshot, SessionTable,
+    plain_command_line,
 };
 
 /// Bytes of background output and command lines in one answer, at most: clients take messages of 4 MiB by default.
@@ -266,6 +267,11 @@ fn contents(session: &Session, description: Description) -> v1::SessionContents 
         temporary_files,
         temporary_file_count,
     } = description;
+    // Those of this program's own that work on files.
+    let all = processes.len();
+    let of_runs = |process: &Process| process.run.is_none_or(|number| number & FILES_NUMBER == 0);
+    let processes: Vec<_> = processes.into_iter().filter(of_runs).collect();
+    let process_count = process_count - (all - processes.len()) as u32;
     let mut left = MAX_TAILS_BYTES;
     let background = session
         .background()

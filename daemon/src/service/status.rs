@@ -322,11 +322,6 @@ pub(super) fn permission(reason: &str, message: impl Into<String>) -> Status {
 /// Most bytes of a path in a status: with what else there is it must fit the headers.
 const MAX_TOLD_PATH_BYTES: usize = 2000;
 
-/// Something about a view is not as it must be.
-pub(super) fn files_precondition(reason: &str, session: &str, what: impl Into<String>) -> Status {
-    policy_precondition(reason, &format!("session/{session}"), what)
-}
-
 /// Why an operation on files was not carried out.
 pub(super) fn files(error: &FilesError) -> Status {
     let message = error.to_string();
@@ -342,6 +337,7 @@ pub(super) fn files(error: &FilesError) -> Status {
                 &about,
             );
         }
+        FilesError::Closed { session, .. } => return session_precondition("SESSION_CLOSED", session, message),
         FilesError::NoView(_) => (Code::FailedPrecondition, "SANDBOX_FAILED"),
         FilesError::Limit { what: "limits.memory" } => (Code::ResourceExhausted, "MEMORY_LIMIT"),
         FilesError::Limit { .. } => (Code::ResourceExhausted, "DISK_LIMIT"),
@@ -427,7 +423,11 @@ impl From<StartError> for Refused {
     fn from(error: StartError) -> Self {
         let message = error.to_string();
         Refused(match error {
-            StartError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
+            StartError::Draining => {
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(RETRY_AFTER));
+                status(Code::Unavailable, "DRAINING", message, details)
+            }
             StartError::Full { .. } => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::handle::{Command, Inside, Session};
 use super::model::{Activity, Close, Ended, SessionEnd, SessionPhase};
 use crate::audit;
-use crate::launch::{Watched, WatchedRun};
+use crate::launch::{FileWorker, Watched, WatchedRun};
 use crate::lower;
 use crate::refusal::{self, Refusal};
 use crate::run::prepare;
@@ -476,6 +476,20 @@ impl Standing {
                     enforcement: Arc::clone(&self.enforcement),
                     generation: self.generation,
                 }));
+                None
+            }
+            Command::Files {
+                number,
+                command,
+                entered,
+            } => {
+                if entered.is_closed() {
+                    return None;
+                }
+                let started = self.sandbox.handle().run_files(number, &command);
+                let watched = started
+                    .and_then(|(run, worker)| Ok((WatchedRun::watch(run)?, FileWorker::new(worker)?, self.generation)));
+                let _ = entered.send(watched);
                 None
             }
             Command::Describe(reply) => {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::background::{Background, Backgrounds};
 use super::model::{Activity, Close, Ended, SessionEnd, SessionPhase, SessionRequest, SessionSnapshot};
 use super::shell::Carried;
-use crate::launch::WatchedRun;
+use crate::launch::{FileWorker, WatchedRun};
 use crate::run::{Ending, Enforcement, Run, Stream};
 
 /// Runs whose ids are known by their numbers, at most: those that background processes came from.
@@ -33,6 +33,12 @@ pub(super) enum Command {
         state: Option<OwnedFd>,
         hosts: mpsc::Sender<String>,
         entered: oneshot::Sender<std::io::Result<Inside>>,
+    },
+    /// Start a process that works on files.
+    Files {
+        number: u64,
+        command: Box<CommandSpec>,
+        entered: oneshot::Sender<std::io::Result<(WatchedRun, FileWorker, u32)>>,
     },
     /// Say what is in it.
     Describe(oneshot::Sender<Description>),
@@ -101,6 +107,9 @@ pub struct Entered {
     /// Hosts that the refusing proxy was asked for meanwhile.
     pub refused_hosts: mpsc::Receiver<String>,
 }
+
+/// The numbers of what works on files in a session have this bit, those of runs do not: they are counted by themselves.
+pub const FILES_NUMBER: u64 = 1 << 63;
 
 /// Counts as a run in a session until it is dropped.
 #[derive(Debug)]
@@ -184,6 +193,39 @@ impl Session {
         Ok(Presence(Arc::clone(self)))
     }
 
+    /// Registers somebody who works on its files: it is in use meanwhile.
+    ///
+    /// # Errors
+    /// It takes no more runs.
+    pub fn enter(self: &Arc<Self>) -> Result<Presence, Ended> {
+        self.is_taking_runs()?;
+        self.note_use(|activity| activity.active += 1);
+        Ok(Presence(Arc::clone(self)))
+    }
+
+    /// Has a process started in it that works on files, as soon as its sandbox stands. Of the command, working directory and umask count; of
+    /// the number, all but [`FILES_NUMBER`]. Also says in which of its sandboxes.
+    ///
+    /// # Errors
+    /// As of a run.
+    pub async fn work_on_files(
+        &self,
+        number: u64,
+        command: CommandSpec,
+    ) -> Result<(WatchedRun, FileWorker, u32), Ending> {
+        let (entered, answer) = oneshot::channel();
+        let asked = Command::Files {
+            number: number | FILES_NUMBER,
+            command: Box::new(command),
+            entered,
+        };
+        let _ = self.commands.send(asked).await;
+        match answer.await {
+            Ok(entered) => entered.map_err(|error| not_sent(&error)),
+            Err(_) => Err(self.verdict(None).await),
+        }
+    }
+
     /// # Errors
     /// Why it takes no more runs.
     pub fn is_taking_runs(&self) -> Result<(), Ended> {
@@ -227,13 +269,7 @@ impl Session {
                 generation,
                 refused_hosts,
             }),
-            Ok(Err(error)) => Err(Ending::SandboxFailed {
-                protection: None,
-                stage: "send the command".to_owned(),
-                errno: error.raw_os_error().unwrap_or(0),
-                path: Vec::new(),
-                hint: error.to_string(),
-            }),
+            Ok(Err(error)) => Err(not_sent(&error)),
             // The task ends only with the session.
             Err(_) => Err(self.verdict(None).await),
         }
@@ -330,6 +366,16 @@ impl Session {
     pub async fn settled(&self) {
         let settled = |snapshot: &SessionSnapshot| matches!(snapshot.phase, SessionPhase::Open | SessionPhase::Closed);
         let _ = self.snapshot.subscribe().wait_for(settled).await;
+    }
+}
+
+fn not_sent(error: &std::io::Error) -> Ending {
+    Ending::SandboxFailed {
+        protection: None,
+        stage: "send the command".to_owned(),
+        errno: error.raw_os_error().unwrap_or(0),
+        path: Vec::new(),
+        hint: error.to_string(),
     }
 }
 

@@ -2688,7 +2688,7 @@ pub mod runs_client {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains
+    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.
@@ -3074,7 +3074,7 @@ pub mod runs_server {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains
+    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.
@@ -4821,7 +4821,7 @@ pub struct ReadFileResponse {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WriteFileRequest {
     /// What the message is. `write` in the first message and only there.
-    #[prost(oneof = "write_file_request::Message", tags = "1, 2")]
+    #[prost(oneof = "write_file_request::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<write_file_request::Message>,
 }
 /// Nested message and enum types in `WriteFileRequest`.
@@ -4835,7 +4835,17 @@ pub mod write_file_request {
         /// Its next bytes, at most 1,048,576.
         #[prost(bytes, tag = "2")]
         Data(::prost::bytes::Bytes),
+        /// That was all. Nothing comes behind it.
+        #[prost(message, tag = "3")]
+        End(super::WriteFileEnd),
     }
+}
+/// The end of a file to write.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteFileEnd {
+    /// How many bytes of data came before.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
 }
 /// Which file, and how.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -5196,8 +5206,9 @@ pub mod files_client {
                 .insert(GrpcMethod::new("fumehood.v1.Files", "ReadFile"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Make or replace a file. The first message carries `write`, the following ones data; the end of the stream ends the file. With `replace`
-        /// atomically: until then others see the old file, and a stream that breaks leaves it as it was.
+        /// Make or replace a file. The first message carries `write`, the following ones data, the last one `end`: a stream that is over without it
+        /// broke off, which an end of the stream alone cannot tell. With `replace` atomically: until then others see the old file, and a stream that
+        /// breaks leaves it as it was.
         pub async fn write_file(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::WriteFileRequest>,
@@ -5324,8 +5335,9 @@ pub mod files_server {
             &self,
             request: tonic::Request<super::ReadFileRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadFileStream>, tonic::Status>;
-        /// Make or replace a file. The first message carries `write`, the following ones data; the end of the stream ends the file. With `replace`
-        /// atomically: until then others see the old file, and a stream that breaks leaves it as it was.
+        /// Make or replace a file. The first message carries `write`, the following ones data, the last one `end`: a stream that is over without it
+        /// broke off, which an end of the stream alone cannot tell. With `replace` atomically: until then others see the old file, and a stream that
+        /// breaks leaves it as it was.
         async fn write_file(
             &self,
             request: tonic::Request<tonic::Streaming<super::WriteFileRequest>>,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::place::{self, Place};
@@ -117,10 +117,21 @@ fn append(socket: &OwnedFd, pipe: OwnedFd, write: &Write, place: &Place, mut pre
     let Some(bytes) = fill(socket, &pipe, &file, write)? else {
         return Ok(Outcome::Abandoned);
     };
+    let appended = rustix::fs::fstat(&file).map_err(failing("stat", &write.path))?;
+    // What is guarded is judged when it is closed, and dropped where it is refused. It is, before the next call that asks about a change.
+    drop(file);
+    let _ = rustix::fs::accessat(&place.directory, &*place.name, Access::WRITE_OK, AtFlags::empty());
+    let now = place.stat().map_err(failing("stat", &write.path))?.unwrap_or(appended);
+    let replaced = (now.st_dev, now.st_ino) != (appended.st_dev, appended.st_ino);
+    if replaced && now.st_size != appended.st_size {
+        return Err(failing("write", &write.path)(Errno::PERM));
+    }
     if write.sync && !present {
         sync_directory(place).map_err(failing("fsync", &write.path))?;
     }
-    written(&file, place, !present, bytes).map_err(failing("stat", &write.path))
+    let info = place::info(&place.name, &now, Vec::new());
+    let created = !present;
+    Ok(Outcome::Reply(Reply::Written { info, created, bytes }))
 }
 
 fn written(file: &OwnedFd, place: &Place, created: bool, bytes: u64) -> Result<Outcome, Errno> {
