@@ -38,7 +38,14 @@ pub fn listeners() -> Result<Vec<UnixListener>, ActivationError> {
     let mut sockets = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..sockets.len() {
-        match sockets.take_unix_listener(index) {
+        // As systemd gives it, it blocks.
+        let taken = sockets.take_unix_listener(index).and_then(|listener| {
+            listener
+                .iter()
+                .try_for_each(|listener| listener.set_nonblocking(true))?;
+            Ok(listener)
+        });
+        match taken {
             Ok(listener) => listeners.extend(listener),
             Err(source) => return Err(ActivationError::NotUnix { index, source }),
         }

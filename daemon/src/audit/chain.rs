@@ -90,6 +90,8 @@ pub(super) struct Envelope<'a> {
     #[serde(borrow, default)]
     pub approval_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    pub session_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     pub instance: Option<Cow<'a, str>>,
     #[serde(default)]
     pub missing_seq: Option<[u64; 2]>,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::chain::{Broken, Expect};
 use super::head;
-use super::record::{ApprovalInterrupted, Entry, Interrupted, LogOpened, MAX_LINE_BYTES, RecordRef, now};
+use super::record::{
+    ApprovalInterrupted, Entry, Interrupted, LogOpened, MAX_LINE_BYTES, RecordRef, SessionInterrupted, now,
+};
 use super::verify::{Scan, Stop};
 
 /// How long opening waits for the lock: `audit verify` asks for it for a moment.
@@ -228,6 +230,16 @@ impl LogFile {
                 request_seq: question.request_seq,
             };
             entries.push(Entry::new("approval_interrupted", &interrupted));
+        }
+        let mut sessions: Vec<_> = scan.sessions.into_iter().collect();
+        sessions.sort_by_key(|(_, session)| session.created_seq);
+        for (session_id, session) in &sessions {
+            let interrupted = SessionInterrupted {
+                session_id,
+                instance: &session.instance,
+                created_seq: session.created_seq,
+            };
+            entries.push(Entry::new("session_interrupted", &interrupted));
         }
         // The opening comes last: the next opening looks for open runs only after it, so it must not be there without
         // the interrupted records.

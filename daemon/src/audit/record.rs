@@ -271,6 +271,16 @@ pub(super) struct ApprovalInterrupted<'a> {
     pub request_seq: u64,
 }
 
+/// A session whose daemon ended before the session's end was recorded. Kind `session_interrupted`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct SessionInterrupted<'a> {
+    pub session_id: &'a str,
+    /// The instance that made it.
+    pub instance: &'a str,
+    /// The record of its creation.
+    pub created_seq: u64,
+}
+
 /// Where a record is: enough to find it and to notice if it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRef {

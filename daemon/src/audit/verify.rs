@@ -144,6 +144,13 @@ pub(super) struct OpenQuestion {
     pub instance: String,
 }
 
+/// A session without its end.
+#[derive(Clone, Debug)]
+pub(super) struct OpenSession {
+    pub created_seq: u64,
+    pub instance: String,
+}
+
 /// Why a scan stopped.
 pub(super) enum Stop {
     Read(io::Error),
@@ -161,6 +168,8 @@ pub(super) struct Scan<'a> {
     pub open: HashMap<String, OpenRun>,
     /// Questions without an end, by their ids.
     pub questions: HashMap<String, OpenQuestion>,
+    /// Sessions without an end, by their ids.
+    pub sessions: HashMap<String, OpenSession>,
     pub report: VerifyReport,
 }
 
@@ -174,6 +183,7 @@ impl<'a> Scan<'a> {
             expect: Some(Expect::first()),
             open: HashMap::new(),
             questions: HashMap::new(),
+            sessions: HashMap::new(),
             report: VerifyReport::default(),
         }
     }
@@ -271,6 +281,17 @@ impl<'a> Scan<'a> {
             }
             "approval_resolved" | "approval_expired" | "approval_withdrawn" | "approval_interrupted" => {
                 self.questions.remove(record.approval_id.as_deref().unwrap_or_default());
+            }
+            "session_created" => {
+                let open = OpenSession {
+                    created_seq: record.seq,
+                    instance: self.instance.clone(),
+                };
+                let id = record.session_id.as_deref().unwrap_or_default();
+                self.sessions.insert(id.to_owned(), open);
+            }
+            "session_closed" | "session_interrupted" => {
+                self.sessions.remove(record.session_id.as_deref().unwrap_or_default());
             }
             _ => {}
         }

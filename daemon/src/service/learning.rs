@@ -111,7 +111,7 @@ impl LearningService {
             ));
         };
         finished.recorded.clone().ok_or_else(|| {
-            let what = "the run was not recorded: its request did not say `learn`, or its command did not start";
+            let what = "the run was not recorded: its request did not say `learn`, its command did not start, or the daemon was started again since";
             status::precondition("NOT_RECORDED", id, what)
         })
     }

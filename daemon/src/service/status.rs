@@ -423,7 +423,11 @@ impl From<StartError> for Refused {
     fn from(error: StartError) -> Self {
         let message = error.to_string();
         Refused(match error {
-            StartError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
+            StartError::Draining => {
+                let mut details = ErrorDetails::new();
+                details.set_retry_info(Some(RETRY_AFTER));
+                status(Code::Unavailable, "DRAINING", message, details)
+            }
             StartError::Full { .. } => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));

@@ -1624,7 +1624,7 @@ pub struct RunSpec {
     /// configured with a default.
     #[prost(bytes = "bytes", tag = "4")]
     pub workspace: ::prost::bytes::Bytes,
-    /// The working directory: absolute, or relative to the workspace. Empty: the workspace.
+    /// The working directory: absolute, or relative to the workspace. Empty: the workspace; in a session, where its last shell line left it.
     #[prost(bytes = "bytes", tag = "5")]
     pub cwd: ::prost::bytes::Bytes,
     /// Which policy decides. Unset: the project's own file, `.fumehood.toml` in the workspace, which narrows the daemon's default until it is
@@ -1663,8 +1663,9 @@ pub struct RunSpec {
     #[prost(message, optional, tag = "15")]
     pub linger: ::core::option::Option<::prost_types::Duration>,
     /// The session to run in; empty: in a sandbox of its own, which ends with the run. In a session, `workspace`, `policy` and `caller_env` are
-    /// the session's and stay empty here; so do `learn` and the limits of memory, processes and disk. Background processes are kept when the
-    /// run is over, and go on to write to its pipes: see SessionContents.background.
+    /// the session's and stay empty here; so do `learn` and the limits of memory, processes, disk and files. Every run, of `argv` too, begins with the
+    /// directory and the variables that the session's last shell line left; its own `cwd` and `env` are its own, and are not carried on. Background processes
+    /// are kept when the run is over, and go on to write to its pipes: see SessionContents.background.
     #[prost(string, tag = "16")]
     pub session: ::prost::alloc::string::String,
     /// A line for a shell, in place of `argv`.
@@ -2363,9 +2364,11 @@ pub struct ReleaseRequest {
 /// It is forgotten.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {}
-/// What of a shell's state the next line of the same session finds. A line begins with what the last one that ended left; lines that run at the
-/// same time each begin with that, and the last to end leaves what it has. A shell that was killed, was replaced by `exec`, or whose line set an EXIT trap of its
-/// own and called `exit`, leaves nothing: what was there stays.
+/// What of a shell's state the next line of the same session finds. A line begins with what the last one had left when this one's policy was
+/// asked; of lines that run at the same time the last to end leaves what it has. A shell that was killed, was replaced by `exec`, or whose line set an
+/// EXIT trap of its own and called `exit`, leaves nothing: what was there stays; so it does when there is more than 1 MiB. What is carried counts for
+/// rules about commands: variables as if they were written before the command, functions and the like as text before the line. A line whose
+/// directory was removed begins in an empty one, and says so on standard error. To a line, only an EXIT trap and descriptor 63 show of all this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ShellCarry {
@@ -2685,7 +2688,7 @@ pub mod runs_client {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains
+    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.
@@ -3071,7 +3074,7 @@ pub mod runs_server {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains
+    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.
@@ -3986,7 +3989,8 @@ pub enum SessionEnd {
     Idle = 2,
     /// It lived for `lifetime`.
     Lifetime = 3,
-    /// What was in it took more memory or disk than the session may, and all of it was ended.
+    /// What was in it took more memory or disk than the session may, and all of it was ended. Where a cgroup limits memory, the kernel
+    /// ends the largest process instead, and the session goes on.
     Limit = 4,
     /// The daemon ended.
     Drain = 5,
@@ -4042,7 +4046,7 @@ pub mod sessions_client {
     /// `lifetime`. Its policy is read once, when it is created; what each run may do in it is decided for each by the same policy.
     ///
     /// INVALID_ARGUMENT     a field is malformed (BadRequest names each one)
-    /// PERMISSION_DENIED    this peer may not use the daemon, the policy, or not this session
+    /// PERMISSION_DENIED    this peer may not use the daemon or the policy, or the policy refuses the request (a limit looser than its own, say)
     /// NOT_FOUND            no session of that id, or not one of this peer's
     /// ALREADY_EXISTS       the id is taken by a session with another request
     /// FAILED_PRECONDITION  the session is closed, or its sandbox could not be made (ErrorInfo says why)
@@ -4229,7 +4233,8 @@ pub mod sessions_client {
                 .insert(GrpcMethod::new("fumehood.v1.Sessions", "Reset"));
             self.inner.unary(req, path, codec).await
         }
-        /// End a session and everything in it. Returns when no process of it is left. Closing a closed one is no error.
+        /// End a session and everything in it. Returns when no process of it is left. Runs in it end as `cancelled` (SESSION). Closing a closed one is
+        /// no error; closing one that is being closed can only shorten the grace.
         pub async fn close(
             &mut self,
             request: impl tonic::IntoRequest<super::CloseSessionRequest>,
@@ -4303,7 +4308,8 @@ pub mod sessions_server {
             tonic::Response<super::ResetSessionResponse>,
             tonic::Status,
         >;
-        /// End a session and everything in it. Returns when no process of it is left. Closing a closed one is no error.
+        /// End a session and everything in it. Returns when no process of it is left. Runs in it end as `cancelled` (SESSION). Closing a closed one is
+        /// no error; closing one that is being closed can only shorten the grace.
         async fn close(
             &self,
             request: tonic::Request<super::CloseSessionRequest>,
@@ -4320,7 +4326,7 @@ pub mod sessions_server {
     /// `lifetime`. Its policy is read once, when it is created; what each run may do in it is decided for each by the same policy.
     ///
     /// INVALID_ARGUMENT     a field is malformed (BadRequest names each one)
-    /// PERMISSION_DENIED    this peer may not use the daemon, the policy, or not this session
+    /// PERMISSION_DENIED    this peer may not use the daemon or the policy, or the policy refuses the request (a limit looser than its own, say)
     /// NOT_FOUND            no session of that id, or not one of this peer's
     /// ALREADY_EXISTS       the id is taken by a session with another request
     /// FAILED_PRECONDITION  the session is closed, or its sandbox could not be made (ErrorInfo says why)

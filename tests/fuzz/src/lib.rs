@@ -1,5 +1,5 @@
 //! A fuzz target for each parser of what others write: policies, command lines, configuration, requests, the messages between the daemon's
-//! processes, git configuration, the audit log, the state of runs on disk.
+//! processes, git configuration, the audit log, the state of runs on disk, what shells leave in sessions.
 //!
 //! A target takes any bytes and panics when a promise is broken: nothing panics, errors point into the text, what was decoded encodes to
 //! the same. The inputs in `corpus/` are kept because each reaches code that the others do not; `tests/replay.rs` runs
@@ -17,6 +17,7 @@ use fumehoodd::config::{Config, EnvFacts, File, Overrides};
 use fumehoodd::peer::{Identity, Peer};
 use fumehoodd::policy::{Policies, TrustStore};
 use fumehoodd::service::{Door, try_request};
+use fumehoodd::session::{Carried, Left};
 
 /// One parser.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "state",
         run: fumehoodd::run::try_saved,
+    },
+    Target {
+        name: "shell-state",
+        run: shell_state,
     },
 ];
 
@@ -197,6 +202,18 @@ fn request(bytes: &[u8]) {
         // It travels in headers, which clients bound at 8 KiB.
         assert!(!status.details().is_empty() && status.details().len() + 3 * status.message().len() < 8192);
     }
+}
+
+/// What a shell leaves for the next line of its session.
+fn shell_state(bytes: &[u8]) {
+    let Some(left) = Left::parse(bytes) else { return };
+    let given = [(b"A".to_vec(), b"1".to_vec())].into();
+    let carried = Carried::default().after(left, &given, &given, |name| name == b"FORBIDDEN");
+    assert!(carried.cwd.is_none_or(|cwd| cwd.is_absolute()));
+    let plain = |name: &[u8]| name != b"FORBIDDEN" && name != b"PWD" && !name.contains(&b'=') && !name.is_empty();
+    assert!(carried.variables.keys().all(|name| plain(name)));
+    let values = carried.variables.values().flatten();
+    assert!(values.chain([&carried.text]).all(|value| !value.contains(&0)));
 }
 
 /// The bytes are a log and, after the first NUL byte, its head.

@@ -147,6 +147,11 @@ fn any_state_of_a_run_is_read_up_to_what_is_whole() {
 }
 
 #[test]
+fn anything_that_a_shell_leaves_is_carried_within_bounds_or_not_at_all() {
+    replay("shell-state");
+}
+
+#[test]
 fn any_audit_log_is_verified_and_opened_or_refused() {
     replay("audit");
 }

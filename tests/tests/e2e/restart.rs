@@ -1,8 +1,11 @@
 //! What is known of runs when their daemon is no more: finished ones as before, those that were going on as lost.
 
 use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -402,4 +405,88 @@ fn two_daemons_of_a_user_do_not_take_each_others_runs() {
     house.start_daemon();
     let logs = house.cli().args(["logs", &id]).finish();
     assert_eq!(logs.out(), "one\n", "{}", logs.err());
+}
+
+/// A daemon whose socket somebody else holds, as systemd does for a socket unit.
+fn activated(house: &House, listener: &UnixListener) -> Child {
+    let socket: OwnedFd = listener.try_clone().expect("a second descriptor").into();
+    let script =
+        "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" daemon --config \"$1\" --socket \"$2\"";
+    Command::new("/bin/sh")
+        .args(["-c", script])
+        .arg(house.program())
+        .arg(house.path("config.toml"))
+        .arg(house.socket())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", house.home())
+        .stdin(Stdio::from(socket))
+        .stderr(
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(house.path("daemon.log"))
+                .expect("a log"),
+        )
+        .spawn()
+        .expect("a daemon")
+}
+
+fn ended(mut daemon: Child) {
+    let status = eventually(DEADLINE, "the daemon's end", || daemon.try_wait().expect("wait"));
+    assert!(status.success(), "{status}");
+}
+
+/// Ends a daemon in order.
+fn terminate(daemon: &Child) {
+    let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("SIGTERM");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_socket_that_outlives_the_daemon_a_planned_restart_ends_no_run_and_refuses_no_connection() {
+    let house = builder().config("drain_grace = \"60s\"").not_started().build();
+    let listener = UnixListener::bind(house.socket()).unwrap();
+    let first = activated(&house, &listener);
+    let client = house.client().await;
+    started(
+        &client,
+        "long",
+        house.script("echo before; while ! test -e go; do sleep 0.05; done; echo after"),
+    )
+    .await;
+    let mut run = within("attach", client.attach_stream("long", 0)).await.unwrap();
+    Told::until(run.events(), |event| matches!(event, Event::Output(_))).await;
+    terminate(&first);
+    // While it drains, new runs are refused with the time to try again; what runs goes on.
+    eventually(DEADLINE, "the drain", || {
+        let refused = house.run(&["true"]);
+        (refused.code() == 125 && refused.err().contains("draining")).then_some(())
+    });
+    house.write("work/go", "");
+    let told = Told::all(run.events()).await;
+    assert!(told.out().ends_with("after\n"), "{:?}", told.out());
+    assert_eq!(told.finished().shell_code, 0);
+    drop((run, client));
+    ended(first);
+    // Nobody serves now, and whoever connects waits for the next daemon instead of being refused.
+    let waiting = house.run_with(&[], &["echo", "waited"]).start();
+    let second = activated(&house, &listener);
+    let waited = waiting.finish();
+    assert_eq!(
+        (waited.code(), waited.out().as_str()),
+        (0, "waited\n"),
+        "{}",
+        waited.err()
+    );
+    let client = house.client().await;
+    let told = self::told(&client, "long").await;
+    assert_eq!(told.out(), "before\nafter\n");
+    drop(client);
+    terminate(&second);
+    ended(second);
+    let verified = house.cli().args(["audit", "verify"]).args([house.audit()]).finish();
+    assert_eq!(verified.code(), 0, "{}", verified.err());
+    assert!(!house.records().iter().any(|record| record["kind"] == "interrupted"));
+    fs::remove_file(house.socket()).unwrap();
 }

@@ -682,6 +682,15 @@ async fn nothing_of_a_session_outlives_a_daemon_that_was_killed() {
     house.expect_nothing_left(Duration::from_secs(5));
     house.start_daemon();
     house.sh("echo works").expect(0);
+    let interrupted = |house: &House| {
+        let records = house.records();
+        let kinds = records.iter().filter(|record| record["kind"] == "session_interrupted");
+        kinds.filter(|record| record["session_id"] == "s").count()
+    };
+    assert_eq!(interrupted(&house), 1);
+    house.kill_daemon();
+    house.start_daemon();
+    assert_eq!(interrupted(&house), 1, "once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,6 +94,11 @@ fn told(heading: &Heading, record: &Value) -> String {
             )
         }
         "session_reset" => format!("{} reset", of_session()),
+        "session_interrupted" => format!(
+            "{} interrupted: its daemon was gone before it was closed (it was created in record {})",
+            of_session(),
+            number(&record["created_seq"])
+        ),
         "session_closed" => format!(
             "{} closed ({}) after {} runs{}",
             of_session(),
@@ -544,6 +549,11 @@ mod tests {
                 "session_created",
                 with(json!({"session_id": "dev", "lifetime_ms": 3_600_000, "idle_timeout_ms": 60_000})),
                 "uid:1001  session dev created (policy team 1a2b3c4d5e6f) in /w, for 1h, 1m without a run".to_owned(),
+            ),
+            (
+                "session_interrupted",
+                json!({"session_id": "dev@uid:1001", "instance": "i", "created_seq": 3}),
+                "daemon    session dev interrupted: its daemon was gone before it was closed (it was created in record 3)".to_owned(),
             ),
             ("session_reset", json!({"session_id": "dev", "by": "uid:0"}), "uid:0     session dev reset".to_owned()),
             (
