@@ -172,6 +172,8 @@ pub struct FileFailure {
     pub path: Vec<u8>,
     /// The rule that protects it, where that is why.
     pub rule: Option<String>,
+    /// What is there in place of a regular file, where that is why: `a socket`.
+    pub found: Option<String>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
 }
@@ -183,13 +185,14 @@ fn told(failure: &FileFailure) -> String {
         errno,
         path,
         rule,
+        found,
         removed,
     } = failure;
-    let mut text = format!(
-        "{}: {operation}: {} ({errno:?})",
-        printable(path),
-        errno.desc().to_lowercase()
-    );
+    let why = match found {
+        Some(found) => format!("it is {found}; only regular files can be read and written"),
+        None => errno.desc().to_lowercase(),
+    };
+    let mut text = format!("{}: {operation}: {why} ({errno:?})", printable(path));
     if let Some(rule) = rule {
         text += &format!("; {rule}");
     }
@@ -613,11 +616,24 @@ mod tests {
             errno: Errno::ENOENT,
             path: b"/w/x".to_vec(),
             rule: None,
+            found: None,
             removed: 0,
         };
         assert_eq!(
             FilesError::File(failure).to_string(),
             "/w/x: open: no such file or directory (ENOENT)"
+        );
+        let failure = FileFailure {
+            operation: "open".to_owned(),
+            errno: Errno::EOPNOTSUPP,
+            path: b"/w/x".to_vec(),
+            rule: None,
+            found: Some("a socket".to_owned()),
+            removed: 0,
+        };
+        assert_eq!(
+            FilesError::File(failure).to_string(),
+            "/w/x: open: it is a socket; only regular files can be read and written (EOPNOTSUPP)"
         );
     }
 }

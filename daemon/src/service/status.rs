@@ -364,6 +364,8 @@ fn file(failure: &FileFailure, message: String) -> Status {
         errno,
         path,
         rule,
+        // The message says it.
+        found: _,
         removed,
     } = failure;
     let code = match errno {

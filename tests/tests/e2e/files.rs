@@ -346,6 +346,29 @@ fn protected_paths_are_protected_and_harmless_configuration_is_not() {
     });
 }
 
+#[test]
+fn the_workers_memory_is_shown_to_nobody() {
+    for_both(|house| {
+        symlink("/proc/self/mem", house.workspace().join("memory")).unwrap();
+        for path in ["/proc/self/maps", "/proc/thread-self/environ", "memory"] {
+            let refused = tool(house, &["cat", path]).expect(1).err();
+            assert!(refused.contains("EACCES"), "{path}: {refused}");
+            assert!(
+                refused.contains("the process that carries out operations"),
+                "{path}: {refused}"
+            );
+        }
+        tool(house, &["ls", "/proc/self/"]).expect(1);
+        tool(house, &["stat", "/proc/self/exe"]).expect(1);
+        assert!(
+            tool(house, &["cat", "/proc/meminfo"])
+                .expect(0)
+                .out()
+                .contains("MemTotal")
+        );
+    });
+}
+
 #[tokio::test]
 async fn pipes_and_devices_hold_nobody_up() {
     let house = house();
@@ -355,6 +378,12 @@ async fn pipes_and_devices_hold_nobody_up() {
     for path in ["fifo", "/dev/zero", "/dev/tty"] {
         let error = wrong(within("read", files.read(path)).await.unwrap_err());
         assert_eq!(error.name, "EOPNOTSUPP", "{error:?}");
+        let found = if path == "fifo" {
+            "a named pipe (FIFO)"
+        } else {
+            "a character device"
+        };
+        assert!(error.to_string().contains(found), "{error}");
         for writing in [files.write(path, "x"), files.write(path, "x").append()] {
             let error = wrong(within("write", writing.into_future()).await.unwrap_err());
             assert_eq!(error.name, "EOPNOTSUPP", "{error:?}");
