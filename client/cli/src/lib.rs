@@ -63,6 +63,10 @@ pub fn main() -> ExitCode {
     match command {
         // These have no use for a runtime of ours.
         Command::Daemon(args) => daemon::run(args),
+        Command::RestoreTerminal(before) => {
+            tty::restorer::run(&before);
+            ExitCode::SUCCESS
+        }
         Command::Audit(audit) => match audit.command {
             AuditCommand::Verify { file } => daemon::verify_audit(file),
             AuditCommand::Show(args) => code(audit::show(args)),
@@ -96,7 +100,7 @@ fn talk(command: Command) -> ExitCode {
             Command::Approve(args) => approve::approve(args).await,
             Command::Deny(args) => approve::deny(args).await,
             Command::Version(args) => listing::version(args).await,
-            Command::Daemon(_) | Command::Audit(_) => Ok(0),
+            Command::Daemon(_) | Command::Audit(_) | Command::RestoreTerminal(_) => Ok(0),
         }
     });
     code(done)

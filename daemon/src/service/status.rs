@@ -340,6 +340,7 @@ pub(super) fn files(error: &FilesError) -> Status {
         FilesError::Closed { session, .. } => return session_precondition("SESSION_CLOSED", session, message),
         FilesError::NoView(_) => (Code::FailedPrecondition, "SANDBOX_FAILED"),
         FilesError::Limit { what: "limits.memory" } => (Code::ResourceExhausted, "MEMORY_LIMIT"),
+        FilesError::Limit { what: "limits.wall" } => (Code::DeadlineExceeded, "WALL_LIMIT"),
         FilesError::Limit { .. } => (Code::ResourceExhausted, "DISK_LIMIT"),
         FilesError::Busy => {
             let mut details = ErrorDetails::new();

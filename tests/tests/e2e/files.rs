@@ -383,7 +383,7 @@ async fn pipes_and_devices_hold_nobody_up() {
         } else {
             "a character device"
         };
-        assert!(error.to_string().contains(found), "{error}");
+        assert!(error.message.contains(found), "{error:?}");
         for writing in [files.write(path, "x"), files.write(path, "x").append()] {
             let error = wrong(within("write", writing.into_future()).await.unwrap_err());
             assert_eq!(error.name, "EOPNOTSUPP", "{error:?}");
@@ -632,6 +632,34 @@ async fn the_policy_says_whether_and_what() {
 }
 
 /// What a command may do to these paths is what this service may.
+#[tokio::test]
+async fn a_call_takes_no_longer_than_the_policy_lets_a_run() {
+    let house = house();
+    let client = house.client().await;
+    house.write("work/file", "old");
+    let policy = format!("{POLICY}[filesystem]\nworkspace = \"write\"\n[limits]\nwall = \"2s\"\n");
+    let view = FilesView::workspace(house.workspace()).policy_reference(inline(&policy).unwrap());
+    let files = client.files(view);
+    let mut writing = files.writer("file").start().unwrap();
+    let error = within("the limit", async {
+        loop {
+            if let Err(error) = writing.send("x").await {
+                break error;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let error = match error {
+        Error::Deadline { .. } => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(error.to_string().contains("limits.wall"), "{error}");
+    assert_eq!(fs::read(house.workspace().join("file")).unwrap(), b"old");
+    // Its place is free again, and the next one has a time of its own.
+    assert_eq!(files.read("file").await.unwrap(), b"old");
+}
+
 #[test]
 fn it_may_what_a_command_may() {
     for_both(|house| {

@@ -408,3 +408,29 @@ fn the_limit_of_a_files_size_holds_for_what_init_makes_long() {
     assert_eq!(ended.out(), format!("{}\ndone\n", nix::libc::EFBIG), "{}", ended.err());
     house.end();
 }
+
+#[test]
+fn trees_of_thousands_of_levels_are_made_and_removed() {
+    for_both(|house| {
+        let make = "import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
+        house.run(&[PYTHON, "-c", make]).expect(0);
+        house.sh("rm -r d").expect(0);
+        assert!(!house.workspace().join("d").exists());
+        house.run(&[PYTHON, "-c", make]).expect(0);
+        house.cli().args(["files", "rm", "-r", "d"]).finish().expect(0);
+        assert!(!house.workspace().join("d").exists());
+    });
+}
+
+#[test]
+fn what_becomes_a_repository_is_not_taken_for_one_that_had_its_number() {
+    for_both(|house| {
+        with_repository(house);
+        // File systems give the number of what was removed to the next one, as ext4 does here.
+        let script = "set -e; git worktree add -q -b side wt; N=$(stat -c %i .git/worktrees/wt); git worktree remove wt
+            i=0; while [ $i -lt 300 ]; do i=$((i+1)); mkdir .git/x$i; [ $(stat -c %i .git/x$i) != $N ] || break; done
+            git init -q --bare .git/x$i; git -C .git/x$i remote add o https://h.example/b.git; echo done";
+        let ended = house.sh(script);
+        assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
+    });
+}

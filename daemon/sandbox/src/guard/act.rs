@@ -537,7 +537,16 @@ impl Guard {
                 place.demand_directory()?;
                 self.note(&place);
                 self.rules.note_departure(&self.trees, place.tree, &place.relative());
-                done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
+                let gone = rustix::fs::statat(&place.parent, &place.name, AtFlags::SYMLINK_NOFOLLOW)
+                    .ok()
+                    .filter(|stat| flags.contains(AtFlags::REMOVEDIR) || stat.st_nlink == 1);
+                let result = rustix::fs::unlinkat(&place.parent, &place.name, flags);
+                // The file system gives its number to the next one, which is another.
+                if let (Ok(()), Some(stat)) = (&result, gone) {
+                    self.started.forget((stat.st_dev, stat.st_ino));
+                    self.rules.forget((stat.st_dev, stat.st_ino));
+                }
+                done(result)
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
             Operation::Link { from, to, flags } => self.link(caller, from, to, flags),

@@ -4,13 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::place::{Tree, containing, open_beneath, path_of};
 use super::repository;
 use super::roots::Roots;
 use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
 
+use crate::spec::Program;
 use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
 
 /// A tree with a repository of its own, a nested one, a bare one and a linked worktree.
@@ -282,4 +284,47 @@ fn paths_longer_than_the_kernel_takes_are_found_and_looked_at() {
     let trees = [tree];
     let verdict = rules.judge(&trees, 0, &relative.join(".git/hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn names_are_protected_however_deep_their_repository_lies() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&fs::canonicalize(directory.path()).unwrap());
+    let deep: PathBuf = vec!["d"; 3000].iter().collect();
+    for depth in [15, 16, 17, 33, 3000] {
+        let mut relative = PathBuf::new();
+        for name in deep.iter().take(depth) {
+            let above = open_beneath(&tree, &relative).unwrap();
+            relative.push(name);
+            match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let root = open_beneath(&tree, &relative).unwrap();
+        rustix::fs::mkdirat(&root, ".git", Mode::from_raw_mode(0o700)).unwrap();
+        let trees = std::slice::from_ref(&tree);
+        let program = |path: &str| Program {
+            path: path.into(),
+            why: "outside names it".to_owned(),
+        };
+        let roots = Roots::new(&[program("tools/hook")]);
+        let rules = Rules::new(vec![PathBuf::from(".vscode/x")], true, vec![Vec::new()], roots);
+        for (path, refused) in [
+            (".vscode/x", true),
+            (".vscode/x/y", true),
+            (".vscode/z", false),
+            ("e/.vscode/x", false),
+            ("tools/hook", true),
+            ("tools/other", false),
+        ] {
+            let verdict = rules.judge(trees, 0, &relative.join(path), Create(Kind::File));
+            assert_eq!(
+                matches!(verdict, Verdict::Refuse(_)),
+                refused,
+                "{depth} {path} {verdict:?}"
+            );
+        }
+        rustix::fs::unlinkat(&root, ".git", AtFlags::REMOVEDIR).unwrap();
+    }
 }
