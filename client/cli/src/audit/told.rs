@@ -58,11 +58,19 @@ fn told(heading: &Heading, record: &Value) -> String {
         format!("policy {}{digest}", name(&record["policy_name"]))
     };
     let command = || {
+        let carried = match record["carried"].as_str() {
+            Some(_) => format!(", with {} of earlier lines", text(&record["carried"])),
+            None => String::new(),
+        };
         let session = match record["session"].as_str() {
             Some(id) if !id.is_empty() => format!("in {} ", session(id)),
             _ => String::new(),
         };
-        format!("{session}in {}: {}", path(&record["cwd"]), words(&record["argv"]))
+        format!(
+            "{session}in {}: {}{carried}",
+            path(&record["cwd"]),
+            words(&record["argv"])
+        )
     };
     let of_session = || session(record["session_id"].as_str().unwrap_or_default());
     let question = || format!("question {} of {run}", name(&record["approval_id"]));
