@@ -845,6 +845,7 @@ mod tests {
             kind: Some(Kind::TimedOut(timed_out)),
         });
         let line = parsed(Event::Finished(Finished {
+            not_carried: String::new(),
             ending,
             shell_code: 124,
             usage: Some(Usage::default()),

@@ -58,10 +58,7 @@ fn told(heading: &Heading, record: &Value) -> String {
         format!("policy {}{digest}", name(&record["policy_name"]))
     };
     let command = || {
-        let carried = match record["carried"].as_str() {
-            Some(_) => format!(", with {} of earlier lines", text(&record["carried"])),
-            None => String::new(),
-        };
+        let carried = last(", with what earlier lines left: ", &record["carried"]);
         let session = match record["session"].as_str() {
             Some(id) if !id.is_empty() => format!("in {} ", session(id)),
             _ => String::new(),
