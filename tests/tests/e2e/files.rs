@@ -631,7 +631,6 @@ async fn the_policy_says_whether_and_what() {
     assert_eq!(names(&house.workspace()), ["file"]);
 }
 
-/// What a command may do to these paths is what this service may.
 #[tokio::test]
 async fn a_call_takes_no_longer_than_the_policy_lets_a_run() {
     let house = house();
@@ -660,6 +659,7 @@ async fn a_call_takes_no_longer_than_the_policy_lets_a_run() {
     assert_eq!(files.read("file").await.unwrap(), b"old");
 }
 
+/// What a command may do to these paths is what this service may.
 #[test]
 fn it_may_what_a_command_may() {
     for_both(|house| {
