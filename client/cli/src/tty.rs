@@ -1,9 +1,9 @@
 //! The person's own terminal while a command on the other side has one too (`run --tty`, and `attach` to such a run).
 //!
 //! It is raw while the command runs: every key goes to the command, whose terminal makes of Ctrl-C what it makes of it. [`Raw`] gives the
-//! terminal back as it was, whichever way this program ends; where it is killed, [`restorer`] does. Some things typed are for this program, as in ssh: `~` at the
-//! beginning of a line, and then `.` leaves, Ctrl-Z stops this program, `~` is one `~`. They are looked for before anything is sent, so that
-//! a daemon that hangs keeps nobody.
+//! terminal back as it was, whichever way this program ends; where it is killed, [`restorer`] does. Some things typed are for this program, as in
+//! ssh: `~` at the beginning of a line, and then `.` leaves, Ctrl-Z stops this program, `~` is one `~`. They are looked for before anything is
+//! sent, so that a daemon that hangs keeps nobody.
 
 pub mod restorer;
 
