@@ -106,6 +106,7 @@ impl Client {
             run_id: run_id.into(),
             from_seq,
             position: None,
+            tail_end: None,
         })
         .await
     }

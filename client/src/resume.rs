@@ -429,6 +429,7 @@ impl Driver {
                 run_id: self.run_id.clone(),
                 from_seq: self.last_seq + 1,
                 position: None,
+                tail_end: None,
             }
         } else {
             self.start.clone()

@@ -50,8 +50,18 @@ pub enum Position {
         /// Of stderr.
         stderr: u64,
     },
-    /// With the last so many bytes of output, of both streams together.
+    /// With the last so many bytes of output, of both streams together, as they are when it is attached; all that comes then follows, also
+    /// through broken connections.
     Tail(u64),
+    /// The same of the output that there was when each stream was this long, as [`RunInfo::output_bytes`] told it.
+    TailOf {
+        /// So many bytes, of both streams together.
+        bytes: u64,
+        /// The length of stdout, or of the terminal's output.
+        stdout: u64,
+        /// The length of stderr.
+        stderr: u64,
+    },
 }
 
 impl Client {
@@ -123,6 +133,15 @@ fn start(run_id: String, from_seq: u64, position: Option<WirePosition>) -> Attac
         run_id,
         from_seq,
         position,
+        tail_end: None,
+    }
+}
+
+/// The last bytes before an end that is the same whenever this is said again. A daemon that does not tell an end counts from where it is.
+fn tail(run_id: String, bytes: u64, end: Option<StreamOffsets>) -> AttachStart {
+    AttachStart {
+        tail_end: end,
+        ..start(run_id, 0, Some(WirePosition::TailBytes(bytes)))
     }
 }
 
@@ -172,7 +191,8 @@ impl Attach {
             Position::Offsets { stdout, stderr } => {
                 start(run_id, 0, Some(WirePosition::Offsets(StreamOffsets { stdout, stderr })))
             }
-            Position::Tail(bytes) => start(run_id, 0, Some(WirePosition::TailBytes(bytes))),
+            Position::Tail(bytes) => tail(run_id, bytes, info.output_bytes),
+            Position::TailOf { bytes, stdout, stderr } => tail(run_id, bytes, Some(StreamOffsets { stdout, stderr })),
         };
         if position == Position::Now && info.finished.is_some() {
             // Nothing happens from now on but the end, which is told.

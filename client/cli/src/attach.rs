@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _};
 
 use bytes::Bytes;
-use fumehood_client::proto::v1::{Finished, OutputStream, RunEvent, RunInfo, SignalScope, run_event::Event};
+use fumehood_client::proto::v1::{
+    Finished, OutputStream, RunEvent, RunInfo, SignalScope, StreamOffsets, run_event::Event,
+};
 use fumehood_client::{Client, Error, Position, Run, RunStdin};
 use nix::sys::signal::{Signal, raise};
 
@@ -32,7 +34,7 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
     let input = (args.input || at_terminal) && !over;
     let position = match (args.from_start, args.tail) {
         (true, _) => Position::Start,
-        (false, Some(tail)) => Position::Tail(tail.bytes()),
+        (false, Some(tail)) => tail_of(&info, tail),
         (false, None) => Position::Now,
     };
     let attach = client.attach(info.run_id.as_str()).from(position);
@@ -74,8 +76,7 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
     }
     let show = Show {
         until: None,
-        held: args.tail.map(Held::new),
-        newest: info.last_seq,
+        held: args.tail.map(|tail| Held::new(tail, info.last_seq)),
         json: args.json,
         pass_signals: args.signals,
         stands_in: true,
@@ -114,14 +115,11 @@ pub async fn attach(args: AttachArgs) -> Result<u8, Failure> {
 pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let (client, info) = find(&args.connect, &args.run_id).await?;
     let (signals, writers) = streams(false)?;
-    let position = args
-        .tail
-        .map_or(Position::Start, |tail: Tail| Position::Tail(tail.bytes()));
+    let position = args.tail.map_or(Position::Start, |tail| tail_of(&info, tail));
     let run = client.attach(info.run_id.as_str()).from(position).start().await?;
     let show = Show {
         until: (!args.follow).then_some(info.last_seq),
-        held: args.tail.map(Held::new),
-        newest: info.last_seq,
+        held: args.tail.map(|tail| Held::new(tail, info.last_seq)),
         json: args.json,
         pass_signals: false,
         stands_in: false,
@@ -134,6 +132,15 @@ pub async fn logs(args: LogsArgs) -> Result<u8, Failure> {
     match show.follow(run, writers, signals, None).await? {
         End::Over(_) | End::LetGo => Ok(0),
         End::Code(code) => Ok(code),
+    }
+}
+
+/// The end of what was there when the run was looked up.
+fn tail_of(info: &RunInfo, tail: Tail) -> Position {
+    let bytes = tail.bytes();
+    match info.output_bytes {
+        Some(StreamOffsets { stdout, stderr }) => Position::TailOf { bytes, stdout, stderr },
+        None => Position::Tail(bytes),
     }
 }
 
@@ -169,10 +176,8 @@ enum End {
 struct Show {
     /// The number of the last event to be shown, where not all are.
     until: Option<u64>,
-    /// Events up to `newest`, of which only the end is wanted.
+    /// Events up to the newest when this began, of which only the end is wanted.
     held: Option<Held>,
-    /// The newest event when this began.
-    newest: u64,
     json: bool,
     /// Whether signals are the command's.
     pass_signals: bool,
@@ -339,17 +344,11 @@ impl Show {
 
     /// Takes an event, the newest so far being `seq`; puts what is to be written into `pending`.
     fn take(&mut self, event: RunEvent, seq: u64, last: bool, pending: &mut VecDeque<(Stream, Bytes)>) {
-        let Some(held) = &mut self.held else {
-            pending.extend(self.rendered(event));
-            return;
+        let shown = match &mut self.held {
+            Some(held) => held.next(event, seq, last),
+            None => VecDeque::from([event]),
         };
-        held.push(event);
-        if (last || seq >= self.newest)
-            && let Some(held) = self.held.take()
-        {
-            let events = held.take();
-            pending.extend(events.into_iter().filter_map(|event| self.rendered(event)));
-        }
+        pending.extend(shown.into_iter().filter_map(|event| self.rendered(event)));
     }
 
     fn rendered(&self, event: RunEvent) -> Option<(Stream, Bytes)> {

@@ -37,35 +37,62 @@ impl Tail {
             .ok_or_else(|| "must be at most 16M".to_owned())
     }
 
-    /// Bytes that hold it, or as many as are looked through.
+    /// Bytes that hold it, or as many as are looked through; at least one, so that the newest event is among them and shows where the end is.
     pub fn bytes(self) -> u64 {
         match self {
             Self::Lines(_) => TAIL_BYTES,
-            Self::Bytes(bytes) => bytes,
+            Self::Bytes(bytes) => bytes.max(1),
         }
     }
 }
 
-/// Events, of whose output only the end is kept.
+/// Events, of whose output only the end is kept, as far as they had happened when this began.
 pub struct Held {
     tail: Tail,
+    /// The number of the newest of them.
+    newest: u64,
+    over: bool,
     events: VecDeque<RunEvent>,
     bytes: u64,
     lines: u64,
 }
 
 impl Held {
-    pub fn new(tail: Tail) -> Self {
+    pub fn new(tail: Tail, newest: u64) -> Self {
         Self {
             tail,
+            newest,
+            over: false,
             events: VecDeque::new(),
             bytes: 0,
             lines: 0,
         }
     }
 
+    /// Takes an event that reaches to the number `seq` (a gap is about several); gives those that are to be shown now, in order. What
+    /// happened after this began is shown whole.
+    pub fn next(&mut self, event: RunEvent, seq: u64, last: bool) -> VecDeque<RunEvent> {
+        if self.over {
+            return VecDeque::from([event]);
+        }
+        let newer = event.seq > self.newest;
+        let shown_whole = if newer {
+            Some(event)
+        } else {
+            self.push(event);
+            None
+        };
+        if !last && seq < self.newest {
+            return VecDeque::new();
+        }
+        self.over = true;
+        let mut shown = self.take();
+        shown.extend(shown_whole);
+        shown
+    }
+
     /// Takes an event, and lets go of output that is not the end any more.
-    pub fn push(&mut self, event: RunEvent) {
+    fn push(&mut self, event: RunEvent) {
         if let Some(output) = output_of(&event) {
             self.bytes += output.data.len() as u64;
             self.lines += newlines(&output.data);
@@ -91,12 +118,13 @@ impl Held {
     }
 
     /// The events, with the output cut to what is wanted.
-    pub fn take(mut self) -> VecDeque<RunEvent> {
+    fn take(&mut self) -> VecDeque<RunEvent> {
         let mut excess = match self.tail {
             Tail::Bytes(wanted) => self.bytes.saturating_sub(wanted),
             Tail::Lines(wanted) => self.before_lines(wanted),
         };
-        self.events.retain_mut(|event| match &mut event.event {
+        let mut events = std::mem::take(&mut self.events);
+        events.retain_mut(|event| match &mut event.event {
             Some(Event::Output(output)) if excess > 0 => {
                 let cut = usize::try_from(excess).unwrap_or(usize::MAX).min(output.data.len());
                 drop(output.data.split_to(cut));
@@ -106,7 +134,7 @@ impl Held {
             }
             _ => true,
         });
-        self.events
+        events
     }
 
     /// How many bytes come before the last `wanted` lines.
@@ -148,7 +176,7 @@ mod tests {
     use fumehood_client::proto::v1::{Accepted, Finished};
 
     fn kept(tail: Tail, pieces: &[&str]) -> String {
-        let mut held = Held::new(tail);
+        let mut held = Held::new(tail, u64::MAX);
         let event = |event| RunEvent {
             event: Some(event),
             ..RunEvent::default()
@@ -200,6 +228,52 @@ mod tests {
         assert_eq!(kept(Tail::Bytes(4), &["ab", "cd", "ef"]), "cdef");
         assert_eq!(kept(Tail::Bytes(0), &["ab"]), "");
         assert_eq!(kept(Tail::Bytes(99), &["ab"]), "ab");
+    }
+
+    #[test]
+    fn what_comes_after_the_beginning_is_shown_whole() {
+        let event = |seq, event| RunEvent {
+            seq,
+            event: Some(event),
+            ..RunEvent::default()
+        };
+        let output = |seq, data: &'static [u8]| {
+            let data = data.into();
+            let output = Output {
+                data,
+                ..Output::default()
+            };
+            event(seq, Event::Output(output))
+        };
+        let text = |events: VecDeque<RunEvent>| -> String {
+            let pieces = events.iter().filter_map(output_of);
+            pieces
+                .map(|output| String::from_utf8_lossy(&output.data).into_owned())
+                .collect()
+        };
+        for wanted in [Tail::Bytes(0), Tail::Lines(0)] {
+            // Of what was there the end only was sent, and that is not its last event.
+            let mut held = Held::new(wanted, 4);
+            assert_eq!(
+                text(held.next(event(1, Event::Accepted(Accepted::default())), 1, false)),
+                ""
+            );
+            assert_eq!(text(held.next(output(3, b"first\n"), 3, false)), "");
+            assert_eq!(
+                text(held.next(output(5, b"second\n"), 5, false)),
+                "second\n",
+                "{wanted:?}"
+            );
+            assert_eq!(text(held.next(output(6, b"third\n"), 6, false)), "third\n");
+            // And that is.
+            let mut held = Held::new(wanted, 4);
+            assert_eq!(text(held.next(output(4, b"first\n"), 4, false)), "");
+            assert_eq!(text(held.next(output(5, b"second\n"), 5, false)), "second\n");
+        }
+        let mut held = Held::new(Tail::Bytes(3), 4);
+        assert_eq!(text(held.next(output(3, b"first\n"), 3, false)), "");
+        assert_eq!(text(held.next(output(5, b"second\n"), 5, false)), "st\nsecond\n");
+        assert_eq!(Tail::Bytes(0).bytes(), 1, "so that the newest event comes");
     }
 
     #[test]

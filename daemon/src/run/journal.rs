@@ -69,7 +69,12 @@ pub enum Position {
     /// With these bytes of each stream. Events other than output come from the beginning.
     Offsets([u64; 2]),
     /// With the last so many bytes of output, fewer where fewer are kept. Events other than output come from the beginning.
-    Tail(u64),
+    Tail {
+        /// So many, of both streams together.
+        bytes: u64,
+        /// Of the output that there was when each stream was this long; what came since follows. `None`: of what there is.
+        end: Option<[u64; 2]>,
+    },
 }
 
 /// Where a run's output goes beside memory.

@@ -132,6 +132,7 @@ impl Runs for RunsService {
             run_id,
             from_seq,
             position,
+            tail_end,
         })) = first
         else {
             return Err(status::invalid_field(
@@ -140,7 +141,7 @@ impl Runs for RunsService {
             ));
         };
         let run = self.find(&peer, &run_id)?;
-        let position = attach_position(&run, from_seq, position)?;
+        let position = attach_position(&run, from_seq, position, tail_end)?;
         let follower = run.follow();
         let reader = run.reader_at(position).await;
         run.note_attached(&peer);
@@ -341,8 +342,17 @@ pub(super) fn duration(field: &str, value: Option<prost_types::Duration>) -> Res
 }
 
 /// Where an attachment begins.
-fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::Position>) -> Result<Position, Status> {
+fn attach_position(
+    run: &Run,
+    from_seq: u64,
+    position: Option<v1::attach_start::Position>,
+    tail_end: Option<v1::StreamOffsets>,
+) -> Result<Position, Status> {
     use v1::attach_start::Position as Wire;
+    if tail_end.is_some() && !matches!(position, Some(Wire::TailBytes(_))) {
+        let what = "given without `tail_bytes`, of which it is the end";
+        return Err(status::invalid_field("attach.tail_end", what));
+    }
     if from_seq > 0 && position.is_some() {
         let what = "given together with another position; give one of both";
         return Err(status::invalid_field("attach.from_seq", what));
@@ -361,21 +371,32 @@ fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::
             Ok(Position::Seq(from_seq))
         }
         Some(Wire::Now(true)) => Ok(Position::Now),
-        Some(Wire::Offsets(v1::StreamOffsets { stdout, stderr })) => {
-            let [stdout_end, stderr_end] = run.output_bytes();
-            if run.is_lost() {
-                return Ok(Position::Offsets([stdout.min(stdout_end), stderr.min(stderr_end)]));
-            }
-            for (field, offset, end) in [("stdout", stdout, stdout_end), ("stderr", stderr, stderr_end)] {
-                if offset > end {
-                    let what = format!("{offset} is beyond the stream's end so far, {end}");
-                    return Err(status::invalid_field(&format!("attach.offsets.{field}"), what));
-                }
-            }
-            Ok(Position::Offsets([stdout, stderr]))
+        Some(Wire::Offsets(offsets)) => existing(run, "attach.offsets", offsets).map(Position::Offsets),
+        Some(Wire::TailBytes(bytes)) => {
+            let end = tail_end.map(|end| existing(run, "attach.tail_end", end)).transpose()?;
+            Ok(Position::Tail { bytes, end })
         }
-        Some(Wire::TailBytes(bytes)) => Ok(Position::Tail(bytes)),
     }
+}
+
+/// A place in each stream that the stream has reached.
+fn existing(
+    run: &Run,
+    field: &str,
+    v1::StreamOffsets { stdout, stderr }: v1::StreamOffsets,
+) -> Result<[u64; 2], Status> {
+    let [stdout_end, stderr_end] = run.output_bytes();
+    // Others may have had more of a lost run than was saved.
+    if run.is_lost() {
+        return Ok([stdout.min(stdout_end), stderr.min(stderr_end)]);
+    }
+    for (stream, offset, end) in [("stdout", stdout, stdout_end), ("stderr", stderr, stderr_end)] {
+        if offset > end {
+            let what = format!("{offset} is beyond the stream's end so far, {end}");
+            return Err(status::invalid_field(&format!("{field}.{stream}"), what));
+        }
+    }
+    Ok([stdout, stderr])
 }
 
 /// What a client says on a stream after its first message.

@@ -1909,6 +1909,11 @@ pub struct AttachStart {
     /// from the last place before it that is known; offsets are exact everywhere.
     #[prost(uint64, tag = "2")]
     pub from_seq: u64,
+    /// With `tail_bytes`: of the output that there was when each stream was this long (RunInfo.output_bytes); all that came since follows, and what of
+    /// that is no longer kept comes as a `gap`. So a client that attaches again after a broken connection says what it said before, and loses nothing. Each
+    /// at most the stream's length so far. Unset: of the output that there is now.
+    #[prost(message, optional, tag = "6")]
+    pub tail_end: ::core::option::Option<StreamOffsets>,
     /// Where to begin otherwise; `from_seq` is 0 then. `started` and what else was noticed before comes first in any case, without the output:
     /// numbers have holes where output was passed over. An output event that begins before the place comes without what lies before it.
     #[prost(oneof = "attach_start::Position", tags = "3, 4, 5")]

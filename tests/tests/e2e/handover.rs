@@ -413,6 +413,16 @@ impl Weak {
     fn snap(&self) {
         self.breaks.send_modify(|count| *count += 1);
     }
+
+    /// Breaks them all, and lets nobody in until told so.
+    fn close(&self) {
+        std::fs::rename(&self.path, self.path.with_extension("closed")).unwrap();
+        self.snap();
+    }
+
+    fn open(&self) {
+        std::fs::rename(self.path.with_extension("closed"), &self.path).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,6 +451,54 @@ async fn a_connection_that_breaks_again_and_again_loses_no_output() {
     assert!(events > 30, "it was broken {} times only", events / 7);
     let once: String = (1..=5000).map(|number| format!("{number}\n")).collect();
     assert!(all == once.repeat(40).into_bytes(), "{} bytes", all.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wanted_the_end_gets_all_that_came_while_the_connection_was_broken() {
+    let house = house();
+    let weak = Weak::before(&house);
+    let id = detached(
+        &house,
+        &[],
+        "echo before; until test -e go; do sleep 0.02; done; seq 1 20000; echo last",
+    );
+    let direct = house.client().await;
+    while direct.get(id.as_str()).await.unwrap().output_bytes.unwrap().stdout < 7 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let client = Client::connect_unix(&weak.path).await.unwrap();
+    let mut run = within("attach", client.attach(id.as_str()).from(Position::Tail(0)).start())
+        .await
+        .unwrap();
+    let socket = weak.path.to_str().unwrap();
+    let follow = |command: &str, tail: &str| {
+        let arguments = [command, "--socket", socket, "--tail", tail, &id];
+        house.cli().args(arguments).start()
+    };
+    let followers = [follow("attach", "0B"), follow("attach", "4B")];
+    while direct.get(id.as_str()).await.unwrap().followers < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    weak.close();
+    house.write("work/go", "");
+    within("the end", direct.wait(id.as_str(), None)).await.unwrap();
+    weak.open();
+    let mut all = Vec::new();
+    while let Some(event) = within("the next event", run.next()).await.unwrap() {
+        match event.event {
+            Some(Event::Output(output)) => all.extend_from_slice(&output.data),
+            Some(Event::Gap(gap)) => panic!("{gap:?}"),
+            _ => {}
+        }
+    }
+    let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    let wanted = format!("{numbers}last\n");
+    assert_eq!(all.len(), wanted.len());
+    assert!(all == wanted.as_bytes());
+    for (follower, before) in followers.into_iter().zip(["", "ore\n"]) {
+        let told = follower.finish().expect(0).out();
+        assert!(told == format!("{before}{wanted}"), "{} bytes", told.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

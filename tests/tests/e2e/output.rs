@@ -44,6 +44,7 @@ async fn attach_at(client: &Client, id: &str, position: Position) -> Result<RunH
         run_id: id.to_owned(),
         from_seq: 0,
         position: Some(position),
+        tail_end: None,
     };
     within("attach", client.attach_at(start)).await
 }
@@ -324,8 +325,19 @@ async fn an_attachment_begins_where_it_is_told_to() {
         run_id: "anywhere".to_owned(),
         from_seq: 2,
         position: Some(Position::TailBytes(1)),
+        tail_end: None,
     };
     assert!(matches!(client.attach_at(both).await, Err(Error::Invalid { .. })));
+    for (position, stdout) in [(Position::TailBytes(1), u64::MAX), (Position::Now(true), 0)] {
+        let wrong = AttachStart {
+            run_id: "anywhere".to_owned(),
+            from_seq: 0,
+            position: Some(position),
+            tail_end: Some(StreamOffsets { stdout, stderr: 0 }),
+        };
+        let refused = client.attach_at(wrong).await.unwrap_err();
+        assert!(refused.to_string().contains("attach.tail_end"), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,6 +212,7 @@ async fn what_was_finished_is_read_after_a_kill_as_before_it_and_what_ran_is_los
             run_id: "running".to_owned(),
             from_seq: 1_000_000,
             position: None,
+            tail_end: None,
         };
         let mut late = client.attach_at(from).await.unwrap();
         assert!(matches!(Told::all(late.events()).await.ending(), Kind::Lost(_)));
@@ -346,6 +347,7 @@ async fn of_earlier_daemons_runs_no_more_are_kept_than_of_its_own() {
         run_id: "r1".to_owned(),
         from_seq: 0,
         position: Some(Position::TailBytes(1)),
+        tail_end: None,
     };
     let mut tail = client.attach_at(of).await.unwrap();
     let told = Told::all(tail.events()).await;

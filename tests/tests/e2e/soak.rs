@@ -209,6 +209,7 @@ impl Worker {
                     stdout: seen[0].len() as u64,
                     stderr: seen[1].len() as u64,
                 })),
+                tail_end: None,
             };
             let mut run = step("attach", client.attach_at(start)).await.expect("attach");
             let enough = self.dice.below(bytes + 1);

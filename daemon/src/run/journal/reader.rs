@@ -299,8 +299,8 @@ impl Journal {
                 reader
             }
             Position::Offsets(offsets) => self.reader_of(offsets),
-            Position::Tail(bytes) => {
-                let offsets = self.offsets_of_last(bytes).await;
+            Position::Tail { bytes, end } => {
+                let offsets = self.offsets_of_last(bytes, end).await;
                 self.reader_of(offsets)
             }
         }
@@ -313,12 +313,19 @@ impl Journal {
         reader
     }
 
-    /// Where each stream stands `bytes` before the end, of both together in the order in which they came.
-    async fn offsets_of_last(self: &Arc<Self>, bytes: u64) -> [u64; 2] {
-        let (wanted, mut reader) = {
+    /// Where each stream stands `bytes` before an end, of both together in the order in which they came. Never behind that end: what is not
+    /// kept of what came after it is lost to the reader, and told.
+    async fn offsets_of_last(self: &Arc<Self>, bytes: u64, end: Option<[u64; 2]>) -> [u64; 2] {
+        let end = end.unwrap_or_else(|| self.output_bytes());
+        let wanted = end.iter().sum::<u64>().saturating_sub(bytes);
+        let found = self.offsets_at(wanted).await;
+        [0, 1].map(|index| found[index].min(end[index]))
+    }
+
+    /// Where each stream stands when so many bytes of both together have come; where that is not kept, where what is kept goes on after it.
+    async fn offsets_at(self: &Arc<Self>, wanted: u64) -> [u64; 2] {
+        let mut reader = {
             let inner = self.lock();
-            let total: u64 = inner.end.iter().sum();
-            let wanted = total.saturating_sub(bytes);
             let place = inner
                 .spilling
                 .as_ref()
@@ -335,7 +342,7 @@ impl Journal {
                 // Not kept: what is kept begins later.
                 None => return inner.tail_start,
             };
-            (wanted, Reader::new(self, seq, before))
+            Reader::new(self, seq, before)
         };
         // Reads on until the byte is reached.
         loop {

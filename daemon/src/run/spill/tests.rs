@@ -216,7 +216,7 @@ async fn readers_may_begin_at_any_event_offset_or_distance_from_the_end() {
         assert_eq!((got.read, got.gaps, got.marks), (rest, 0, 2), "from {offsets:?}");
 
         let tail = total * step / 39;
-        let mut reader = journal.reader_at(Position::Tail(tail)).await;
+        let mut reader = journal.reader_at(Position::Tail { bytes: tail, end: None }).await;
         let mut read = 0;
         while let Some(item) = reader.next().await {
             match item {
@@ -240,6 +240,39 @@ async fn readers_may_begin_at_any_event_offset_or_distance_from_the_end() {
             );
         }
     }
+    // The end of what there was at some time, whatever came since.
+    let mut reader = journal.reader(0);
+    let mut seen = [0u64; 2];
+    while let Some(item) = reader.next().await {
+        if let Item::Event(Entry {
+            seq,
+            event: Event::Output { stream, data, .. },
+            ..
+        }) = item
+        {
+            seen[stream.index()] += data.len() as u64;
+            if !seq.is_multiple_of(97) {
+                continue;
+            }
+            for bytes in [0, 10, 40_000] {
+                let position = Position::Tail { bytes, end: Some(seen) };
+                let mut late = journal.reader_at(position).await;
+                let mut read = 0;
+                while let Some(item) = late.next().await {
+                    match item {
+                        Item::Event(Entry {
+                            event: Event::Output { data, .. },
+                            ..
+                        }) => read += data.len() as u64,
+                        Item::Event(_) => {}
+                        gap => panic!("{gap:?}"),
+                    }
+                }
+                let before: u64 = seen.iter().sum();
+                assert_eq!(read, total - before.saturating_sub(bytes), "{bytes} before {seen:?}");
+            }
+        }
+    }
     // With the next event: nothing but what was noticed before, and here that is all.
     let got = drain(journal.reader_at(Position::Now).await, ends).await;
     assert_eq!((got.read, got.marks), ([0; 2], 2));
@@ -261,7 +294,7 @@ async fn a_finished_run_is_read_from_its_file_alone() {
     let got = drain(journal.reader(0), [0; 2]).await;
     assert_eq!((got.read, got.gaps, got.marks), (ends, 0, 2));
     for bytes in [0, 1, 20_000, 999_999] {
-        let mut reader = journal.reader_at(Position::Tail(bytes)).await;
+        let mut reader = journal.reader_at(Position::Tail { bytes, end: None }).await;
         let mut read = 0;
         while let Some(item) = reader.next().await {
             if let Item::Event(Entry {
@@ -332,6 +365,24 @@ async fn past_the_bound_of_a_run_the_rest_is_a_gap_with_exact_counts() {
     assert_eq!(got.gaps, 1);
     assert!(got.read.iter().sum::<u64>() > spilled.bytes, "the newest is in memory");
     assert!(place.store.used_bytes() <= 1_000_000 + 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_after_the_end_of_a_tail_and_is_not_kept_is_told() {
+    let journal = Journal::new(MIN_KEEP_BYTES, To::Memory);
+    fill(&journal, 100_000).await;
+    let end = journal.output_bytes();
+    fill(&journal, 1_000_000).await;
+    journal.append(finished());
+    let ends = journal.output_bytes();
+    let since: u64 = [0, 1].map(|index| ends[index] - end[index]).iter().sum();
+    let position = Position::Tail {
+        bytes: 10,
+        end: Some(end),
+    };
+    let got = drain(journal.reader_at(position).await, end).await;
+    assert_eq!(got.gaps, 1);
+    assert_eq!(got.read.iter().chain(&got.lost).sum::<u64>(), since, "{got:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,7 +506,10 @@ async fn a_run_that_is_over_is_read_after_a_restart_as_before_it() {
         let mut positions = vec![Position::Seq(0), Position::Now];
         for step in 0..30 {
             positions.push(Position::Seq(1 + before.last_seq() * step / 30));
-            positions.push(Position::Tail(total * step / 29));
+            positions.push(Position::Tail {
+                bytes: total * step / 29,
+                end: None,
+            });
             positions.push(Position::Offsets([ends[0] * step / 29, ends[1] * (29 - step) / 29]));
         }
         for position in positions {
