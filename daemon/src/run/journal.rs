@@ -238,7 +238,10 @@ impl Journal {
         inner.saved = Some(inner.marks.len());
         let spilling = match (found, saved.sealed) {
             (None, Some(sealed)) => Spilling::sealed(file.whole, sealed.output),
-            (found, _) => Spilling::found(file.whole, found.unwrap_or_default()),
+            (found, sealed) => {
+                let stopped = sealed.map(|_| super::spill::DAMAGED.to_owned());
+                Spilling::found(file.whole, found.unwrap_or_default(), stopped)
+            }
         };
         if !inner.closed {
             let ends = spilling.ends();

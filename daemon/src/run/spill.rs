@@ -54,6 +54,9 @@ const LOOK_BYTES: u64 = 8 << 20;
 /// Of a file that is no more.
 pub(super) const REMOVED: &str = "removed";
 
+/// Of a file that is not, or not to its end, as it was when it was closed.
+pub(super) const DAMAGED: &str = "damaged";
+
 /// What the files may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpillBounds {
@@ -70,7 +73,7 @@ pub struct SpillBounds {
 pub struct Spilled {
     /// Bytes of output in the file.
     pub bytes: u64,
-    /// Why not everything is in it: `limit`, `disk_full`, `stalled`, `removed`, or what the system said. Empty: everything is.
+    /// Why not everything is in it: `limit`, `disk_full`, `stalled`, `removed`, `damaged`, or what the system said. Empty: everything is.
     pub stopped: String,
 }
 
@@ -130,6 +133,8 @@ pub(super) struct SpillFile {
     path: PathBuf,
     state: PathBuf,
     key: u64,
+    /// Of which run it is, see `record.rs`.
+    order: u64,
     /// Whether it gets the whole output, as it comes.
     pub(super) whole: bool,
     /// What the state begins with, until it is written.
@@ -141,11 +146,12 @@ pub(super) struct SpillFile {
 }
 
 impl SpillFile {
-    fn new(directory: &Path, name: &str, key: u64, whole: bool) -> SpillFile {
+    fn new(directory: &Path, name: &str, key: u64, order: u64, whole: bool) -> SpillFile {
         SpillFile {
             path: directory.join(format!("{name}.{}", adopt::OUTPUT)),
             state: directory.join(format!("{name}.{}", adopt::STATE)),
             key,
+            order,
             whole,
             described: Mutex::default(),
             bytes: AtomicU64::new(0),
@@ -156,10 +162,12 @@ impl SpillFile {
 
     /// Opens the output for reading.
     pub(super) fn open(&self) -> io::Result<File> {
-        match self.is_removed() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => File::open(&self.path),
+        if self.is_removed() {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        let file = File::open(&self.path)?;
+        record::expect_start(&file, self.order)?;
+        Ok(file)
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -233,8 +241,8 @@ impl SpillStore {
     /// A file for a run; it is made when something is written.
     pub(super) fn file(&self, described: Described) -> Arc<SpillFile> {
         let key = self.shared.next_key.fetch_add(1, Ordering::Relaxed);
-        let whole = described.whole;
-        let file = SpillFile::new(&self.shared.directory, &key.to_string(), key, whole);
+        let (order, whole) = (described.order, described.whole);
+        let file = SpillFile::new(&self.shared.directory, &key.to_string(), key, order, whole);
         *file.described.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(described));
         Arc::new(file)
     }
@@ -462,10 +470,11 @@ impl Writer {
         if file.is_removed() {
             return Err(Stop::Removed);
         }
+        let start = record::start(file.order);
         let headers: Vec<_> = entries.iter().filter_map(record::header).collect();
         let mut slices = Vec::with_capacity(entries.len() * 2 + 1);
         if at == 0 {
-            slices.push(IoSlice::new(&record::MAGIC));
+            slices.push(IoSlice::new(&start));
         }
         for (entry, header) in entries.iter().zip(&headers) {
             if let Event::Output { data, .. } = &entry.event {

@@ -2269,7 +2269,8 @@ pub struct Spill {
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
     /// Why not everything is in it: `limit` (of the run, or of all runs), `disk_full`, `stalled` (the disk took nothing for 2 seconds),
-    /// `removed` (to make room for other runs; `bytes` is 0 then), or what the system said. Empty: everything is, so far.
+    /// `removed` (to make room for other runs; `bytes` is 0 then), `damaged` (when the daemon was started again, the file was not as it had been), or
+    /// what the system said. Empty: everything is, so far.
     #[prost(string, tag = "2")]
     pub stopped: ::prost::alloc::string::String,
 }

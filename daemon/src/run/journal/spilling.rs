@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Entry, Event, cost};
 use crate::run::saved::{Hole, Output};
-use crate::run::spill::record::{Extent, HEADER_BYTES, Index, MAGIC, Place};
+use crate::run::spill::record::{Extent, HEADER_BYTES, Index, Place, START_BYTES};
 use crate::run::spill::{BACKLOG_BYTES, STALL, Spilled};
 
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl Spilling {
         }
     }
 
-    /// The same without one.
-    pub(super) fn found(whole: bool, extent: Extent) -> Self {
+    /// The same without one, or where what the seal tells of is not there: `stopped` says so.
+    pub(super) fn found(whole: bool, extent: Extent, stopped: Option<String>) -> Self {
         let Extent {
             bytes,
             seq,
@@ -93,6 +93,7 @@ impl Spilling {
             output_bytes,
             index,
             ends,
+            stopped: stopped.filter(|_| whole),
             ..Spilling::new(whole)
         }
     }
@@ -202,7 +203,7 @@ impl Spilling {
         if !self.writes() {
             return;
         }
-        let mut at = self.file_bytes.max(MAGIC.len() as u64);
+        let mut at = self.file_bytes.max(START_BYTES as u64);
         for entry in entries {
             let Event::Output { stream, offset, data } = &entry.event else {
                 continue;

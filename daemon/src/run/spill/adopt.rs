@@ -241,19 +241,22 @@ fn take(directory: &Path, left: &mut Left) {
 
 /// Reads a run.
 fn read(directory: &Path, name: &str, key: u64) -> io::Result<Adopted> {
-    let mut file = SpillFile::new(directory, name, key, false);
-    let bytes = read_own(&file.state, saved::MAX_BYTES)?;
+    let state = directory.join(format!("{name}.{STATE}"));
+    let bytes = read_own(&state, saved::MAX_BYTES)?;
     let saved = saved::read(&bytes).map_err(io::Error::other)?;
+    let file = SpillFile::new(directory, name, key, saved.described.order, saved.described.whole);
     if saved.bytes < bytes.len() as u64 {
         tracing::warn!(run = saved.described.id, path = %file.state.display(), "the end of a run's state is damaged or cut short");
         open_own(&file.state, OpenOptions::new().write(true))?.set_len(saved.bytes)?;
     }
-    let output = match open_own(&file.path, OpenOptions::new().read(true)) {
+    let opened = open_own(&file.path, OpenOptions::new().read(true).write(true))
+        .and_then(|output| record::expect_start(&output, file.order).map(|()| output));
+    let output = match opened {
         Ok(output) => Some(output),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            tracing::warn!(run = saved.described.id, path = %file.path.display(), %error, "the output of a run cannot be read");
-            // A link, or somebody else's: the name is this daemon's, what is behind it is not.
+            tracing::warn!(run = saved.described.id, path = %file.path.display(), %error, "the output of a run cannot be read, and counts as lost");
+            // A link, or somebody else's, or another run's: the name is this daemon's, what is behind it is not.
             std::fs::remove_file(&file.path)?;
             None
         }
@@ -261,17 +264,23 @@ fn read(directory: &Path, name: &str, key: u64) -> io::Result<Adopted> {
     let length = output
         .as_ref()
         .map_or(Ok(0), |output| output.metadata().map(|found| found.len()))?;
-    let whole = saved
-        .sealed
-        .as_ref()
-        .is_some_and(|sealed| sealed.output.file_bytes <= length);
-    let found = match (&output, whole) {
-        (_, true) => None,
-        (Some(output), false) => Some(record::extent(output)?),
-        (None, false) => Some(Extent::default()),
+    let sealed = saved.sealed.as_ref().map(|sealed| sealed.output.file_bytes);
+    let found = match (&output, sealed) {
+        (_, Some(sealed)) if sealed <= length => None,
+        (Some(output), _) => Some(record::extent(output)?),
+        (None, _) => Some(Extent::default()),
     };
-    file.whole = saved.described.whole;
-    file.bytes.store(length + saved.bytes, Ordering::Relaxed);
+    let ours = found.as_ref().map_or(sealed, |found| Some(found.bytes)).unwrap_or(0);
+    if found.is_some() && sealed.is_some() {
+        tracing::warn!(run = saved.described.id, path = %file.path.display(), found = ours, "the output of a run is not all there any more");
+    }
+    // What follows can never be read. It may be large without taking any room, and would count for what it seems.
+    if let Some(output) = output.filter(|_| ours < length)
+        && let Err(error) = output.set_len(ours)
+    {
+        tracing::warn!(path = %file.path.display(), %error, "what lies behind the output of a run is left there");
+    }
+    file.bytes.store(ours + saved.bytes, Ordering::Relaxed);
     file.state_bytes.store(saved.bytes, Ordering::Relaxed);
     Ok(Adopted {
         file: Arc::new(file),

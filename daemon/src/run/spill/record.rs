@@ -1,7 +1,8 @@
 //! The form of a spill file.
 //!
 //! ```text
-//! 8 bytes   "FHOUT" 0 0 and the version, 2
+//! 8 bytes   "FHOUT" 0 0 and the version, 3
+//! 8 bytes   the order of the run that it is of (Described.order), which no other run of the same socket's daemons has
 //! then records: 4 bytes length of the data, 1 byte stream (0 stdout, 1 stderr), 3 bytes zero, 8 bytes number of the event, 8 bytes
 //!           offset of the data in its stream, 8 bytes time in nanoseconds since 1970, 4 bytes CRC-32 of all that and the data, then
 //!           the data. Numbers are little-endian.
@@ -22,7 +23,31 @@ use crate::run::journal::Entry;
 use crate::run::model::{Event, Stream};
 
 /// What a file begins with.
-pub const MAGIC: [u8; 8] = *b"FHOUT\0\0\x02";
+const MAGIC: [u8; 8] = *b"FHOUT\0\0\x03";
+
+/// Bytes before the first record.
+pub const START_BYTES: usize = 16;
+
+/// What the file of this run begins with.
+pub fn start(order: u64) -> [u8; START_BYTES] {
+    let mut start = [0; START_BYTES];
+    start[..MAGIC.len()].copy_from_slice(&MAGIC);
+    start[MAGIC.len()..].copy_from_slice(&order.to_le_bytes());
+    start
+}
+
+/// Sees to it that a file is that of this run, and not another's that was put in its place.
+///
+/// # Errors
+/// When it is not, or cannot be read.
+pub fn expect_start(file: &File, order: u64) -> io::Result<()> {
+    let mut found = [0; START_BYTES];
+    match file.read_exact_at(&mut found, 0) {
+        Ok(()) if found == start(order) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        Ok(()) | Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "not the output of this run")),
+    }
+}
 
 /// Bytes before the data of a record.
 pub const HEADER_BYTES: usize = 36;
@@ -130,18 +155,15 @@ pub struct Extent {
 /// checked when it is read.
 const CHECKED_BYTES: u64 = 4 << 20;
 
-/// Finds out how far a file can be read that nobody closed: in records that follow upon each other, without a hole.
+/// Finds out how far a file can be read that nobody closed: in records that follow upon each other, without a hole. It begins as it
+/// must ([`expect_start`]).
 ///
 /// # Errors
-/// When it cannot be read. One that begins with something else is empty.
+/// When it cannot be read.
 pub fn extent(file: &File) -> io::Result<Extent> {
     let length = file.metadata()?.len();
-    let mut magic = [0; MAGIC.len()];
-    if length < MAGIC.len() as u64 || file.read_exact_at(&mut magic, 0).is_err() || magic != MAGIC {
-        return Ok(Extent::default());
-    }
     let start = Place {
-        at: MAGIC.len() as u64,
+        at: START_BYTES as u64,
         seq: 0,
         before: [0; 2],
     };

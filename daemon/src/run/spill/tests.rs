@@ -699,6 +699,59 @@ async fn of_what_is_taken_over_no_more_is_kept_than_may_be() {
     assert_eq!(of(&left).len(), 0, "too long over");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_that_of_its_run_to_its_end_or_is_told_as_missing() {
+    let place = place(BOUNDS);
+    let mut ends = Vec::new();
+    for number in 1..=4 {
+        let journal = ended(&place, number, true, 400_000 * number).await;
+        ends.push(journal.output_bytes());
+    }
+    let dead = place.dead("dead");
+    let path = |key: u64| dead.join(format!("{key}.out"));
+    // That of another run, a longer one; one that is cut short; one with more behind it, which takes no room and counts for nothing.
+    std::fs::copy(path(3), path(0)).unwrap();
+    let cut = std::fs::File::options().write(true).open(path(1)).unwrap();
+    cut.set_len(500_000).unwrap();
+    let sparse = std::fs::File::options().write(true).open(path(2)).unwrap();
+    let sparse_bytes = sparse.metadata().unwrap().len();
+    sparse.set_len(50 << 30).unwrap();
+    let (store, left) = place.next("two");
+    assert_eq!(left.len(), 4, "nothing makes room for what is not there");
+    assert!(store.used_bytes() < 4_000_000, "{}", store.used_bytes());
+    assert_eq!(sparse.metadata().unwrap().len(), sparse_bytes, "the rest is cut off");
+    for (adopted, ends) in left.into_iter().zip(&ends) {
+        let order = adopted.saved.described.order;
+        let after = restored(&store, adopted);
+        let got = drain(after.reader(0), [0; 2]).await;
+        assert_eq!([0, 1].map(|index| got.read[index] + got.lost[index]), *ends, "{order}");
+        let read: u64 = got.read.iter().sum();
+        let spilled = after.spilled().unwrap();
+        match order {
+            1 => assert_eq!((read, spilled.bytes, spilled.stopped.as_str()), (0, 0, DAMAGED)),
+            2 => {
+                assert!((450_000..500_000).contains(&read), "{read}");
+                assert_eq!((spilled.bytes, spilled.stopped.as_str()), (read, DAMAGED));
+            }
+            _ => assert_eq!((read, spilled.stopped.as_str()), (400_000 * order, "")),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_put_in_the_place_of_another_is_not_read() {
+    let place = place(BOUNDS);
+    let journals = [
+        ended(&place, 1, true, 1_000_000).await,
+        ended(&place, 2, true, 1_000_000).await,
+    ];
+    let files = place.files();
+    std::fs::copy(&files[1], &files[0]).unwrap();
+    journals[0].trim();
+    let got = drain(journals[0].reader(0), [0; 2]).await;
+    assert_eq!((got.read, got.lost), ([0; 2], journals[0].output_bytes()));
+}
+
 #[test]
 fn a_directory_that_others_can_write_to_is_refused() {
     let directory = tempfile::tempdir().unwrap();
