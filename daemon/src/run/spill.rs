@@ -6,9 +6,9 @@
 //! a full disk, the bound for a run and the bound for all of them: each ends the writing for good, what was written stays
 //! readable, and [`Spilled::stopped`] says which it was. Nothing of this reaches the command.
 //!
-//! The bound for all files is kept by removing those of finished runs, the oldest first, before a run that lives loses anything. A file
-//! also goes when its run is forgotten. Space is left for others, the audit log first of all: below the configured reserve
-//! a disk counts as full. `record.rs` has the form of a file.
+//! The bound for all files is kept by removing those of finished runs, the oldest first, before a run that lives loses anything; so is
+//! room on a full disk, where theirs is enough. A file also goes when its run is forgotten. Space is left for others, the audit log first of
+//! all: below the configured reserve a disk counts as full. `record.rs` has the form of a file.
 //!
 //! Beside a run's output the same thread writes what else is known of it (`saved.rs`), so that the run can be read when its daemon is no
 //! more. That costs the run nothing: it is written behind its back, and nobody waits for it. Each daemon has a directory of its own in the
@@ -48,7 +48,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Events written at once, at most: each is two pieces, and the kernel takes 1024 (`UIO_MAXIOV`).
 const BATCH_EVENTS: usize = 512;
 
-/// The disk's free space is looked at each time so much was written. No less than a batch.
+/// The disk's free space is looked at each time so much was written, or earlier where less is free. No less than a batch.
 const LOOK_BYTES: u64 = 8 << 20;
 
 /// Of a file that is no more.
@@ -211,11 +211,8 @@ impl SpillStore {
         let mut left = adopt::adopt(parent, &directory, keeper, bounds.total_bytes);
         left.locks.push(lock);
         let (work, queue) = channel();
-        let used = left
-            .finished
-            .iter()
-            .map(|file| file.bytes.load(Ordering::Relaxed))
-            .sum();
+        // Also those that are not sealed yet: they go as the others do.
+        let used = left.runs.iter().map(|run| run.file.bytes.load(Ordering::Relaxed)).sum();
         let shared = Arc::new(Shared {
             directory,
             work,
@@ -296,7 +293,8 @@ struct Open {
 /// Why no more is written for a run.
 enum Stop {
     Limit,
-    DiskFull,
+    /// So many bytes are missing at least.
+    DiskFull(u64),
     Removed,
     Failed(io::Error),
 }
@@ -306,7 +304,7 @@ impl std::fmt::Display for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Stop::Limit => f.write_str("limit"),
-            Stop::DiskFull => f.write_str("disk_full"),
+            Stop::DiskFull(_) => f.write_str("disk_full"),
             Stop::Removed => f.write_str(REMOVED),
             Stop::Failed(error) => error.fmt(f),
         }
@@ -315,9 +313,16 @@ impl std::fmt::Display for Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
+        Stop::of(error, 0)
+    }
+}
+
+impl Stop {
+    /// Of an error while so many bytes were to be written.
+    fn of(error: io::Error, bytes: u64) -> Stop {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         match error.kind() {
-            StorageFull | QuotaExceeded => Stop::DiskFull,
+            StorageFull | QuotaExceeded => Stop::DiskFull(bytes),
             _ => Stop::Failed(error),
         }
     }
@@ -431,6 +436,13 @@ impl Writer {
             return Err(Stop::Limit);
         }
         self.make_room(bytes.len() as u64)?;
+        self.with_room(|writer| writer.append_state_bytes(file, &bytes, at, is_new))?;
+        file.state_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.use_more(file, bytes.len() as u64);
+        Ok(())
+    }
+
+    fn append_state_bytes(&mut self, file: &SpillFile, bytes: &[u8], at: u64, is_new: bool) -> Result<(), Stop> {
         let state = &mut self.open.entry(file.key).or_default().state;
         let state = match state {
             Some(state) => state,
@@ -440,11 +452,9 @@ impl Writer {
                 state.insert(options.open(&file.state)?)
             }
         };
-        look(state, &self.bounds, &mut self.until_look, bytes.len() as u64)?;
-        state.write_all_at(&bytes, at)?;
-        file.state_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.use_more(file, bytes.len() as u64);
-        Ok(())
+        let length = bytes.len() as u64;
+        look(state, &self.bounds, &mut self.until_look, length)?;
+        state.write_all_at(bytes, at).map_err(|error| Stop::of(error, length))
     }
 
     /// What does not fit together may fit in part.
@@ -486,6 +496,12 @@ impl Writer {
             return Err(Stop::Limit);
         }
         self.make_room(bytes)?;
+        self.with_room(|writer| writer.append_slices(file, &mut slices.clone(), at, bytes))?;
+        self.use_more(file, bytes);
+        Ok(at + bytes)
+    }
+
+    fn append_slices(&mut self, file: &SpillFile, slices: &mut [IoSlice<'_>], at: u64, bytes: u64) -> Result<(), Stop> {
         let open = &mut self.open.entry(file.key).or_default().output;
         let open = match open {
             Some(open) => open,
@@ -497,7 +513,7 @@ impl Writer {
         };
         look(open, &self.bounds, &mut self.until_look, bytes)?;
         open.seek(SeekFrom::Start(at))?;
-        let mut rest = slices.as_mut_slice();
+        let mut rest = slices;
         let written = loop {
             match open.write_vectored(rest) {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
@@ -509,12 +525,32 @@ impl Writer {
                 break Ok(());
             }
         };
-        if let Err(error) = written {
+        written.map_err(|error| {
             let _ = open.set_len(at);
-            return Err(error.into());
+            Stop::of(error, bytes)
+        })
+    }
+
+    /// Writes something, and where the disk is full does so again once files of finished runs have gone, the oldest first. They stay where all
+    /// of them together would not be enough.
+    fn with_room(&mut self, mut write: impl FnMut(&mut Self) -> Result<(), Stop>) -> Result<(), Stop> {
+        loop {
+            let missing = match write(self) {
+                Err(Stop::DiskFull(missing)) => missing,
+                done => return done,
+            };
+            let held = self.finished.iter().map(|file| file.bytes.load(Ordering::Relaxed));
+            if self.finished.is_empty() || held.sum::<u64>() < missing {
+                return Err(Stop::DiskFull(missing));
+            }
+            let mut freed = 0;
+            while freed < missing.max(1)
+                && let Some(oldest) = self.finished.pop_front()
+            {
+                freed += oldest.bytes.load(Ordering::Relaxed);
+                self.remove(&oldest);
+            }
         }
-        self.use_more(file, bytes);
-        Ok(at + bytes)
     }
 
     /// Sees to it that `bytes` more fit the bound for all: files of finished runs go, the oldest first.
@@ -571,15 +607,21 @@ fn look(file: &File, bounds: &SpillBounds, until_look: &mut u64, bytes: u64) -> 
     if *until_look < bytes {
         let found = nix::sys::statvfs::fstatvfs(file).map_err(io::Error::from)?;
         let free = found.blocks_available() as u64 * found.fragment_size() as u64;
-        // Space that shrinks meanwhile by others' writing is noticed within so many bytes.
-        *until_look = LOOK_BYTES;
-        if free < bounds.reserve_bytes.saturating_add(bytes) {
-            *until_look = 0;
-            return Err(Stop::DiskFull);
-        }
+        *until_look = 0;
+        *until_look = allowance(free, bounds.reserve_bytes, bytes).map_err(Stop::DiskFull)?;
     }
     *until_look -= bytes.min(*until_look);
     Ok(())
+}
+
+/// How much may be written, these `bytes` first, before the free space is looked at again: space that shrinks meanwhile by others' writing is
+/// noticed then. An error: what is missing.
+fn allowance(free: u64, reserve: u64, bytes: u64) -> Result<u64, u64> {
+    let wanted = reserve.saturating_add(bytes);
+    match free.checked_sub(wanted) {
+        Some(_) => Ok(LOOK_BYTES.min(free - reserve)),
+        None => Err(wanted - free),
+    }
 }
 
 #[cfg(test)]

@@ -548,21 +548,110 @@ async fn past_the_bounds_of_files_a_run_goes_on_and_says_so() {
     house.stop();
 }
 
+/// A file system of its own, of so many MiB.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mebibytes: u32) -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let options = format!("size={mebibytes}m,mode=700");
+        disk.call(&["mount", "-t", "tmpfs", "-o", &options, "none"]);
+        disk
+    }
+
+    fn call(&self, arguments: &[&str]) {
+        let done = Command::new(arguments[0])
+            .args(&arguments[1..])
+            .arg(self.0.path())
+            .status();
+        assert!(done.expect("mount").success(), "{arguments:?}");
+    }
+
+    /// Of the daemon's configuration.
+    fn section(&self, reserve: &str) -> String {
+        format!("[output]\ndir = {:?}\nreserve_bytes = {reserve:?}", self.0.path())
+    }
+
+    fn free(&self) -> u64 {
+        let found = nix::sys::statvfs::statvfs(self.0.path()).unwrap();
+        found.blocks_available() * found.fragment_size()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.call(&["umount", "-l"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_reserved_on_the_disk_stays_free() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::new(16);
+    let mut house = builder().config(&disk.section("6 MiB")).build();
+    let client = house.client().await;
+    client
+        .start(start("greedy", little(&house, "head -c 30000000 /dev/zero")))
+        .await
+        .unwrap();
+    within("the end", client.wait("greedy", None)).await.unwrap();
+    // Its end, which memory has, is written then as far as there is room.
+    let run = until(&client, "greedy", "its end in the file", |_| disk.free() < 8 << 20).await;
+    let spill = run.spill.unwrap();
+    assert_eq!(spill.stopped, "disk_full");
+    assert!(spill.bytes > 8_000_000, "{spill:?}");
+    assert!(disk.free() >= 6 << 20, "{} bytes are free", disk.free());
+    drop(client);
+    house.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_the_oldest_output_makes_room_for_the_newest() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::new(16);
+    let mut house = builder().config(&disk.section("1 MiB")).build();
+    let client = house.client().await;
+    for id in ["one", "two", "three"] {
+        client
+            .start(start(id, little(&house, "head -c 6000000 /dev/zero")))
+            .await
+            .unwrap();
+        within("the end", client.wait(id, None)).await.unwrap();
+        let run = until(&client, id, "its file", |run| {
+            run.spill.as_ref().unwrap().bytes == 6_000_000
+        })
+        .await;
+        assert_eq!(run.spill.unwrap().stopped, "", "{id}");
+    }
+    let stopped = async |id| info(&client, id).await.spill.unwrap().stopped;
+    assert_eq!(
+        (stopped("one").await, stopped("two").await),
+        ("removed".to_owned(), String::new())
+    );
+    // What is too much for it all the same takes as much as there is.
+    client
+        .start(start("four", little(&house, "head -c 30000000 /dev/zero")))
+        .await
+        .unwrap();
+    within("the end", client.wait("four", None)).await.unwrap();
+    let spill = info(&client, "four").await.spill.unwrap();
+    assert_eq!(spill.stopped, "disk_full");
+    assert!(spill.bytes > 12_000_000, "{spill:?}");
+    drop(client);
+    house.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_does_not_end_a_run() {
     if !is_root() {
         return;
     }
-    let place = tempfile::tempdir().unwrap();
-    let mount = |arguments: &[&str]| {
-        let done = Command::new(arguments[0])
-            .args(&arguments[1..])
-            .arg(place.path())
-            .status();
-        assert!(done.expect("mount").success(), "{arguments:?}");
-    };
-    mount(&["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none"]);
-    let config = format!("[output]\ndir = {:?}\nreserve_bytes = \"0 B\"", place.path());
+    let disk = SmallDisk::new(2);
+    let config = disk.section("0 B");
     let mut house = builder().config(&config).build();
     let client = house.client().await;
     client
@@ -588,7 +677,6 @@ async fn a_full_disk_does_not_end_a_run() {
     assert_eq!(run.spill.unwrap().stopped, "");
     drop(client);
     house.stop();
-    mount(&["umount"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,7 +73,10 @@ impl Place {
     }
 
     fn journal_of(&self, number: u64, whole: bool) -> Arc<Journal> {
-        let file = self.store.file(described(number, whole));
+        self.journal_to(self.store.file(described(number, whole)))
+    }
+
+    fn journal_to(&self, file: Arc<SpillFile>) -> Arc<Journal> {
         Journal::new(MIN_KEEP_BYTES, To::File(self.store.clone(), file))
     }
 
@@ -426,6 +429,27 @@ async fn a_disk_without_the_reserve_is_full_and_the_run_goes_on() {
     assert_eq!(journal.spilled().unwrap().bytes, 0);
 }
 
+#[test]
+fn no_more_is_written_before_the_next_look_than_lies_above_the_reserve() {
+    const MIB: u64 = 1 << 20;
+    for (free, reserve, bytes, allowed) in [
+        (100 * MIB, 6 * MIB, MIB, Ok(LOOK_BYTES)),
+        (100 * MIB, 0, 0, Ok(LOOK_BYTES)),
+        (9 * MIB, 6 * MIB, MIB, Ok(3 * MIB)),
+        (7 * MIB, 6 * MIB, MIB, Ok(MIB)),
+        (7 * MIB, 6 * MIB, MIB + 1, Err(1)),
+        (2 * MIB, 6 * MIB, MIB, Err(5 * MIB)),
+        (0, 0, 1, Err(1)),
+        (MIB, u64::MAX, MIB, Err(u64::MAX - MIB)),
+    ] {
+        assert_eq!(
+            allowance(free, reserve, bytes),
+            allowed,
+            "{free} free, {reserve} reserved, {bytes} wanted"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_with_its_run_and_who_reads_it_reads_on() {
     let place = place(BOUNDS);
@@ -447,13 +471,19 @@ async fn a_file_goes_with_its_run_and_who_reads_it_reads_on() {
 
 /// A journal of a run that is over, with this much output, all of which is written.
 async fn ended(place: &Place, number: u64, whole: bool, bytes: u64) -> Arc<Journal> {
-    let journal = place.journal_of(number, whole);
+    let file = place.store.file(described(number, whole));
+    let journal = place.journal_to(Arc::clone(&file));
     journal.append(Event::Accepted { queue_position: 0 });
     fill(&journal, bytes).await;
     journal.append(finished());
     journal.seal(SEALING);
-    until("the seal", || matches!(journal.rests(), Rest::Now)).await;
+    until("the seal", || is_sealed(&file)).await;
     journal
+}
+
+fn is_sealed(file: &SpillFile) -> bool {
+    let state = std::fs::read(&file.state).unwrap_or_default();
+    saved::read(&state).is_ok_and(|saved| saved.sealed.is_some())
 }
 
 fn restored(store: &SpillStore, adopted: Adopted) -> Arc<Journal> {
@@ -562,6 +592,7 @@ async fn a_run_whose_daemon_was_killed_has_what_was_written_wherever_that_was_cu
         .unwrap();
         let (store, mut left) = place.next(&format!("after {cut} {flipped:?}"));
         assert_eq!(left.len(), 1);
+        let file = Arc::clone(&left[0].file);
         let after = restored(&store, left.remove(0));
         after.append(finished());
         let ends = after.output_bytes();
@@ -583,7 +614,9 @@ async fn a_run_whose_daemon_was_killed_has_what_was_written_wherever_that_was_cu
             ),
         }
         after.seal(SEALING);
-        until("the seal", || matches!(after.rests(), Rest::Now)).await;
+        until("the seal", || is_sealed(&file)).await;
+        let used = file.bytes.load(Ordering::Relaxed);
+        assert_eq!(store.used_bytes(), used, "with what it had before");
         store.close();
         // And the next one after that has the same, with its end.
         drop((after, store));
