@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fumehood_sandbox::event::SignalScope;
@@ -403,6 +403,8 @@ struct Runs {
     ended_bytes: usize,
     /// The first so many of those have given up the memory that their files made needless.
     trimmed: usize,
+    /// A task sees to it that they are forgotten in time.
+    is_timed: bool,
 }
 
 /// What is to be known of a finished run to forget it.
@@ -694,9 +696,38 @@ impl Runs {
     }
 }
 
+/// The task that forgets finished runs looks no more often than this.
+const FORGET_PERIOD: Duration = Duration::from_secs(1);
+
+/// Forgets finished runs when they are too old, also where nobody asks for any. Ends when there are none left.
+async fn forget_in_time(shared: Weak<Shared>) {
+    loop {
+        let pause = {
+            let Some(shared) = shared.upgrade() else { return };
+            let mut runs = lock(&shared.runs);
+            shared.forget_old(&mut runs);
+            let Some(oldest) = runs.ended.front() else {
+                runs.is_timed = false;
+                return;
+            };
+            shared.bounds.retain_for.saturating_sub(oldest.age())
+        };
+        tokio::time::sleep(pause.max(FORGET_PERIOD)).await;
+    }
+}
+
+impl EndedRun {
+    fn age(&self) -> Duration {
+        self.at.elapsed() + self.before
+    }
+}
+
 impl Shared {
     /// Counts a run among those that are over; it was for so long already.
-    fn keep_ended(&self, runs: &mut Runs, run: &Run, before: Duration) {
+    fn keep_ended(self: &Arc<Self>, runs: &mut Runs, run: &Run, before: Duration) {
+        if !std::mem::replace(&mut runs.is_timed, true) {
+            tokio::spawn(forget_in_time(Arc::downgrade(self)));
+        }
         let argv: usize = run
             .argv
             .iter()
@@ -735,7 +766,7 @@ impl Shared {
         }
         while let Some(oldest) = runs.ended.front() {
             let fits = runs.ended.len() <= self.bounds.retained && runs.ended_bytes <= MAX_RETAINED_BYTES;
-            if fits && oldest.at.elapsed() + oldest.before < self.bounds.retain_for {
+            if fits && oldest.age() < self.bounds.retain_for {
                 return;
             }
             // The id may have been released and taken again.

@@ -680,6 +680,22 @@ async fn a_full_disk_does_not_end_a_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_output_go_in_time_though_nobody_asks() {
+    let mut house = builder().config("retain_for = \"2s\"").build();
+    let client = house.client().await;
+    send(&client, house.script("echo kept")).await;
+    drop(client);
+    let written = eventually(DEADLINE, "a file", || {
+        Some(spill_files(&house)).filter(|files| !files.is_empty())
+    });
+    let state = written[0].with_extension("run");
+    eventually(DEADLINE, "their end", || {
+        (!written[0].exists() && !state.exists()).then_some(())
+    });
+    house.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_output_go_with_their_runs_and_outlive_their_daemons() {
     let mut house = house();
     let client = house.client().await;
