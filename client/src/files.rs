@@ -423,7 +423,8 @@ impl Writing {
         self
     }
 
-    /// Behind what is there; not atomically.
+    /// Behind what is there, once all of it has come; up to 4 MiB in one go, so that nobody else's comes between. Where the disk is full before
+    /// its end, [`FileError::appended`] says how much of it is there.
     pub fn append(mut self) -> Self {
         self.start.mode = WriteMode::Append.into();
         self
@@ -501,7 +502,7 @@ impl IntoFuture for Writing {
     }
 }
 
-/// A file that is being written. Dropped before it is [finished](Self::finish), nothing is, but for what was appended.
+/// A file that is being written. Dropped before it is [finished](Self::finish), nothing is.
 #[derive(Debug)]
 pub struct FileWriter {
     sender: mpsc::Sender<Piece>,
@@ -614,6 +615,8 @@ pub struct FileError {
     pub rule: Option<String>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
+    /// How many bytes had been appended by then.
+    pub appended: u64,
 }
 
 impl FileError {
@@ -626,6 +629,7 @@ impl FileError {
     /// From the details of a status; `None` where they are not about a file.
     pub(crate) fn of(message: &str, info: &tonic_types::ErrorInfo) -> Option<FileError> {
         let about = |key: &str| info.metadata.get(key).cloned();
+        let count = |key: &str| about(key).and_then(|count| count.parse().ok()).unwrap_or(0);
         Some(FileError {
             message: message.to_owned(),
             errno: about("errno")?.parse().ok()?,
@@ -633,7 +637,8 @@ impl FileError {
             operation: about("operation").unwrap_or_default(),
             path: unescaped(&about("path").unwrap_or_default()),
             rule: about("rule"),
-            removed: about("removed").and_then(|count| count.parse().ok()).unwrap_or(0),
+            removed: count("removed"),
+            appended: count("appended"),
         })
     }
 }

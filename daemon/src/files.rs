@@ -176,6 +176,8 @@ pub struct FileFailure {
     pub found: Option<String>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
+    /// How many bytes had been appended by then.
+    pub appended: u64,
 }
 
 /// An error number in words, with its name.
@@ -187,6 +189,7 @@ fn told(failure: &FileFailure) -> String {
         rule,
         found,
         removed,
+        appended,
     } = failure;
     let why = match found {
         Some(found) => format!("it is {found}; only regular files can be read and written"),
@@ -198,6 +201,9 @@ fn told(failure: &FileFailure) -> String {
     }
     if *removed > 0 {
         text += &format!("; {removed} below it were removed");
+    }
+    if *appended > 0 {
+        text += &format!("; {appended} bytes were appended");
     }
     text
 }
@@ -364,6 +370,10 @@ impl Files {
                         .await
                         .unwrap_or(Err(FilesError::Limit { what: "limits.wall" })),
                 };
+                // Whoever hears that it was not done to its end must not see something done later. The worker's own word is its last.
+                if !matches!(result, Ok(_) | Err(FilesError::File(_))) && !reads {
+                    call.end().await;
+                }
                 // By which rule, init says elsewhere.
                 if let Err(FilesError::File(failure)) = &mut result
                     && failure.errno == Errno::EPERM
@@ -626,6 +636,7 @@ mod tests {
             rule: None,
             found: None,
             removed: 0,
+            appended: 0,
         };
         assert_eq!(
             FilesError::File(failure).to_string(),
@@ -638,6 +649,7 @@ mod tests {
             rule: None,
             found: Some("a socket".to_owned()),
             removed: 0,
+            appended: 0,
         };
         assert_eq!(
             FilesError::File(failure).to_string(),

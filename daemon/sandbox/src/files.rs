@@ -71,7 +71,7 @@ pub enum Operation {
         length: Option<u64>,
     },
     /// Make a file of what comes from the pipe that comes along. When the pipe is at its end, [`Operation::Commit`] must follow; without it
-    /// nothing has been written, but for what was appended. Answered by [`Reply::Written`].
+    /// nothing has been written. Answered by [`Reply::Written`], while much is appended after any number of [`Reply::Working`].
     Write(Write),
     /// All of the contents were sent.
     Commit {
@@ -127,7 +127,7 @@ pub enum WriteMode {
     Replace,
     /// That is an error.
     Create,
-    /// It is written behind.
+    /// It is written behind: all of it once it has come, so many MiB in one go.
     Append,
 }
 
@@ -183,6 +183,8 @@ pub struct Failure {
     pub path: Vec<u8>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
+    /// How many bytes had been appended by then.
+    pub appended: u64,
     /// The rule by which the worker itself refused it; empty where it did not.
     pub rule: String,
     /// What is there in a regular file's place where that is why: `a socket`. Empty else.
@@ -273,6 +275,7 @@ struct Failed {
     errno: Errno,
     path: Vec<u8>,
     removed: u64,
+    appended: u64,
 }
 
 /// Says which operation on which path failed.
@@ -282,6 +285,7 @@ fn failing<'a>(operation: &'static str, path: &'a [u8]) -> impl Fn(Errno) -> Fai
         errno,
         path: path.to_vec(),
         removed: 0,
+        appended: 0,
     }
 }
 
@@ -303,6 +307,7 @@ pub(crate) fn serve(socket: &OwnedFd) {
                 errno,
                 mut path,
                 removed,
+                appended,
             }) => {
                 let rule = match errno == Errno::ACCESS && place::is_own(&path) {
                     true => place::OWN_RULE,
@@ -318,6 +323,7 @@ pub(crate) fn serve(socket: &OwnedFd) {
                     errno: errno.raw_os_error(),
                     path,
                     removed,
+                    appended,
                     rule: rule.into(),
                     found: found.into(),
                 })

@@ -338,6 +338,7 @@ fn failed(failure: fumehood_sandbox::files::Failure) -> FilesError {
         errno,
         path,
         removed,
+        appended,
         rule,
         found,
     } = failure;
@@ -348,6 +349,7 @@ fn failed(failure: fumehood_sandbox::files::Failure) -> FilesError {
         rule: Some(rule).filter(|rule| !rule.is_empty()),
         found: Some(found).filter(|found| !found.is_empty()),
         removed,
+        appended,
     })
 }
 

@@ -28,6 +28,9 @@ const MAX_DATA_BYTES: usize = 1 << 20;
 const PAGE: u32 = 1000;
 const MAX_PAGE: u32 = 10_000;
 
+/// How long the end of a stream may be behind the end of the contents. One that stays open longer is not waited for.
+const STREAM_END: Duration = Duration::from_secs(1);
+
 /// Permission bits of what is made when nothing is said; the wire documents them.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
@@ -164,7 +167,7 @@ impl Service for FilesService {
                 }
                 written(told.await)
             }
-            // Dropped without an end, it is not written; that this is so is waited for.
+            // Dropped without an end, it is not written; that nothing works on it any more is waited for.
             Err(error) => {
                 let _ = told.await;
                 Err(error)
@@ -313,9 +316,18 @@ async fn send_all(messages: &mut Streaming<v1::WriteFileRequest>, pieces: &mpsc:
                 );
                 return Err(status::invalid_field("data", what));
             }
-            Some(Said::End(v1::WriteFileEnd { bytes })) if bytes == sent => return Ok(()),
+            Some(Said::End(v1::WriteFileEnd { bytes })) if bytes == sent => {
+                return match tokio::time::timeout(STREAM_END, messages.message()).await {
+                    Ok(Ok(Some(_))) => {
+                        let what = "something came behind it, and nothing was written; it is the last message";
+                        Err(status::invalid_field("end", what))
+                    }
+                    Ok(Err(error)) => Err(status::of_message(error)),
+                    Ok(Ok(None)) | Err(_) => Ok(()),
+                };
+            }
             Some(Said::End(v1::WriteFileEnd { bytes })) => {
-                let what = format!("{bytes} bytes are said to have been sent, {sent} came");
+                let what = format!("{bytes} bytes are said to have been sent, {sent} came; nothing was written");
                 return Err(status::invalid_field("end.bytes", what));
             }
             Some(Said::Write(_)) => {

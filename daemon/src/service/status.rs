@@ -368,6 +368,7 @@ fn file(failure: &FileFailure, message: String) -> Status {
         // The message says it.
         found: _,
         removed,
+        appended,
     } = failure;
     let code = match errno {
         Errno::ENOENT => Code::NotFound,
@@ -400,6 +401,9 @@ fn file(failure: &FileFailure, message: String) -> Status {
     }
     if *removed > 0 {
         about.insert("removed".to_owned(), removed.to_string());
+    }
+    if *appended > 0 {
+        about.insert("appended".to_owned(), appended.to_string());
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(format!("{errno:?}"), DOMAIN, about);

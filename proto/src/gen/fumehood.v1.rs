@@ -5007,7 +5007,8 @@ pub enum WriteMode {
     Replace = 1,
     /// Make it; ALREADY_EXISTS where something is. Also atomically.
     Create = 2,
-    /// Write behind what is there; make it where nothing is. Not atomically.
+    /// Write behind what is there, once all of the contents have come; make it where nothing is. Up to 4 MiB in one go, so that what others append at
+    /// the same time comes before or behind it; of more, each part.
     Append = 3,
 }
 impl WriteMode {
@@ -5049,9 +5050,10 @@ pub mod files_client {
     /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
-    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
-    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule,
-    /// or that for `/proc` of the process that carries it out, refused it, and `removed` where files had been removed by then:
+    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and those of control
+    /// characters as a backslash, an x and two hexadecimal digits, a backslash as two; the last 2,000 bytes of a longer one, behind `...`), `rule` where
+    /// a protected path's rule, or that for `/proc` of the process that carries it out, refused it, `removed` where files had been removed by then,
+    /// and `appended` where bytes of the contents had been appended:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
@@ -5065,7 +5067,10 @@ pub mod files_client {
     /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
     /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
     ///
-    /// A call that breaks off has not changed anything, but for what was appended, removed, or made of directories by then.
+    /// A call that breaks off has not changed anything, but for what was removed, or made of directories, by then; and nothing of it happens after its
+    /// answer. Contents are written or appended once all of them have come, `end` with the right count included: a stream that breaks off
+    /// before that, or is wrong, has written nothing. One that ends later, at a limit of the policy or because the file system does not answer, may have
+    /// appended a part; the file's size says how much.
     ///
     /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
     #[derive(Debug, Clone)]
@@ -5379,9 +5384,10 @@ pub mod files_server {
     /// could reach, as the same user, and nothing else; protected paths are protected, hidden ones are not there.
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
-    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
-    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule,
-    /// or that for `/proc` of the process that carries it out, refused it, and `removed` where files had been removed by then:
+    /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and those of control
+    /// characters as a backslash, an x and two hexadecimal digits, a backslash as two; the last 2,000 bytes of a longer one, behind `...`), `rule` where
+    /// a protected path's rule, or that for `/proc` of the process that carries it out, refused it, `removed` where files had been removed by then,
+    /// and `appended` where bytes of the contents had been appended:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
@@ -5395,7 +5401,10 @@ pub mod files_server {
     /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
     /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
     ///
-    /// A call that breaks off has not changed anything, but for what was appended, removed, or made of directories by then.
+    /// A call that breaks off has not changed anything, but for what was removed, or made of directories, by then; and nothing of it happens after its
+    /// answer. Contents are written or appended once all of them have come, `end` with the right count included: a stream that breaks off
+    /// before that, or is wrong, has written nothing. One that ends later, at a limit of the policy or because the file system does not answer, may have
+    /// appended a part; the file's size says how much.
     ///
     /// Every call that changes something, and every read, is in the audit log with its view, path and outcome.
     #[derive(Debug)]

@@ -6,9 +6,11 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fumehood_client::{Error, FileError, Files, FilesView};
@@ -764,6 +766,98 @@ fn it_may_what_a_command_may() {
             "(path, a command (reads, appends), files (read, append)): {differ:#?}"
         );
     });
+}
+
+/// Gives some bytes, and then an error.
+struct Broken(bool);
+
+impl tokio::io::AsyncRead for Broken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(Err(std::io::Error::other("gone")));
+        }
+        buffer.put_slice(b"BROKEN");
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_appended_has_come_to_its_end() {
+    use fumehood_client::proto::v1::files_client::FilesClient;
+    use fumehood_client::proto::v1::{
+        FilesView as WireView, WorkspaceView, WriteFileEnd, WriteFileRequest, WriteFileStart, WriteMode, files_view,
+        write_file_request::Message,
+    };
+    let house = house();
+    let work = house.workspace();
+    let workspace = WorkspaceView {
+        workspace: work.as_os_str().as_bytes().to_vec().into(),
+        ..WorkspaceView::default()
+    };
+    let start = |path: &str| {
+        Message::Write(WriteFileStart {
+            view: Some(WireView {
+                view: Some(files_view::View::Workspace(workspace.clone())),
+            }),
+            path: path.as_bytes().to_vec().into(),
+            mode: WriteMode::Append.into(),
+            ..WriteFileStart::default()
+        })
+    };
+    let data = || Message::Data("BROKEN".into());
+    let end = |bytes| Message::End(WriteFileEnd { bytes });
+    let uri = format!("unix://{}", house.socket().display());
+    let endpoint = tonic::transport::Endpoint::from_shared(uri).unwrap();
+    let mut client = FilesClient::new(endpoint.connect().await.unwrap());
+    fs::write(work.join("old"), "old").unwrap();
+    for path in ["old", "new"] {
+        for (said, field) in [
+            (vec![data()], "end"),
+            (vec![data(), end(5)], "end.bytes"),
+            (vec![data(), end(6), data()], "end"),
+            (vec![data(), end(6), end(6)], "end"),
+        ] {
+            let messages = [start(path)].into_iter().chain(said);
+            let messages: Vec<_> = messages
+                .map(|message| WriteFileRequest { message: Some(message) })
+                .collect();
+            let refused = within("the answer", client.write_file(tokio_stream::iter(messages))).await;
+            let error = Error::from(refused.unwrap_err());
+            assert!(
+                matches!(&error, Error::Invalid { violations, .. } if violations[0].field == field),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("nothing was written"), "{error}");
+            assert_eq!(fs::read(work.join("old")).unwrap(), b"old", "{path} {field}");
+            assert!(!work.join("new").exists());
+        }
+    }
+    // What cannot be read to its end is not written either.
+    let files = files(&house).await;
+    let error = files
+        .writer("old")
+        .append()
+        .copy_from(&mut Broken(false))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Contents { .. }), "{error:?}");
+    // A stream that stays open behind its end holds nothing up for long.
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    for message in [start("old"), Message::Data(" new".into()), end(4)] {
+        sender.send(WriteFileRequest { message: Some(message) }).await.unwrap();
+    }
+    let open = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let written = within("the answer", client.write_file(open))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(written.file.unwrap().size, 7);
+    assert_eq!(fs::read(work.join("old")).unwrap(), b"old new");
+    drop(sender);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,15 +2,19 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use super::names::Pulse;
 use super::place::{self, Place};
 use super::{Failed, Kind, Operation, Outcome, Reply, Write, WriteMode, failing};
 use crate::{sys, wire};
 
 /// What is read or written at once, in bytes.
 const BUFFER_BYTES: usize = 128 * 1024;
+
+/// So many bytes are appended by one call of the kernel's: nobody else's come between them. Of more, each part.
+pub(super) const APPENDED_AT_ONCE: usize = 4 << 20;
 
 /// Names that are tried for a file that is being written.
 const MAX_NAMES: u32 = 16;
@@ -83,9 +87,14 @@ pub(super) fn write(socket: &OwnedFd, pipe: OwnedFd, write: &Write) -> Result<Ou
         None => write.permissions,
     };
     let mut draft = Draft::make(&place, mode).map_err(&open)?;
-    let result = fill(socket, &pipe, &draft.file, write).and_then(|bytes| match bytes {
+    let failed = failing("write", &write.path);
+    let filled = fill(socket, &pipe, |bytes| write_all(&draft.file, bytes).map_err(&failed));
+    let result = filled.and_then(|bytes| match bytes {
         None => Ok(Outcome::Abandoned),
         Some(bytes) => {
+            if write.sync {
+                rustix::fs::fsync(&draft.file).map_err(failing("fsync", &write.path))?;
+            }
             let created = draft.publish(write.mode).map_err(failing("rename", &write.path))? || present.is_none();
             if write.sync {
                 sync_directory(&place).map_err(failing("fsync", &write.path))?;
@@ -97,26 +106,41 @@ pub(super) fn write(socket: &OwnedFd, pipe: OwnedFd, write: &Write) -> Result<Ou
     result
 }
 
-fn append(socket: &OwnedFd, pipe: OwnedFd, write: &Write, place: &Place, mut present: bool) -> Result<Outcome, Failed> {
+/// Nothing is appended, and no file made, before all of the contents have come.
+fn append(socket: &OwnedFd, pipe: OwnedFd, write: &Write, place: &Place, present: bool) -> Result<Outcome, Failed> {
     let open = failing("open", &write.path);
-    // Something that is no regular file may have come meanwhile: it is not followed and not waited for.
-    let flags =
-        OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = loop {
-        let (flags, missed) = match present {
-            true => (flags, Errno::NOENT),
-            false => (flags | OFlags::CREATE | OFlags::EXCL, Errno::EXIST),
-        };
-        let mode = Mode::from_raw_mode(write.permissions);
-        match rustix::fs::openat(&place.directory, &*place.name, flags, mode) {
-            Err(error) if error == missed => present = !present,
-            result => break result.map_err(&open)?,
-        }
+    // One that is there is opened now, so that what is wrong with it is told before the contents are sent.
+    let opened = if present {
+        open_to_append(place, None).map_err(&open)?
+    } else {
+        None
     };
-    demand_regular(&rustix::fs::fstat(&file).map_err(&open)?).map_err(&open)?;
-    let Some(bytes) = fill(socket, &pipe, &file, write)? else {
+    let mut contents = Contents::new(place);
+    let taken = fill(socket, &pipe, |bytes| {
+        contents.put(bytes).map_err(failing("write", &write.path))
+    })?;
+    let Some(bytes) = taken else {
         return Ok(Outcome::Abandoned);
     };
+    let (file, created) = match opened {
+        Some(file) => (file, false),
+        // Somebody else may make or remove it at the same moment.
+        None => loop {
+            if let Some(file) = open_to_append(place, Some(write.permissions)).map_err(&open)? {
+                break (file, true);
+            }
+            if let Some(file) = open_to_append(place, None).map_err(&open)? {
+                break (file, false);
+            }
+        },
+    };
+    contents.append_to(&file, socket).map_err(|(errno, appended)| Failed {
+        appended,
+        ..failing("write", &write.path)(errno)
+    })?;
+    if write.sync {
+        rustix::fs::fsync(&file).map_err(failing("fsync", &write.path))?;
+    }
     let appended = rustix::fs::fstat(&file).map_err(failing("stat", &write.path))?;
     // What is guarded is judged when it is closed, and dropped where it is refused. It is, before the next call that asks about a change.
     drop(file);
@@ -126,12 +150,100 @@ fn append(socket: &OwnedFd, pipe: OwnedFd, write: &Write, place: &Place, mut pre
     if replaced && now.st_size != appended.st_size {
         return Err(failing("write", &write.path)(Errno::PERM));
     }
-    if write.sync && !present {
+    if write.sync && created {
         sync_directory(place).map_err(failing("fsync", &write.path))?;
     }
     let info = place::info(&place.name, &now, Vec::new());
-    let created = !present;
     Ok(Outcome::Reply(Reply::Written { info, created, bytes }))
+}
+
+/// Opens a file that is there, or with `permissions` makes one where nothing is. `None` when it is the other way round.
+fn open_to_append(place: &Place, permissions: Option<u32>) -> Result<Option<OwnedFd>, Errno> {
+    // Something that is no regular file may have come meanwhile: it is not followed and not waited for.
+    let flags =
+        OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let (flags, missed) = match permissions {
+        None => (flags, Errno::NOENT),
+        Some(_) => (flags | OFlags::CREATE | OFlags::EXCL, Errno::EXIST),
+    };
+    let mode = Mode::from_raw_mode(permissions.unwrap_or(0));
+    let file = match rustix::fs::openat(&place.directory, &*place.name, flags, mode) {
+        Err(error) if error == missed => return Ok(None),
+        result => result?,
+    };
+    demand_regular(&rustix::fs::fstat(&file)?)?;
+    Ok(Some(file))
+}
+
+/// Contents to be appended, held until all of them have come: a little in memory, and more in a file that has no name.
+pub(super) struct Contents<'p> {
+    place: &'p Place,
+    memory: Vec<u8>,
+    file: Option<Draft<'p>>,
+}
+
+impl<'p> Contents<'p> {
+    pub(super) fn new(place: &'p Place) -> Self {
+        Contents {
+            place,
+            memory: Vec::new(),
+            file: None,
+        }
+    }
+
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        if self.file.is_none() && self.memory.len() + bytes.len() <= APPENDED_AT_ONCE {
+            self.memory.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let draft = match &mut self.file {
+            Some(draft) => draft,
+            None => {
+                // Where the file may be written and nothing beside it, memory has to do.
+                let draft = Draft::make(self.place, 0o600).or_else(|_| Draft::in_memory(self.place))?;
+                write_all(&draft.file, &self.memory)?;
+                self.memory = Vec::new();
+                self.file.insert(draft)
+            }
+        };
+        write_all(&draft.file, bytes)
+    }
+
+    /// Writes all of it. An error comes with the number of bytes that were appended by then.
+    pub(super) fn append_to(&mut self, file: &OwnedFd, socket: &OwnedFd) -> Result<(), (Errno, u64)> {
+        let mut appended = 0;
+        let mut append = |bytes: &[u8]| {
+            let mut left = bytes;
+            while !left.is_empty() {
+                let written = rustix::io::retry_on_intr(|| rustix::io::write(file, left));
+                let written = written.map_err(|errno| (errno, appended))?;
+                appended += written as u64;
+                left = &left[written..];
+            }
+            Ok(appended)
+        };
+        append(&self.memory)?;
+        let Some(draft) = &self.file else { return Ok(()) };
+        let mut pulse = Pulse::new(socket);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut at = 0;
+        loop {
+            let read = rustix::io::retry_on_intr(|| rustix::io::pread(&draft.file, &mut buffer[..], at));
+            let read = read.map_err(|errno| (errno, at))?;
+            if read == 0 {
+                return Ok(());
+            }
+            // Whoever listens no more has said that all of it is to be written.
+            pulse.beat();
+            at = append(&buffer[..read])?;
+        }
+    }
+}
+
+impl Drop for Contents<'_> {
+    fn drop(&mut self) {
+        self.file.iter_mut().for_each(Draft::remove);
+    }
 }
 
 fn written(file: &OwnedFd, place: &Place, created: bool, bytes: u64) -> Result<Outcome, Errno> {
@@ -139,28 +251,29 @@ fn written(file: &OwnedFd, place: &Place, created: bool, bytes: u64) -> Result<O
     Ok(Outcome::Reply(Reply::Written { info, created, bytes }))
 }
 
-/// Takes everything from the pipe into the file, and on to the disk where that is asked for. How many bytes; `None` when whoever sent them
-/// did not say that they are all.
-fn fill(socket: &OwnedFd, pipe: &OwnedFd, file: &OwnedFd, write: &Write) -> Result<Option<u64>, Failed> {
-    let failed = failing("write", &write.path);
+/// Takes everything from the pipe. How many bytes; `None` when whoever sent them did not say that they are all.
+fn fill(
+    socket: &OwnedFd,
+    pipe: &OwnedFd,
+    mut put: impl FnMut(&[u8]) -> Result<(), Failed>,
+) -> Result<Option<u64>, Failed> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut total = 0;
     loop {
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer[..])).map_err(&failed)?;
+        // A pipe that cannot be read is one whose other end is gone.
+        let Ok(read) = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer[..])) else {
+            return Ok(None);
+        };
         if read == 0 {
             break;
         }
-        write_all(file, &buffer[..read]).map_err(&failed)?;
+        put(&buffer[..read])?;
         total += read as u64;
     }
     match wire::receive::<Operation>(socket.as_fd()) {
-        Ok(Some((Operation::Commit { bytes }, _))) if bytes == total => {}
-        _ => return Ok(None),
+        Ok(Some((Operation::Commit { bytes }, _))) if bytes == total => Ok(Some(total)),
+        _ => Ok(None),
     }
-    if write.sync {
-        rustix::fs::fsync(file).map_err(failing("fsync", &write.path))?;
-    }
-    Ok(Some(total))
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
@@ -207,7 +320,7 @@ struct Draft<'p> {
 impl<'p> Draft<'p> {
     fn make(place: &'p Place, mode: u32) -> Result<Draft<'p>, Errno> {
         let mode = Mode::from_raw_mode(mode);
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let unnamed = rustix::fs::openat(&place.directory, ".", flags | OFlags::TMPFILE, mode);
         let (file, name) = match unnamed {
             Ok(file) => (file, None),
@@ -229,6 +342,16 @@ impl<'p> Draft<'p> {
             return Err(error);
         }
         Ok(draft)
+    }
+
+    /// One in memory, which no name can be given to.
+    fn in_memory(place: &'p Place) -> Result<Draft<'p>, Errno> {
+        let file = rustix::fs::memfd_create("appended", MemfdFlags::CLOEXEC)?;
+        Ok(Draft {
+            place,
+            file,
+            name: None,
+        })
     }
 
     /// Gives it its name, atomically. Whether nothing had that before, as far as the kernel says.

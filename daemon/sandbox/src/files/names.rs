@@ -26,13 +26,13 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK);
 
 /// Says now and then that an operation goes on.
-struct Pulse<'s> {
+pub(super) struct Pulse<'s> {
     socket: &'s OwnedFd,
     last: Instant,
 }
 
 impl<'s> Pulse<'s> {
-    fn new(socket: &'s OwnedFd) -> Self {
+    pub(super) fn new(socket: &'s OwnedFd) -> Self {
         Pulse {
             socket,
             last: Instant::now(),
@@ -40,7 +40,7 @@ impl<'s> Pulse<'s> {
     }
 
     /// False when nobody listens any more.
-    fn beat(&mut self) -> bool {
+    pub(super) fn beat(&mut self) -> bool {
         if self.last.elapsed() < WORKING_EVERY {
             return true;
         }
@@ -285,6 +285,7 @@ impl<'a> Removal<'a> {
                     errno,
                     path,
                     removed: self.count,
+                    appended: 0,
                 });
             }
         }

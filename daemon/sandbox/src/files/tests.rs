@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread::JoinHandle;
 
+use super::contents::APPENDED_AT_ONCE;
 use super::*;
 
 /// A worker, and the socket that it serves.
@@ -207,6 +208,72 @@ fn what_is_no_file_is_neither_read_nor_replaced_and_nobody_waits() {
         ..replace(&at("fifo"))
     };
     assert_eq!(errno(&served.write(write, b"x")), ("open", libc::EEXIST));
+}
+
+#[test]
+fn what_breaks_off_appends_nothing_and_makes_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let long = vec![b'x'; APPENDED_AT_ONCE + 1];
+    fs::write(at("old"), "old").unwrap();
+    let append = |name: &str| Write {
+        mode: WriteMode::Append,
+        ..replace(&at(name))
+    };
+    for name in ["old", "new"] {
+        for contents in [&b"BROKEN"[..], &long] {
+            for commit in [None, Some(5)] {
+                let mut served = Served::new();
+                let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+                served.send(Operation::Write(append(name)), Some(&reader));
+                drop(reader);
+                fs::File::from(writer).write_all(contents).unwrap();
+                if let Some(bytes) = commit {
+                    served.send(Operation::Commit { bytes }, None);
+                }
+                served.end();
+                assert_eq!(fs::read(at("old")).unwrap(), b"old", "{name} {commit:?}");
+                assert_eq!(names(directory.path()), ["old"]);
+            }
+        }
+    }
+    for (name, was) in [("old", 3), ("new", 0)] {
+        for (contents, length) in [(&b"12"[..], was + 2), (&long, was + 2 + long.len())] {
+            let reply = Served::new().write(append(name), contents);
+            let Reply::Written { info, created, bytes } = reply else {
+                panic!("{reply:?}")
+            };
+            assert_eq!((info.size, bytes), (length as u64, contents.len() as u64));
+            assert_eq!(created, name == "new" && contents.len() == 2);
+        }
+    }
+    assert!(fs::read(at("old")).unwrap().starts_with(b"old12xxx"));
+    assert_eq!(names(directory.path()), ["new", "old"]);
+}
+
+#[test]
+fn a_file_that_alone_may_be_written_is_appended_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let place = place::locate(rustix::fs::CWD, &bytes(&file)).unwrap();
+    let mut contents = contents::Contents::new(&place);
+    let long = vec![b'x'; APPENDED_AT_ONCE];
+    contents.put(&long).unwrap();
+    // Where nothing can be made beside it, what is too much for the first part goes on all the same.
+    fs::remove_file(&file).unwrap();
+    fs::remove_dir(directory.path()).unwrap();
+    contents.put(b"more").unwrap();
+    let (socket, _other) = wire::pair().unwrap();
+    let target = tempfile::tempfile().unwrap();
+    contents
+        .append_to(&target.try_clone().unwrap().into(), &socket)
+        .unwrap();
+    assert_eq!(target.metadata().unwrap().len(), long.len() as u64 + 4);
+    // An error says how far it came.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let (errno, appended) = contents.append_to(&full.into(), &socket).unwrap_err();
+    assert_eq!((errno, appended), (Errno::NOSPC, 0));
 }
 
 #[test]
