@@ -37,6 +37,12 @@ pub enum Failure {
         socket: PathBuf,
         source: fumehood_client::Error,
     },
+    #[error("the connection to the daemon on {} broke; {known}", socket.display())]
+    Cut {
+        socket: PathBuf,
+        known: String,
+        source: fumehood_client::Error,
+    },
     #[error("a trial run was not over after {seconds} seconds")]
     Trial { seconds: u64 },
     #[error(

@@ -35,6 +35,8 @@ const FIRST_EVENT_PATIENCE: Duration = Duration::from_secs(30);
 const UNREAD_GRACE: Duration = Duration::from_secs(2);
 /// After such a command was to be ended, this program ends so much later in any case.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
+/// After a broken connection the daemon is asked so often, and answers within this time, or nothing is known.
+const ASKED_AFTER_BREAK: (u32, Duration) = (3, Duration::from_secs(2));
 /// A daemon that does not take the stop of Ctrl-Z within this time does not keep this program from stopping.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -155,7 +157,7 @@ async fn begin(args: &RunArgs, connected: Connected, request: StartRequest) -> R
             }
             return Ok((connected, handle));
         }
-        Err(Error::Unavailable { .. }) => start::connect(&args.connect).await?,
+        Err(Error::Unavailable { .. } | Error::GivenUp { .. }) => start::connect(&args.connect).await?,
         Err(error) => return Err(error.into()),
     };
     let handle = spawn(&connected).await?;
@@ -431,10 +433,7 @@ impl Follower {
                         signal = ending_signal(&mut signals) => return Ok(exit_of(signal)),
                     }
                     return Err(match error {
-                        Error::Transport { .. } | Error::Interrupted | Error::RunLost { .. } => Failure::Lost {
-                            socket: self.socket,
-                            source: error,
-                        },
+                        Error::Transport { .. } | Error::Interrupted => self.lost(events.id(), error).await,
                         refusal => refusal.into(),
                     });
                 }
@@ -621,6 +620,35 @@ impl Follower {
         signal(Signal::SIGSTOP).await;
         let _ = raise(Signal::SIGSTOP);
         signal(Signal::SIGCONT).await;
+    }
+
+    /// What is known of a run whose connection broke, for a daemon that is to end it then.
+    async fn lost(&self, run: &str, source: Error) -> Failure {
+        let socket = self.socket.clone();
+        let (attempts, patience) = ASKED_AFTER_BREAK;
+        for _ in 0..attempts {
+            let known = match timeout(patience, self.client.get(run)).await {
+                Ok(Ok(info)) if info.finished.is_some() => {
+                    format!("the command has ended, `fumehood logs {run}` shows what it wrote")
+                }
+                Ok(Ok(_)) => format!("the daemon ends the command, `fumehood logs {run}` shows what it wrote"),
+                Ok(Err(Error::NotFound { .. })) => {
+                    "the daemon was started again meanwhile, and the command ended with the one before".to_owned()
+                }
+                Ok(Err(error)) if error.is_broken_connection() => {
+                    let there = std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.kind());
+                    if let Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) = there {
+                        return Failure::Lost { socket, source };
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                Ok(Err(_)) | Err(_) => break,
+            };
+            return Failure::Cut { socket, known, source };
+        }
+        let known = format!("whether the command goes on is not known, `fumehood wait {run}` says how it ends");
+        Failure::Cut { socket, known, source }
     }
 
     /// Nobody reads this program's output any more: neither should the command write on.
