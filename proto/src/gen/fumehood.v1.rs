@@ -1787,7 +1787,7 @@ pub struct TerminalSize {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutputOptions {
     /// Memory for output not yet read or to be read later, in bytes, of both streams together: half for the
-    /// beginning, half for the end. Unset: the daemon's default (1 MiB); bounded by its maximum (64 MiB).
+    /// beginning, half for the end. Unset: the daemon's default (1 MiB); less than 65,536 counts as that, more than its maximum (64 MiB) is refused.
     #[prost(uint64, optional, tag = "1")]
     pub keep_bytes: ::core::option::Option<u64>,
     /// Whether a slow reader holds the command back.
