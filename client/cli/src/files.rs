@@ -11,7 +11,7 @@ use crate::args::{FilesCommand, ViewArgs};
 use crate::failure::{Failure, chain};
 use crate::ids::resolve_session;
 use crate::listing::existing;
-use crate::render::text;
+use crate::render;
 use crate::start::{self, Connected};
 use crate::{json, print, request, table, tell};
 
@@ -196,7 +196,7 @@ async fn list(files: &Files, path: &Path, long: bool, as_json: bool) -> Result<(
                 .map(|entry| json::file(None, entry).to_string())
                 .collect(),
             (false, true) => table::lines(&entries.iter().map(row).collect::<Vec<_>>()),
-            (false, false) => entries.iter().map(|entry| text(&entry.name)).collect(),
+            (false, false) => entries.iter().map(|entry| render::path(&entry.name)).collect(),
         };
         if !lines.is_empty() {
             print(&(lines.join("\n") + "\n"))?;
@@ -233,8 +233,8 @@ fn permissions(file: &FileInfo) -> String {
 
 fn name(file: &FileInfo) -> String {
     match file.kind() {
-        FileKind::Symlink => format!("{} -> {}", text(&file.name), text(&file.link_target)),
-        _ => text(&file.name),
+        FileKind::Symlink => format!("{} -> {}", render::path(&file.name), render::path(&file.link_target)),
+        _ => render::path(&file.name),
     }
 }
 
@@ -266,9 +266,12 @@ fn shown(path: &Path, file: &FileInfo) -> Vec<String> {
         FileKind::Symlink => "symbolic link",
         FileKind::Other | FileKind::Unspecified => "pipe, socket or device",
     };
-    let mut facts = vec![("path", text(path.as_os_str().as_bytes())), ("kind", kind.to_owned())];
+    let mut facts = vec![
+        ("path", render::path(path.as_os_str().as_bytes())),
+        ("kind", kind.to_owned()),
+    ];
     if file.kind() == FileKind::Symlink {
-        facts.push(("leads to", text(&file.link_target)));
+        facts.push(("leads to", render::path(&file.link_target)));
     }
     facts.extend([
         ("size", file.size.to_string()),

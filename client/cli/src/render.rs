@@ -541,6 +541,26 @@ pub fn text(bytes: &[u8]) -> String {
     shown
 }
 
+/// A path on one line, as the daemon writes it in what it says of files: bytes of control characters and those that are no text as `\xNN`, a
+/// backslash as two. So it can be told from every other path.
+pub fn path(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => shown.push_str("\\\\"),
+                c if c.is_control() => {
+                    let bytes = c.encode_utf8(&mut [0; 4]).bytes().collect::<Vec<_>>();
+                    shown.extend(bytes.iter().map(|byte| format!("\\x{byte:02x}")));
+                }
+                c => shown.push(c),
+            }
+        }
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    shown
+}
+
 /// Text of somebody else's as a terminal may have it: escaped where it is a control character, or one that is not seen or changes the order
 /// of what is.
 pub fn safe(untrusted: &str) -> String {
@@ -572,6 +592,13 @@ mod tests {
             path: path.into(),
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_path_is_told_as_the_daemon_tells_it() {
+        assert_eq!(path("/ä b".as_bytes()), "/ä b");
+        assert_eq!(path(b"a\nb\\\xff\x1b[m"), "a\\x0ab\\\\\\xff\\x1b[m");
+        assert_eq!(path("\u{85}".as_bytes()), "\\xc2\\x85");
     }
 
     #[test]
