@@ -280,9 +280,13 @@ impl Command {
     }
 
     /// What becomes of the run when the connection is lost, or the [`Run`] dropped: with `Keep` it goes on, with `Kill` it is killed at
-    /// once, with `Linger` it goes on for a while.
+    /// once, with `Linger` it goes on for a while. The last word counts: what is not `Linger` takes a time back that
+    /// [`linger`](Self::linger) gave.
     pub fn on_disconnect(mut self, what: OnDisconnect) -> Self {
         self.spec.on_disconnect = what.into();
+        if what != OnDisconnect::Linger {
+            self.spec.linger = None;
+        }
         self
     }
 
@@ -480,6 +484,9 @@ mod tests {
             (InputMode::Stream, OnDisconnect::Linger)
         );
         assert_eq!(spec.linger.unwrap().seconds, 9);
+        let kept = command.clone().on_disconnect(OnDisconnect::Keep).request().unwrap();
+        let kept = kept.spec.unwrap();
+        assert_eq!((kept.on_disconnect(), kept.linger), (OnDisconnect::Keep, None));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::connect::ConnectError;
 use crate::files::FileError;
 
 /// The domain of the daemon's own error details.
@@ -107,6 +108,9 @@ pub enum Error {
         /// Which.
         run_id: String,
     },
+    /// There is no connection in the first place. Calls never say so: it is for `?` where connections are made too.
+    #[error(transparent)]
+    Connect(Box<ConnectError>),
     /// Something is wrong with a file that was to be worked on.
     #[error("{}", .0.message)]
     File(Box<FileError>),
@@ -249,6 +253,12 @@ impl From<Status> for Error {
     }
 }
 
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Box::new(error))
+    }
+}
+
 impl From<tonic::transport::Error> for Error {
     fn from(error: tonic::transport::Error) -> Self {
         Self::Transport {
@@ -370,6 +380,22 @@ mod tests {
             Error::from(Status::from_error(Box::new(reset))),
             Error::Transport { .. }
         ));
+    }
+
+    #[test]
+    fn where_there_is_no_connection_the_reason_is_told_once() {
+        let connect = || -> Result<(), Error> {
+            Err(ConnectError::NotRunning {
+                path: "/s".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })?
+        };
+        let error = connect().unwrap_err();
+        assert_eq!(error.to_string(), "no daemon listens on /s");
+        assert!(
+            error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+            "{error:?}"
+        );
     }
 
     #[test]

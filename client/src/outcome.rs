@@ -51,6 +51,30 @@ impl ExitStatus {
         matches!(self.kind, Some(Kind::TimedOut(_)))
     }
 
+    /// Whether it was ended because somebody asked for that: by a kill, its session's end, a lost connection, or the daemon's end.
+    #[must_use]
+    pub fn cancelled(&self) -> bool {
+        matches!(self.kind, Some(Kind::Cancelled(_)))
+    }
+
+    /// Whether it ended for want of memory.
+    #[must_use]
+    pub fn out_of_memory(&self) -> bool {
+        matches!(self.kind, Some(Kind::OutOfMemory(_)))
+    }
+
+    /// Whether its policy, or a person whom that asked, did not let it run.
+    #[must_use]
+    pub fn denied(&self) -> bool {
+        matches!(self.kind, Some(Kind::Denied(_)))
+    }
+
+    /// Whether how it ended is not known: its daemon or sandbox ended before it.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        matches!(self.kind, Some(Kind::Lost(_)))
+    }
+
     /// The ending in full; none of a kind that this library does not know.
     #[must_use]
     pub fn ending(&self) -> Option<&Kind> {
@@ -282,5 +306,22 @@ mod tests {
             (signaled.to_string().as_str(), signaled.code()),
             ("was ended by SIGKILL", None)
         );
+        use fumehood_proto::v1::{Cancelled, Denied, Lost, OutOfMemory};
+        for (kind, asked) in [
+            (Kind::Cancelled(Cancelled::default()), [true, false, false, false]),
+            (Kind::OutOfMemory(OutOfMemory::default()), [false, true, false, false]),
+            (Kind::Denied(Denied::default()), [false, false, true, false]),
+            (Kind::Lost(Lost::default()), [false, false, false, true]),
+        ] {
+            let status = status(kind, 137);
+            let said = [
+                status.cancelled(),
+                status.out_of_memory(),
+                status.denied(),
+                status.lost(),
+            ];
+            assert_eq!(said, asked, "{status}");
+            assert!(!status.success() && !status.timed_out());
+        }
     }
 }

@@ -32,12 +32,15 @@ const STEADY: Duration = Duration::from_secs(5);
 /// A run that is to be killed because it was dropped is tried to be killed for so long.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Between two attempts there is at least so much, whatever [`Reconnect`] says.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long, and how often, a connection that broke is made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reconnect {
-    /// Before the first attempt. Each further pause is twice as long.
+    /// Before the first attempt; zero: at once. Each further pause is twice as long.
     pub first_pause: Duration,
-    /// No pause is longer.
+    /// No pause is longer; but from the second attempt on none is shorter than 10 ms.
     pub longest_pause: Duration,
     /// From the break to [`Error::GivenUp`], but for an attempt that is under way (10 seconds at most). Zero: never again, and the break
     /// itself is the error.
@@ -66,6 +69,12 @@ impl Reconnect {
     }
 }
 
+impl Reconnect {
+    fn pause_after(self, pause: Duration) -> Duration {
+        (pause * 2).min(self.longest_pause).max(SHORTEST_PAUSE)
+    }
+}
+
 impl Default for Reconnect {
     /// For up to 30 seconds: half of the time that a run lingers by default.
     fn default() -> Self {
@@ -73,7 +82,8 @@ impl Default for Reconnect {
     }
 }
 
-/// Calls again while the connection is at fault. A call may last: when it breaks after [`STEADY`], that is a new break.
+/// Calls again while the connection is at fault, or the daemon drains: the next one may take its place. A call may last: when it breaks after
+/// [`STEADY`], that is a new break.
 pub(crate) async fn retry<T, F>(policy: Reconnect, mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -83,7 +93,7 @@ where
     loop {
         let called_at = Instant::now();
         match call().await {
-            Err(error) if error.is_broken_connection() && !policy.give_up_after.is_zero() => {
+            Err(error) if may_pass(&error) && !policy.give_up_after.is_zero() => {
                 if called_at.elapsed() >= STEADY {
                     (broken_at, attempts, pause) = (Instant::now(), 1, policy.first_pause);
                 }
@@ -93,11 +103,16 @@ where
                 }
                 attempts += 1;
                 sleep(pause).await;
-                pause = (pause * 2).min(policy.longest_pause);
+                pause = policy.pause_after(pause);
             }
             done => return done,
         }
     }
+}
+
+/// Whether the same call may succeed a little later.
+fn may_pass(error: &Error) -> bool {
+    error.is_broken_connection() || matches!(error, Error::Unavailable { .. })
 }
 
 /// Input that the daemon is not known to have taken.
@@ -400,7 +415,7 @@ impl Driver {
                 () = events.closed() => return Err(broken),
                 () = sleep(pause) => {}
             }
-            pause = (pause * 2).min(self.policy.longest_pause);
+            pause = self.policy.pause_after(pause);
             attempts += 1;
             broken = match timeout(ATTEMPT, self.open()).await {
                 Ok(Ok(())) => return Ok(()),
@@ -408,8 +423,7 @@ impl Driver {
                     let run_id = self.run_id.clone();
                     return Err(Error::RunLost { run_id });
                 }
-                Ok(Err(error @ Error::Unavailable { .. })) => error,
-                Ok(Err(error)) if error.is_broken_connection() => error,
+                Ok(Err(error)) if may_pass(&error) => error,
                 Ok(Err(refusal)) => return Err(refusal),
                 Err(_) => Error::Deadline {
                     message: format!("the daemon did not answer within {} seconds", ATTEMPT.as_secs()),
@@ -504,6 +518,40 @@ mod tests {
         assert_eq!(again, [at(b"rld", 107, false), at(b"", 110, true)]);
         assert!(kept.taken(&info(1_000)), "never past what was said");
         assert_eq!((kept.from, kept.bytes), (110, 0));
+    }
+
+    #[tokio::test]
+    async fn what_may_pass_is_tried_again_with_pauses_and_given_up() {
+        let policy = Reconnect {
+            first_pause: Duration::ZERO,
+            longest_pause: Duration::ZERO,
+            give_up_after: Duration::from_millis(200),
+        };
+        let drains = || Error::Unavailable {
+            message: "it drains".to_owned(),
+            retry_after: None,
+        };
+        let mut calls = 0;
+        let done = retry(policy, || {
+            calls += 1;
+            let result = if calls < 3 { Err(drains()) } else { Ok(calls) };
+            async move { result }
+        });
+        assert_eq!(done.await.unwrap(), 3);
+        let mut calls = 0;
+        let never = retry(policy, || {
+            calls += 1;
+            let result: Result<(), _> = Err(drains());
+            async move { result }
+        });
+        let given_up = never.await.unwrap_err();
+        assert!(
+            matches!(given_up, Error::GivenUp { attempts: 3..=22, .. }),
+            "{given_up:?}"
+        );
+        assert!(calls <= 22, "{calls}");
+        let at_once = retry(Reconnect::never(), || async { Err::<(), _>(drains()) }).await;
+        assert!(matches!(at_once, Err(Error::Unavailable { .. })));
     }
 
     #[test]

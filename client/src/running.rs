@@ -162,7 +162,8 @@ impl Attach {
         self
     }
 
-    /// Also writes the run's input: [`Run::stdin`] is there. The end of input is said by [`RunStdin::close`] only, not by dropping it.
+    /// Also writes the run's input: [`Run::stdin`] is there. The end of input is said by [`RunStdin::close`], and by [`Run::wait`] and
+    /// [`Run::wait_with_output`] where nobody took it out; not by dropping it.
     ///
     /// Whoever writes to the input at the same time has its bytes between these. A repetition after a broken connection is exact as long as
     /// only one writes.
@@ -323,9 +324,30 @@ impl Run {
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn wait(&mut self) -> Result<ExitStatus, Error> {
-        drop(self.stdin.take());
+        self.close_stdin();
         while self.next().await?.is_some() {}
         self.finished.as_ref().map(ExitStatus::of).ok_or(Error::Interrupted)
+    }
+
+    /// Says the end of input that nobody took out.
+    fn close_stdin(&mut self) {
+        match self.stdin.take() {
+            // Here it must be said, behind what waits before it; and that goes only as the events are taken.
+            Some(stdin) if self.on_disconnect.is_none() => drop(tokio::spawn(stdin.close())),
+            dropped => drop(dropped),
+        }
+    }
+
+    /// How the run ended, if it is over; asks the daemon, and takes no events.
+    ///
+    /// # Errors
+    /// The refusals of a call.
+    pub async fn try_wait(&self) -> Result<Option<ExitStatus>, Error> {
+        let finished = match &self.finished {
+            Some(finished) => Some(finished.clone()),
+            None => self.info().await?.finished,
+        };
+        Ok(finished.as_ref().map(ExitStatus::of))
     }
 
     /// Takes everything to the end. Of each stream at most `limit` bytes are kept, half from its beginning and half from its end; how many
@@ -334,7 +356,7 @@ impl Run {
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn wait_with_output(mut self, limit: usize) -> Result<Output, Error> {
-        drop(self.stdin.take());
+        self.close_stdin();
         let mut stdout = Capture::new(limit);
         let mut stderr = Capture::new(limit);
         while let Some(event) = self.next().await? {
