@@ -320,6 +320,22 @@ async fn one_client_of_the_library_hands_a_run_to_another() {
     within("all of it", stdout.read_to_string(&mut all)).await.unwrap();
     assert_eq!(all, "one one\ntwo two\n");
     assert_eq!(within("the end", run.wait()).await.unwrap().code(), Some(9));
+    assert!(
+        run.try_wait()
+            .await
+            .unwrap()
+            .is_some_and(|status| status.code() == Some(9))
+    );
+    // Input that nobody took out ends with the waiting, also of a run that was attached to.
+    let command = sh(&second, &house, "cat; exit 3").pipe_stdin();
+    let waiting = within("spawn", command.spawn())
+        .await
+        .unwrap()
+        .detach()
+        .expect("it is kept");
+    let mut attached = within("attach", second.attach(waiting).input().start()).await.unwrap();
+    assert!(attached.try_wait().await.unwrap().is_none());
+    assert_eq!(within("the end", attached.wait()).await.unwrap().code(), Some(3));
     // From now on, of a run that is over: its end.
     let mut late = within("attach", second.attach(id.as_str()).from(Position::Now).start())
         .await
@@ -499,6 +515,22 @@ async fn who_wanted_the_end_gets_all_that_came_while_the_connection_was_broken()
         let told = follower.finish().expect(0).out();
         assert!(told == format!("{before}{wanted}"), "{} bytes", told.len());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_of_the_connection_alone_is_not_told_as_the_daemons_end() {
+    let house = house();
+    let weak = Weak::before(&house);
+    let socket = weak.path.to_str().unwrap();
+    let mut running = house
+        .run_with(&["--socket", socket], &["sh", "-c", "echo here; sleep 600"])
+        .start();
+    running.wait_for("here");
+    weak.snap();
+    let told = running.finish();
+    let err = told.expect(125).err();
+    assert!(err.contains("broke; the ") && err.contains("fumehood logs "), "{err}");
+    assert!(!err.contains("is gone"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
