@@ -256,7 +256,8 @@ impl Command {
         self
     }
 
-    /// Whether a reader of [`Run::next`] that is slow holds the command back. Unless told so, none does; for
+    /// Whether a reader of [`Run::next`] that is slow holds the command back; while there are readers of [`Run::stdout`] or [`Run::stderr`], they
+    /// do, and nobody has to take the events. Unless told so, none does; for
     /// [`output`](Self::output), which reads as fast as it comes, it is `BLOCK`.
     pub fn flow(mut self, flow: FlowControl) -> Self {
         self.output_options().flow = flow.into();

@@ -73,8 +73,8 @@
 //!
 //! **Broken connections.** A [`Run`] whose connection breaks is attached to again, with pauses that grow, for as long as [`Reconnect`] says
 //! ([`Client::with_reconnect`]): its events go on after the last one, and input that the daemon had not taken is said again by its place, so
-//! that nothing is written twice. The other calls are made once; one that fails with [`Error::is_broken_connection`] may be made
-//! again.
+//! that nothing is written twice. Starting, attaching and waiting are repeated in the same way, also while a daemon drains. The other calls are made
+//! once; one that fails with [`Error::is_broken_connection`] may be made again.
 //!
 //! **Bounds.** Of a run that nobody reads, about 2 MiB are under way; of input, 1 MiB is kept for a repetition; of captured output, what
 //! [`Command::capture`] says. What the daemon itself keeps, the request says (`RunSpec.output`).
@@ -90,6 +90,7 @@ pub mod directory;
 mod error;
 mod files;
 mod outcome;
+mod readers;
 mod resume;
 mod run;
 mod running;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::readers::{Readers, passed_over};
 use crate::run::{Input, MAX_STDIN_BYTES, RunEvents, RunHandle, RunInput, last_seq_of};
 
 /// Bytes of input that are kept for a repetition. Beyond it no more is taken until the daemon has taken some.
@@ -221,6 +222,10 @@ pub(crate) struct Driver {
     pub reached: bool,
     pub kept: Kept,
     pub kill_on_drop: Arc<AtomicBool>,
+    /// Whether the command waits for what this task does not take.
+    pub holds_back: bool,
+    /// Who reads the output elsewhere.
+    pub readers: Arc<Readers>,
     input: RunInput,
     events: RunEvents,
     last_seq: u64,
@@ -234,6 +239,7 @@ pub(crate) struct Driver {
 enum Turn {
     Left,
     Passed,
+    PassedOver,
     Event(Result<Option<RunEvent>, Error>),
     Stdin(Option<Stdin>),
     Control(Option<Input>),
@@ -255,6 +261,8 @@ impl Driver {
             start,
             kept: Kept::default(),
             kill_on_drop: Arc::default(),
+            holds_back: false,
+            readers: Arc::default(),
             input,
             events,
             outgoing: VecDeque::new(),
@@ -285,7 +293,8 @@ impl Driver {
 
     /// Follows the run until its last event was taken, its events are wanted no more, or it cannot be followed.
     pub(crate) async fn drive(mut self, mut says: Says, events: mpsc::Sender<Result<RunEvent, Error>>) {
-        let mut waiting: Option<RunEvent> = None;
+        // One event, and more only behind output that was passed over.
+        let mut waiting: VecDeque<RunEvent> = VecDeque::new();
         let mut takes_input = true;
         let mut question: Option<Question> = None;
         let mut pause = TAKEN_PAUSES.0;
@@ -297,12 +306,17 @@ impl Driver {
                     client.get(run_id).await
                 }));
             }
+            let takes_more = match waiting.back().map(|last| &last.event) {
+                None => true,
+                Some(Some(Event::Output(_) | Event::Finished(_))) => false,
+                Some(_) => self.holds_back && self.readers.are_there(),
+            };
             let next = self.outgoing.front().cloned();
             let idle = next.is_none();
             let turn = tokio::select! {
                 biased;
                 () = events.closed() => Turn::Left,
-                room = events.reserve(), if waiting.is_some() => match (room, waiting.take()) {
+                room = events.reserve(), if !waiting.is_empty() => match (room, waiting.pop_front()) {
                     (Ok(room), Some(event)) => {
                         let last = matches!(event.event, Some(Event::Finished(_)));
                         room.send(Ok(event));
@@ -313,7 +327,8 @@ impl Driver {
                     }
                     _ => Turn::Left,
                 },
-                event = self.events.next(), if waiting.is_none() => Turn::Event(event),
+                () = self.readers.past(waiting.back()), if self.holds_back => Turn::PassedOver,
+                event = self.events.next(), if takes_more => Turn::Event(event),
                 said = async { match next { Some(input) => self.input.send(input).await, None => Ok(()) } }, if !idle && takes_input => Turn::Said(said.is_ok()),
                 control = says.control.recv(), if idle && !says.control.is_closed() => Turn::Control(control),
                 stdin = async { match &mut says.stdin { Some(stdin) => stdin.recv().await, None => None } }, if idle && says.stdin.is_some() && self.kept.has_room() => Turn::Stdin(stdin),
@@ -321,6 +336,15 @@ impl Driver {
             };
             match turn {
                 Turn::Passed => {}
+                Turn::PassedOver => {
+                    if let Some(event) = waiting.pop_back() {
+                        let gap = waiting
+                            .back()
+                            .is_some_and(|before| matches!(before.event, Some(Event::Gap(_))));
+                        let before = if gap { waiting.pop_back() } else { None };
+                        waiting.push_back(passed_over(&event, before));
+                    }
+                }
                 Turn::Left => return self.leave().await,
                 Turn::Stdin(Some(stdin)) => {
                     if stdin.eof {
@@ -365,7 +389,7 @@ impl Driver {
                         }
                         _ => {}
                     }
-                    waiting = Some(event);
+                    waiting.push_back(event);
                 }
                 Turn::Event(Ok(None)) => return,
                 Turn::Event(Err(error)) => {
@@ -391,6 +415,9 @@ impl Driver {
                             }
                         }
                         Err(error) => {
+                            for event in waiting {
+                                let _ = events.send(Ok(event)).await;
+                            }
                             let _ = events.send(Err(error)).await;
                             return;
                         }

@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes};
 use fumehood_proto::v1::attach_start::Position as WirePosition;
 use fumehood_proto::v1::run_event::Event;
 use fumehood_proto::v1::{
-    AttachStart, Finished, InputMode, OnDisconnect, OutputStream, RunEvent, RunInfo, SignalScope, StartRequest, Stdin,
-    StreamOffsets, TerminalSize,
+    AttachStart, Finished, FlowControl, InputMode, OnDisconnect, OutputStream, RunEvent, RunInfo, SignalScope,
+    StartRequest, Stdin, StreamOffsets, TerminalSize,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use tokio_stream::Stream;
 use crate::client::Client;
 use crate::error::Error;
 use crate::outcome::{Capture, ExitStatus, Output};
+use crate::readers::{Readers, Reading};
 use crate::resume::{Driver, Kept, Says, retry};
 use crate::run::{Input, MAX_STDIN_BYTES, last_seq_of};
 
@@ -96,9 +97,12 @@ impl Client {
             };
             (mode, spec.on_disconnect())
         });
+        let output = request.spec.as_ref().and_then(|spec| spec.output.as_ref());
+        let holds_back = output.is_some_and(|output| output.flow() == FlowControl::Block);
         let handle = retry(self.reconnect, || self.run(request.clone())).await?;
         let mut driver = Driver::new(self.clone(), start(run_id, 0, None), handle);
         driver.kept = Kept::from(0, true);
+        driver.holds_back = holds_back;
         let mut pipe = mode == InputMode::Stream;
         if let Some(input) = input {
             driver.give(input);
@@ -225,6 +229,7 @@ pub struct Run {
     pub stdin: Option<RunStdin>,
     control: mpsc::Sender<Input>,
     kill_on_drop: Arc<AtomicBool>,
+    readers: Arc<Readers>,
     /// Of a run that was started here.
     on_disconnect: Option<OnDisconnect>,
     finished: Option<Finished>,
@@ -254,6 +259,7 @@ impl Run {
             stdin,
             control,
             kill_on_drop,
+            readers: Arc::clone(&driver.readers),
             on_disconnect,
             finished: None,
             last_seq: 0,
@@ -428,6 +434,10 @@ impl Run {
 
     /// Reads its standard output from the beginning, independently of the events and of other readers: over an attachment of its own.
     ///
+    /// With [`FlowControl::Block`] a reader holds the command back as the events do, and nobody has to take these meanwhile: output that
+    /// all readers of its stream have had, and that of a stream without one, waits for [`next`](Self::next) no longer than there is
+    /// room (some MiB). Where it is passed over, a gap stands for it in the events.
+    ///
     /// # Errors
     /// As attaching.
     pub async fn stdout(&self) -> Result<OutputReader, Error> {
@@ -443,12 +453,14 @@ impl Run {
     }
 
     async fn reader(&self, stream: OutputStream) -> Result<OutputReader, Error> {
+        let reading = self.readers.enter(stream);
         Ok(OutputReader {
             run: self.client.attach(self.id.as_str()).start().await?,
             stream,
             offset: 0,
             piece: Bytes::new(),
             ended: false,
+            reading,
         })
     }
 }
@@ -597,6 +609,7 @@ pub struct OutputReader {
     offset: u64,
     piece: Bytes,
     ended: bool,
+    reading: Reading,
 }
 
 impl OutputReader {
@@ -614,9 +627,11 @@ impl OutputReader {
                 let data = std::mem::take(&mut self.piece);
                 let at = self.offset;
                 self.offset += data.len() as u64;
+                self.reading.moved_to(self.offset);
                 return Poll::Ready(Ok(Some(Piece::Data(at, data))));
             }
             if self.ended {
+                self.reading.moved_to(u64::MAX);
                 return Poll::Ready(Ok(None));
             }
             let next = ready!(Pin::new(&mut self.run).poll_next(context)).transpose()?;
@@ -641,6 +656,7 @@ impl OutputReader {
                     bytes: begins - self.offset,
                 };
                 self.offset = begins;
+                self.reading.moved_to(begins);
                 return Poll::Ready(Ok(Some(Piece::Lost(lost))));
             }
         }

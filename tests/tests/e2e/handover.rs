@@ -373,6 +373,52 @@ async fn what_a_dropped_run_becomes_is_what_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reads_the_output_alone_needs_not_take_the_events() {
+    let house = house();
+    let client = house.client().await;
+    let script = "head -c 30000000 /dev/zero; head -c 10000000 /dev/zero >&2; printf end; exit 4";
+    let command = sh(&client, &house, script).flow(FlowControl::Block);
+    let mut run = within("spawn", command.spawn()).await.unwrap();
+    let mut stdout = within("a reader", run.stdout()).await.unwrap();
+    let mut first = vec![0; 1_000_000];
+    within("the beginning", stdout.read_exact(&mut first)).await.unwrap();
+    // Nobody reads on, and the command waits.
+    let length = async || client.get(run.id()).await.unwrap().output_bytes.unwrap().stdout;
+    let mut before = 0;
+    let held = loop {
+        let now = length().await;
+        if now == before {
+            break now;
+        }
+        before = now;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    assert!(held < 15_000_000, "{held}");
+    let mut rest = Vec::new();
+    within("all of it", stdout.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(first.len() + rest.len(), 30_000_003);
+    assert!(rest.ends_with(b"\0end"));
+    drop(stdout);
+    // The events tell the rest, and what they do not hold.
+    let (mut told, mut passed, mut gaps) = ([0; 2], [0; 2], 0);
+    let mut ended = None;
+    while let Some(event) = within("an event", run.next()).await.unwrap() {
+        match event.event {
+            Some(Event::Output(output)) => told[usize::from(output.stream == 2)] += output.data.len() as u64,
+            Some(Event::Gap(gap)) => {
+                gaps += 1;
+                passed = [passed[0] + gap.stdout_bytes, passed[1] + gap.stderr_bytes];
+            }
+            Some(Event::Finished(finished)) => ended = Some(finished.shell_code),
+            _ => {}
+        }
+    }
+    assert_eq!([told[0] + passed[0], told[1] + passed[1]], [30_000_003, 10_000_000]);
+    assert!((1..5).contains(&gaps), "{gaps}");
+    assert_eq!(ended, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_whose_events_nobody_takes_hold_no_other_up() {
     let house = house();
     let client = house.client().await;
