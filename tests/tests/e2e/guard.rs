@@ -434,3 +434,26 @@ fn what_becomes_a_repository_is_not_taken_for_one_that_had_its_number() {
         assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
     });
 }
+
+#[test]
+fn a_protected_file_is_not_written_by_a_name_that_it_had_before() {
+    for_both(|house| {
+        with_repository(house);
+        outside_ok(
+            house,
+            "mkdir .vscode && printf '{}' > .vscode/tasks.json && echo old > plain \
+             && ln .git/config one && ln .vscode/tasks.json two && ln plain three",
+        );
+        let workspace = house.workspace();
+        let before = std::fs::read(workspace.join(".git/config")).unwrap();
+        let script = "for f in one two; do echo evil > $f; echo evil >> $f; chmod 755 $f; ln $f $f-more; truncate -s 0 $f; done
+            [ -w one ] || echo not writable; ln one other && echo evil >> other; echo new > three; cat plain; git config user.name me && git config user.name";
+        let ended = house.run_with(&["-v"], &["sh", "-c", script]).finish();
+        assert_eq!(ended.out(), "not writable\nnew\nme\n", "{}", ended.err());
+        assert!(ended.err().contains("another name of .git/config"), "{}", ended.err());
+        assert_eq!(std::fs::read(workspace.join("one")).unwrap(), before);
+        assert_eq!(std::fs::read_to_string(workspace.join("two")).unwrap(), "{}");
+        // The names themselves are nothing to protect.
+        house.sh("rm one two").expect(0);
+    });
+}
