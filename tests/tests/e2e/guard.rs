@@ -410,16 +410,16 @@ fn the_limit_of_a_files_size_holds_for_what_init_makes_long() {
 }
 
 #[test]
-fn trees_of_thousands_of_levels_are_made_and_removed() {
-    for_both(|house| {
-        let make = "import os\nfor _ in range(1000):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
-        house.run(&[PYTHON, "-c", make]).expect(0);
-        house.sh("rm -r d").expect(0);
-        assert!(!house.workspace().join("d").exists());
-        house.run(&[PYTHON, "-c", make]).expect(0);
-        house.cli().args(["files", "rm", "-r", "d"]).finish().expect(0);
-        assert!(!house.workspace().join("d").exists());
-    });
+fn a_tree_of_a_thousand_levels_is_made_and_removed() {
+    let house = house();
+    let make = "import os\nfor _ in range(1000):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
+    house.run(&[PYTHON, "-c", make]).expect(0);
+    house.sh("rm -r d").expect(0);
+    assert!(!house.workspace().join("d").exists());
+    house.run(&[PYTHON, "-c", make]).expect(0);
+    house.cli().args(["files", "rm", "-r", "d"]).finish().expect(0);
+    assert!(!house.workspace().join("d").exists());
+    house.end();
 }
 
 #[test]
