@@ -65,4 +65,5 @@ pub use shed::{Needs, Shed, ShedError, shed};
 pub use sys::{forget_caller, landlock_abi};
 pub use terminal::resize as resize_terminal;
 #[doc(hidden)]
+pub use view::is_kernels_file_system;
 pub use wire::try_decoders;

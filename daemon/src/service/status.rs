@@ -451,7 +451,7 @@ impl From<CreateError> for Refused {
         let message = error.to_string();
         Refused(match error {
             CreateError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
-            CreateError::Full(_) => {
+            CreateError::Full(_) | CreateError::FullOfOne(_) => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));
                 status(Code::ResourceExhausted, "TOO_MANY_SESSIONS", message, details)

@@ -3657,7 +3657,8 @@ pub struct SessionSpec {
     #[prost(message, repeated, tag = "5")]
     pub env: ::prost::alloc::vec::Vec<EnvironmentVariable>,
     /// Bounds tighter than the policy's. `memory_bytes`, `processes`, `disk_bytes` and `files` hold for everything in the session together,
-    /// the others are those of each run that names none.
+    /// the others are those of each run that names none, and end with it: what a run leaves in the background has no limit of time but the
+    /// session's own, `idle_timeout` and `lifetime`.
     #[prost(message, optional, tag = "6")]
     pub limits: ::core::option::Option<RequestedLimits>,
     /// As in RunSpec; also for its runs' records.

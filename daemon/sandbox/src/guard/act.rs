@@ -545,6 +545,7 @@ impl Guard {
                 if let (Ok(()), Some(stat)) = (&result, gone) {
                     self.started.forget((stat.st_dev, stat.st_ino));
                     self.rules.forget((stat.st_dev, stat.st_ino));
+                    self.aliases.forget((stat.st_dev, stat.st_ino));
                 }
                 done(result)
             }
@@ -665,6 +666,7 @@ impl Guard {
                     .judge(&self.trees, place.tree, &place.relative(), Change::Write)
                 {
                     Verdict::Refuse(_) => Err(Errno::ACCESS),
+                    _ if self.aliases.refuses(&place).is_some() => Err(Errno::ACCESS),
                     _ => Ok(Done::Value(0)),
                 }
             }
@@ -735,7 +737,13 @@ impl Guard {
     fn judge(&mut self, place: &Place, change: Change) -> Result<Judged, Errno> {
         let path = place.relative();
         let rule = match self.rules.judge(&self.trees, place.tree, &path, change) {
-            Verdict::Allow => return Ok(Judged::Permitted),
+            Verdict::Allow => match matches!(change, Change::Write | Change::Attributes)
+                .then(|| self.aliases.refuses(place))
+                .flatten()
+            {
+                Some(rule) => rule,
+                None => return Ok(Judged::Permitted),
+            },
             Verdict::Refuse(rule) => rule,
             Verdict::Adopt => {
                 match repository::adopt(&self.trees, &self.started, place)? {

@@ -170,7 +170,7 @@ impl Roots {
 
 /// A directory on the way down in a tree. One far down is looked up from one near it, so that a path of thousands of names does not
 /// cost the kernel the square of that.
-struct Near<'t> {
+pub(super) struct Near<'t> {
     tree: &'t Tree,
     /// What is looked up from; `None`: the tree's root.
     base: Option<OwnedFd>,
@@ -185,7 +185,7 @@ struct Near<'t> {
 const NAMES_AT_ONCE: usize = 16;
 
 impl<'t> Near<'t> {
-    fn new(tree: &'t Tree) -> Self {
+    pub fn new(tree: &'t Tree) -> Self {
         Near {
             tree,
             base: None,
@@ -196,7 +196,7 @@ impl<'t> Near<'t> {
     }
 
     /// Goes one name down.
-    fn enter(&mut self, name: &OsStr) {
+    pub fn enter(&mut self, name: &OsStr) {
         if self.names == NAMES_AT_ONCE {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::openat(self.base(), &self.path, flags, Mode::empty()) {
@@ -215,7 +215,7 @@ impl<'t> Near<'t> {
     }
 
     /// Device and inode of what has a name in it, or of itself.
-    fn identity(&self, name: &str) -> Option<(u64, u64)> {
+    pub fn identity(&self, name: &str) -> Option<(u64, u64)> {
         if self.gone {
             return None;
         }

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::place::{PATH_MAX, Tree, open_beneath};
-use super::roots::Roots;
+use super::roots::{Near, Roots};
 use super::{index, state};
 
 /// What a change does to a name.
@@ -514,7 +514,7 @@ fn common_directory(change: Change) -> Verdict {
 }
 
 /// The rule that protects a name at the root of a tree.
-fn by_policy(protected: &Path) -> String {
+pub(super) fn by_policy(protected: &Path) -> String {
     format!("filesystem.protect: {}", protected.display())
 }
 
@@ -676,7 +676,22 @@ impl Look<'_> {
 
     /// The repository that a path lies in, not counting the path itself.
     pub fn holder(self, path: &Path) -> Option<&Path> {
-        path.ancestors().skip(1).find(|above| self.is_repository(above))
+        // Each is looked at from near it, so that a path of thousands of names does not cost the square of that; and only what could be one
+        // is looked at from the root.
+        let mut near = Near::new(&self.trees[self.tree]);
+        let mut could_be = vec![true];
+        let mut in_worktrees = false;
+        let names = path.parent()?.iter();
+        for name in names {
+            near.enter(name);
+            could_be.push(in_worktrees || same_name(name, ".git") || near.identity(SHAPE[0]).is_some());
+            in_worktrees = same_name(name, "worktrees");
+        }
+        let above = path.ancestors().skip(1).zip(could_be.into_iter().rev());
+        above
+            .filter(|(_, could_be)| *could_be)
+            .map(|(above, _)| above)
+            .find(|above| self.is_repository(above))
     }
 
     /// Whether directories hold a symbolic link anywhere, or too much to tell.

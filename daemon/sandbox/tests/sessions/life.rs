@@ -251,6 +251,23 @@ pub fn signals_reach_the_leader_or_the_tree(lab: &Lab) {
     session.close();
 }
 
+pub fn a_signal_that_comes_early_is_not_lost(lab: &Lab) {
+    let session = lab.session();
+    for round in 0..40 {
+        let mut run = session.start(&shell("sleep 1000; true"));
+        if round % 2 == 1 {
+            run.started();
+        }
+        run.running.signal(libc::SIGTERM, SignalScope::Tree).expect("asked");
+        let outcome = run.end();
+        assert!(
+            outcome.status.is_some() || outcome.spawn_failed.is_some(),
+            "{outcome:?}"
+        );
+    }
+    session.close();
+}
+
 pub fn cpu_time_is_each_runs_own(lab: &Lab) {
     let session = lab.session();
     let mut busy = session.start(&shell("/probe --probe burn 400; echo; sleep 1000"));
