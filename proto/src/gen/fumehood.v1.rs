@@ -2526,7 +2526,8 @@ pub enum FlowControl {
     /// The command never waits for a reader; one that falls behind what is kept, in memory and in the file, gets a `gap`.
     Drop = 1,
     /// The command waits, as behind a shell's pipe, while the stream of the `Run` call that started it has not
-    /// taken what is kept: nothing is lost to that reader. When that stream ends, the run goes on as with DROP.
+    /// taken what is kept: nothing is lost to that reader, and no reader elsewhere (Attach, Read) takes it in its place. When that stream
+    /// ends, the run goes on as with DROP.
     Block = 2,
 }
 impl FlowControl {
