@@ -346,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn where_there_is_no_connection_the_reason_is_told_once() {
+        let connect = || -> Result<(), Error> {
+            Err(ConnectError::NotRunning {
+                path: "/s".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })?
+        };
+        let error = connect().unwrap_err();
+        assert_eq!(error.to_string(), "no daemon listens on /s");
+        assert!(
+            error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+            "{error:?}"
+        );
+    }
+
+    #[test]
     fn a_single_violation_stands_for_the_summary() {
         let details = ErrorDetails::with_precondition_failure_violation("NOT_FINISHED", "run:7", "kill it first");
         let error = Error::from(Status::with_error_details(
@@ -380,22 +396,6 @@ mod tests {
             Error::from(Status::from_error(Box::new(reset))),
             Error::Transport { .. }
         ));
-    }
-
-    #[test]
-    fn where_there_is_no_connection_the_reason_is_told_once() {
-        let connect = || -> Result<(), Error> {
-            Err(ConnectError::NotRunning {
-                path: "/s".into(),
-                source: std::io::ErrorKind::NotFound.into(),
-            })?
-        };
-        let error = connect().unwrap_err();
-        assert_eq!(error.to_string(), "no daemon listens on /s");
-        assert!(
-            error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
-            "{error:?}"
-        );
     }
 
     #[test]

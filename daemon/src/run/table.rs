@@ -399,12 +399,12 @@ struct Runs {
     last_order: u64,
     /// Finished runs in the order of their ends.
     ended: VecDeque<EndedRun>,
+    /// Whether a task sees to it that they are forgotten in time.
+    is_timed: bool,
     /// Memory that the output of those takes.
     ended_bytes: usize,
     /// The first so many of those have given up the memory that their files made needless.
     trimmed: usize,
-    /// A task sees to it that they are forgotten in time.
-    is_timed: bool,
 }
 
 /// What is to be known of a finished run to forget it.
