@@ -1,5 +1,6 @@
 //! The daemon's command line, shared by `fumehoodd` and `fumehood daemon`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{Config, LogFormat, Overrides, REFERENCE};
+use crate::handover::TakeOver;
 use crate::launch::Launching;
 use crate::serve::{self, ServeError};
 use crate::walls::{self, Opened};
@@ -39,6 +41,9 @@ pub struct DaemonArgs {
     /// Started by a client: end after 15 minutes without a run or a connection
     #[arg(long, hide = true)]
     auto: bool,
+    /// Take over from the daemon that serves the socket
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// End after so many seconds without a run or a connection
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,
@@ -86,24 +91,36 @@ pub fn run(arguments: DaemonArgs) -> ExitCode {
     }
 }
 
+/// What this process was told after `daemon`, for one that takes over from it.
+pub(crate) fn own_arguments() -> Vec<Vec<u8>> {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    arguments.next_if(|first| first == "daemon");
+    let arguments = arguments.filter(|argument| argument != "--take-over");
+    arguments.map(OsString::into_encoded_bytes).collect()
+}
+
 /// In this order: what needs everything, the daemon's walls, which must come before threads, then the runtime.
 fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     if arguments.auto {
         fumehood_sandbox::forget_caller().map_err(ServeError::Runtime)?;
     }
+    let take_over = arguments.take_over;
     let config = Config::load(arguments.overrides())?;
     let inherited = systemd::listeners()?;
+    // Nothing changes for the other daemon before everything that can fail here has not.
+    let mut take_over = take_over.then(|| TakeOver::ask(&config.socket)).transpose()?;
     telemetry::init(&config.log)?;
     raise_limits();
     let launching = Launching::start(&config.scratch_dir)?;
-    let opened = Opened::open(&config)?;
-    walls::raise(&config, inherited.is_empty())?;
+    let opened = Opened::open(&config, take_over.as_mut())?;
+    let own_socket = take_over.as_ref().map_or(inherited.is_empty(), |there| there.lock.is_some());
+    walls::raise(&config, own_socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("fumehoodd")
         .build()
         .map_err(ServeError::Runtime)?;
-    let result = runtime.block_on(serve::serve(config, inherited, opened, launching.clone()));
+    let result = runtime.block_on(serve::serve(config, inherited, opened, launching.clone(), take_over));
     // A connection that does not end must not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     launching.end();

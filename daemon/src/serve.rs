@@ -5,6 +5,8 @@
 //! second signal ends the grace.
 
 use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,22 +21,26 @@ use fumehood_proto::v1::runs_server::RunsServer;
 use fumehood_proto::v1::sessions_server::SessionsServer;
 use fumehood_sandbox::LaunchError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
-use tonic::service::InterceptorLayer;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::{Request, Status};
 
 use crate::approvals::{Approvals, Judges};
 use crate::audit::{self, AuditLog};
+use crate::cli;
 use crate::config::{Config, ConfigError};
 use crate::files::Files;
+use crate::handover::{Control, HandOverError, Handed, Offer, Successor, TakeOver, bytes};
 use crate::launch::Launching;
 use crate::listen::{self, Admission, Endpoint, tls, unix};
 use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
 use crate::service::{
-    ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
-    SessionsService,
+    ApprovalsService, Door, FilesService, Forward, ForwardLayer, Here, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
+    SessionsService, from_successor,
 };
 use crate::session::{SessionBounds, SessionTable};
 use crate::systemd;
@@ -49,11 +55,20 @@ const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
 /// What background processes of sessions have after the stop signal when the daemon ends.
 const SESSIONS_GRACE: Duration = Duration::from_secs(2);
 
+/// How long connections may go on that have nothing to wait for any more, once everything that was kept for a successor is over.
+const CONNECTIONS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to close what a dead process had open.
+const DEATH: Duration = Duration::from_millis(500);
+
 /// How long ended runs may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a run ended that the daemon before this one was running.
 const LOST: &str = "the daemon was killed, or its machine failed; what had been saved of the run is there";
+
+/// A server's task.
+type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +97,9 @@ pub enum ServeError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] audit::OpenError),
+    /// The daemon that it was to take over from.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
     /// Its socket.
     #[error(transparent)]
     Bind(#[from] unix::BindError),
@@ -107,11 +125,19 @@ pub async fn serve(
     inherited: Vec<std::os::unix::net::UnixListener>,
     opened: Opened,
     launching: Launching,
+    mut take_over: Option<TakeOver>,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(|error| ServeError::Serve(error.to_string()))?;
     let Opened { policies, tcp } = opened;
-    let audit = open_audit(&config).await?;
-    let (endpoints, socket) = endpoints(&config, inherited, tcp)?;
+    let audit = match handed_audit(&config, take_over.as_mut()) {
+        Some(handed) => Some(handed.await?),
+        None => open_audit(&config).await?,
+    };
+    let Listening {
+        endpoints,
+        mut socket,
+        handed,
+    } = endpoints(&config, inherited, tcp, take_over.as_mut())?;
     test_machine(&launching).await;
     let mut launcher_lost = tokio::spawn(launching.clone().keep_alive());
 
@@ -145,14 +171,7 @@ pub async fn serve(
         retained: config.retained_runs,
         retain_for: config.retain_for,
     });
-    let incoming = listen::incoming(
-        endpoints,
-        Admission {
-            allowed_uids: config.allowed_uids.clone(),
-            audit: audit.clone(),
-        },
-    );
-    let connections = incoming.connections();
+    let forward = Forward::default();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
     health.set_serving::<SessionsServer<SessionsService>>().await;
@@ -171,10 +190,7 @@ pub async fn serve(
         audit: audit.clone(),
         sessions: Some(sessions.clone()),
     };
-    let answers = ApprovalsService {
-        approvals,
-        policies: policies.clone(),
-    };
+    let answers_of = policies.clone();
     let policies = PoliciesService {
         policies,
         audit: audit.clone(),
@@ -186,6 +202,19 @@ pub async fn serve(
     let hangups = signal(SignalKind::hangup()).map_err(|error| ServeError::Serve(error.to_string()))?;
     let reader = tokio::spawn(read_again(policies.clone(), hangups));
     let files = Files::new(launching.clone(), audit.clone(), config.audit.required);
+    let forwarding = ForwardLayer {
+        forward: forward.clone(),
+        here: Here {
+            runs: runs.clone(),
+            sessions: sessions.clone(),
+            approvals: approvals.clone(),
+        },
+    };
+    let answers = ApprovalsService {
+        approvals,
+        policies: answers_of,
+        forward: forward.clone(),
+    };
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -196,6 +225,7 @@ pub async fn serve(
         sessions: sessions.clone(),
         door: door.clone(),
         surroundings,
+        forward: forward.clone(),
     };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -204,10 +234,7 @@ pub async fn serve(
     };
     let describe = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = listen::server()
-        .layer(InterceptorLayer::new(only_allowed))
-        .layer(IntakeLayer::default())
-        .add_service(
+    let routes = Routes::new(
             FilesServer::new(FilesService {
                 files: files.clone(),
                 door: door.clone(),
@@ -219,6 +246,7 @@ pub async fn serve(
             RunsServer::new(RunsService {
                 runs: runs.clone(),
                 door,
+                forward: forward.clone(),
             })
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
@@ -230,17 +258,54 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(describe)?)
         // Tools older than 2024 know only this one.
-        .add_service(reflection().build_v1alpha().map_err(describe)?)
+        .add_service(reflection().build_v1alpha().map_err(describe)?);
+    let serving = |routes: Routes| {
+        listen::server()
+            .layer(InterceptorLayer::new(only_allowed))
+            .layer(IntakeLayer::default())
+            .layer(forwarding.clone())
+            .add_routes(routes)
+    };
+    let predecessor = match take_over {
+        Some(there) => {
+            let store = spill.as_ref().ok().cloned();
+            let taking = Taking {
+                finish: config.reload_finish,
+                runs: runs.clone(),
+                store,
+                audit: audit.clone(),
+            };
+            Some(taking.take(there, &forward).await?)
+        }
+        None => None,
+    };
+    if let Some(socket) = socket.as_ref().filter(|_| predecessor.is_some())
+        && let Err(error) = socket.note_process()
+    {
+        tracing::warn!(%error, "the socket's lock still names the daemon before this one");
+    }
+    let (successors, asking) = mpsc::channel(1);
+    let incoming = listen::incoming(
+        endpoints,
+        Admission {
+            allowed_uids: config.allowed_uids.clone(),
+            audit: audit.clone(),
+            successors: Some(successors),
+        },
+    );
+    let (connections, closing) = (incoming.connections(), incoming.closing());
+    let server = serving(routes.clone())
         .serve_with_incoming_shutdown(incoming, async {
             let _ = stopped.await;
         });
     let mut server = tokio::spawn(server);
-    systemd::ready();
+    systemd::ready(predecessor.is_some());
     tracing::info!(socket = %config.socket.display(), pid = std::process::id(), "serving");
 
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         () = signals.next() => Ended::Asked,
-        () = idle(config.idle_exit, runs.active(), sessions.living(), connections) => Ended::Idle,
+        () = idle(config.idle_exit, runs.active(), sessions.living(), connections, &forward) => Ended::Idle,
+        successor = hand_over(asking, handed, &config, audit.as_ref()) => Ended::Succeeded(successor),
         lost = &mut launcher_lost => Ended::Broken(match lost {
             Ok(error) => crate::telemetry::chain(&error),
             Err(error) => error.to_string(),
@@ -251,7 +316,43 @@ pub async fn serve(
             Err(error) => error.to_string(),
         }),
     };
-    systemd::stopping();
+    let mut successor = None;
+    if let Ended::Succeeded(next) = ended {
+        ended = Ended::Asked;
+        // What is connected goes on here; whoever connects from now on, there. The listeners' other copies went with the offer.
+        closing.close();
+        socket = None;
+        if !next.finish {
+            let kept = Kept {
+                runs: &runs,
+                sessions: &sessions,
+                forward: &forward,
+            };
+            let channel = |stream| {
+                let server = listen::server()
+                    .layer(InterceptorLayer::new(from_successor))
+                    .layer(IntakeLayer::default())
+                    .layer(forwarding.clone())
+                    .add_routes(routes.clone())
+                    .serve_with_incoming(tokio_stream::once(Ok::<_, io::Error>(stream)).chain(tokio_stream::pending()));
+                tokio::spawn(server)
+            };
+            ended = tokio::select! {
+                ended = kept.keep(&next, &mut server, channel) => ended,
+                () = signals.next() => Ended::Asked,
+                lost = &mut launcher_lost => Ended::Broken(match lost {
+                    Ok(error) => crate::telemetry::chain(&error),
+                    Err(error) => error.to_string(),
+                }),
+            };
+        }
+        successor = Some(next);
+    } else {
+        systemd::stopping();
+    }
+    if let Some(predecessor) = &predecessor {
+        predecessor.give_up();
+    }
     reader.abort();
     runs.drain();
     sessions.drain();
@@ -263,6 +364,8 @@ pub async fn serve(
         .await;
     drain(&runs, &mut signals, config.drain_grace).await;
     close_all(&sessions).await;
+    // It drains as this one did, and has its own grace.
+    let _ = tokio::time::timeout(config.drain_grace + END_TIMEOUT, forward.gone()).await;
     // Whoever connects from here on finds no socket and starts another daemon.
     if let Some(socket) = socket
         && let Err(error) = socket.remove()
@@ -270,7 +373,8 @@ pub async fn serve(
         tracing::warn!(%error, "the socket is left behind");
     }
     let _ = stop.send(());
-    if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
+    let server_over = matches!(ended, Ended::Over { served: true });
+    if !server_over && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
         server.abort();
     }
     files.end().await;
@@ -283,9 +387,15 @@ pub async fn serve(
     {
         tracing::error!(%error, "the audit log is not complete");
     }
+    if let Some(successor) = successor {
+        if successor.finish {
+            let _ = successor.taken(None);
+        }
+        successor.ended();
+    }
     match ended {
         Ended::Broken(error) => Err(ServeError::Serve(error)),
-        Ended::Asked | Ended::Idle => {
+        Ended::Asked | Ended::Idle | Ended::Over { .. } | Ended::Succeeded(_) => {
             tracing::info!("ended");
             Ok(())
         }
@@ -296,7 +406,188 @@ pub async fn serve(
 enum Ended {
     Asked,
     Idle,
+    /// All that was kept for a successor is over; `served`: so are the connections.
+    Over {
+        served: bool,
+    },
     Broken(String),
+    Succeeded(Successor),
+}
+
+/// What a daemon that takes over needs to take what the other one leaves.
+struct Taking {
+    finish: bool,
+    runs: RunTable,
+    store: Option<SpillStore>,
+    audit: Option<AuditLog>,
+}
+
+impl Taking {
+    /// Takes over, when everything else is ready: from here on the other daemon accepts nothing. Its calls go to it over `forward`, until what
+    /// it had is here.
+    async fn take(self, there: TakeOver, forward: &Forward) -> Result<Arc<Control>, ServeError> {
+        let TakeOver { offer, control, .. } = there;
+        let (control, finish) = (Arc::new(control), self.finish);
+        let asking = Arc::clone(&control);
+        let taken = tokio::task::spawn_blocking(move || asking.take(finish)).await;
+        let channel = taken.map_err(|error| ServeError::Serve(error.to_string()))??;
+        tracing::info!(instance = offer.instance, survive = channel.is_some(), "took over from the daemon before");
+        let Some(channel) = channel else {
+            self.adopt(&offer.instance, true).await;
+            return Ok(control);
+        };
+        let (say, gone) = watch::channel(false);
+        forward
+            .begin(channel, gone)
+            .map_err(|error| ServeError::Serve(error.to_string()))?;
+        let (told, ended) = oneshot::channel();
+        let listening = Arc::clone(&control);
+        // A thread of its own, which nothing waits for: it lasts as long as the other daemon.
+        std::thread::Builder::new()
+            .name("predecessor".to_owned())
+            .spawn(move || told.send(listening.ended()))
+            .map_err(ServeError::Runtime)?;
+        tokio::spawn(async move {
+            let in_order = ended.await.unwrap_or(false);
+            self.adopt(&offer.instance, in_order).await;
+            say.send_replace(true);
+        });
+        Ok(control)
+    }
+
+    /// Takes what the other daemon left; one that died may hold its lock for a moment yet.
+    async fn adopt(&self, instance: &str, in_order: bool) {
+        if !in_order {
+            tracing::error!(instance, "the daemon before this one died");
+            if let Some(audit) = &self.audit
+                && let Err(error) = audit.interrupt(instance).await
+            {
+                tracing::error!(%error, "its runs are not closed in the audit log; the next daemon does it");
+            }
+            tokio::time::sleep(DEATH).await;
+        }
+        let Some(store) = self.store.clone() else { return };
+        let adopting = store.clone();
+        if let Ok(left) = tokio::task::spawn_blocking(move || adopting.adopt()).await {
+            self.runs.restore(left, &store, LOST);
+        }
+    }
+}
+
+/// What a daemon goes on with that another one took over from.
+struct Kept<'a> {
+    runs: &'a RunTable,
+    sessions: &'a SessionTable,
+    forward: &'a Forward,
+}
+
+impl Kept<'_> {
+    /// Serves the successor's calls and the connections there are, until all of it is over or the successor is gone.
+    async fn keep(
+        &self,
+        successor: &Successor,
+        server: &mut Serving,
+        serve: impl FnOnce(tokio::net::UnixStream) -> Serving,
+    ) -> Ended {
+        let channel = || -> io::Result<_> {
+            let (own, theirs) = tokio::net::UnixStream::pair()?;
+            let gone = successor.gone()?;
+            successor.taken(Some(theirs.as_fd()))?;
+            let (say, told) = oneshot::channel();
+            let wait = move || {
+                gone();
+                let _ = say.send(());
+            };
+            std::thread::Builder::new().name("successor".to_owned()).spawn(wait)?;
+            Ok((own, told))
+        };
+        let (own, gone) = match channel() {
+            Ok(channel) => channel,
+            Err(error) => return Ended::Broken(format!("the hand-over failed: {error}")),
+        };
+        let _channel = serve(own);
+        tracing::info!(
+            runs = *self.runs.active().borrow(),
+            sessions = *self.sessions.living().borrow(),
+            "another daemon took over; what there is goes on here"
+        );
+        let (mut active, mut living) = (self.runs.active(), self.sessions.living());
+        let over = async {
+            loop {
+                let _ = active.wait_for(|active| *active == 0).await;
+                let _ = living.wait_for(|living| *living == 0).await;
+                self.forward.gone().await;
+                // Those that only watch have no end of their own.
+                let served = tokio::time::timeout(CONNECTIONS_PATIENCE, &mut *server).await;
+                if *active.borrow() == 0 && *living.borrow() == 0 {
+                    return served.is_ok();
+                }
+                if served.is_ok() {
+                    // Nobody can start anything any more but through the channel.
+                    let _ = active.wait_for(|active| *active == 0).await;
+                    let _ = living.wait_for(|living| *living == 0).await;
+                    return true;
+                }
+            }
+        };
+        tokio::select! {
+            served = over => Ended::Over { served },
+            _ = gone => {
+                tracing::warn!("the daemon that took over is gone or ending");
+                Ended::Asked
+            }
+        }
+    }
+}
+
+/// Waits for another daemon that takes over, and offers it all there is.
+async fn hand_over(
+    mut asking: mpsc::Receiver<tokio::net::UnixStream>,
+    mut handed: Handed,
+    config: &Config,
+    audit: Option<&AuditLog>,
+) -> Successor {
+    handed.offer.instance = audit.map(|audit| audit.instance().to_owned()).unwrap_or_default();
+    handed.offer.audit = audit.map(|audit| (bytes(&config.audit.path), bytes(audit.path())));
+    let handed = Arc::new(handed);
+    loop {
+        let Some(stream) = asking.recv().await else {
+            return std::future::pending().await;
+        };
+        let log = match audit {
+            Some(audit) => audit.share().await.ok(),
+            None => None,
+        };
+        let handed = Arc::clone(&handed);
+        let offer = move || handed.offer(stream.into_std()?, log);
+        match tokio::task::spawn_blocking(offer).await {
+            Ok(Ok(Some(successor))) => return successor,
+            Ok(Ok(None)) => tracing::debug!("another daemon asked what there is, and did not take over"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::telemetry::chain(&error), "another daemon did not take over");
+            }
+            Err(error) => tracing::error!(%error, "a hand-over failed"),
+        }
+    }
+}
+
+/// The audit log that was handed over, if it is the one that the configuration names.
+fn handed_audit(
+    config: &Config,
+    take_over: Option<&mut TakeOver>,
+) -> Option<impl Future<Output = Result<AuditLog, ServeError>>> {
+    let there = take_over?;
+    let (configured, path) = there.offer.audit.clone()?;
+    if configured != bytes(&config.audit.path) {
+        return None;
+    }
+    let (file, before) = (there.audit.take()?, there.offer.instance.clone());
+    let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+    let open = move || AuditLog::take_over(file, &path, &RunTable::new_id(), &before);
+    Some(async move {
+        let opened = tokio::task::spawn_blocking(open).await;
+        Ok(opened.map_err(|error| ServeError::Serve(error.to_string()))??)
+    })
 }
 
 /// Opens the audit log. Where nobody chose its place and another daemon of this user writes there (one was started in a login
@@ -417,11 +708,20 @@ fn endpoints(
     config: &Config,
     inherited: Vec<std::os::unix::net::UnixListener>,
     tcp: Option<(std::net::TcpListener, tls::Acceptor)>,
-) -> Result<(Vec<Endpoint>, Option<unix::Socket>), ServeError> {
+    take_over: Option<&mut TakeOver>,
+) -> Result<Listening, ServeError> {
     let failed = |error: io::Error| ServeError::Serve(error.to_string());
     let mut endpoints = Vec::new();
     let mut own = None;
-    for listener in inherited {
+    let mut listeners = inherited;
+    let predecessors = take_over.as_ref().map_or(0, |there| there.offer.predecessors + 1);
+    if let Some(there) = take_over {
+        listeners = std::mem::take(&mut there.unix);
+        let lock = there.lock.take().zip(there.offer.own_socket);
+        own = lock.map(|(lock, inode)| unix::Socket::handed(&config.socket, inode, lock));
+    }
+    for listener in listeners {
+        listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         endpoints.push(Endpoint::Unix(listener));
     }
@@ -431,11 +731,47 @@ fn endpoints(
         endpoints.push(Endpoint::Unix(listener));
         own = Some(socket);
     }
+    let mut handed = Handed {
+        offer: Offer {
+            unix: endpoints.len() as u32,
+            predecessors,
+            arguments: cli::own_arguments(),
+            directory: std::env::current_dir().map(|path| bytes(&path)).unwrap_or_default(),
+            ..Offer::default()
+        },
+        descriptors: Vec::new(),
+    };
+    for endpoint in &endpoints {
+        if let Endpoint::Unix(listener) = endpoint {
+            let copy = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+            handed.descriptors.push(copy);
+        }
+    }
+    if let Some(socket) = &own {
+        let (inode, lock) = socket.hand_over().map_err(failed)?;
+        handed.offer.own_socket = Some(inode);
+        handed.descriptors.push(lock.into());
+    }
     if let Some((listener, acceptor)) = tcp {
+        handed.offer.tcp = config.tcp.as_ref().map(|tcp| tcp.listen);
+        handed.descriptors.push(listener.as_fd().try_clone_to_owned().map_err(failed)?);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         endpoints.push(Endpoint::Tls(listener, acceptor));
     }
-    Ok((endpoints, own))
+    Ok(Listening {
+        endpoints,
+        socket: own,
+        handed,
+    })
+}
+
+/// Where the daemon listens.
+struct Listening {
+    endpoints: Vec<Endpoint>,
+    /// Its own socket, where no service manager holds it.
+    socket: Option<unix::Socket>,
+    /// Copies of all of it.
+    handed: Handed,
 }
 
 /// Tries everything that must not work, and says what got through.
@@ -520,11 +856,13 @@ async fn idle(
     mut active: watch::Receiver<usize>,
     mut sessions: watch::Receiver<usize>,
     mut connections: watch::Receiver<usize>,
+    forward: &Forward,
 ) {
     let Some(period) = period else {
         return std::future::pending().await;
     };
     loop {
+        forward.gone().await;
         let busy = [&mut active, &mut sessions, &mut connections].map(|count| *count.borrow_and_update() > 0);
         let busy = busy.contains(&true);
         let changed = async {

@@ -16,6 +16,7 @@ mod approvals;
 mod convert;
 mod explain;
 mod files;
+mod forward;
 mod intake;
 mod learning;
 mod node;
@@ -28,6 +29,7 @@ mod status;
 
 pub use approvals::ApprovalsService;
 pub use files::FilesService;
+pub use forward::{Forward, ForwardLayer, Here, from_successor};
 pub use intake::IntakeLayer;
 pub use learning::LearningService;
 pub use node::NodeService;

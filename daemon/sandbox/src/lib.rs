@@ -66,3 +66,4 @@ pub use sys::{forget_caller, landlock_abi};
 pub use terminal::resize as resize_terminal;
 #[doc(hidden)]
 pub use wire::try_decoders;
+pub use wire::{pair as packet_pair, receive as receive_packet, send as send_packet};

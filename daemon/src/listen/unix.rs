@@ -86,7 +86,7 @@ pub enum BindError {
 pub struct Socket {
     path: PathBuf,
     inode: (u64, u64),
-    _lock: File,
+    lock: File,
 }
 
 /// Listens on a Unix socket at an absolute path, blocking for a moment. The listener does not block.
@@ -127,12 +127,40 @@ pub fn bind(path: &Path, reach: Reach) -> Result<(tokio::net::UnixListener, Sock
         Socket {
             path: path.to_owned(),
             inode: (found.dev(), found.ino()),
-            _lock: lock,
+            lock,
         },
     ))
 }
 
 impl Socket {
+    /// The socket that another daemon listened on, with its lock, both handed over.
+    pub fn handed(path: &Path, inode: (u64, u64), lock: File) -> Socket {
+        Socket {
+            path: path.to_owned(),
+            inode,
+            lock,
+        }
+    }
+
+    /// Notes in the lock that this process serves.
+    ///
+    /// # Errors
+    /// When the lock cannot be written.
+    pub fn note_process(&self) -> io::Result<()> {
+        let mut lock = &self.lock;
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())
+    }
+
+    /// What another daemon needs to go on with it: device and inode, and its lock.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn hand_over(&self) -> io::Result<((u64, u64), File)> {
+        Ok((self.inode, self.lock.try_clone()?))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -541,7 +541,7 @@ impl RunTable {
         self.shared.active.send_modify(|active| *active -= 1);
     }
 
-    /// Takes the runs that earlier daemons left, before any other. Those that they did not see the end of are lost, for the reason given.
+    /// Takes the runs that earlier daemons left, before any other or beside those there are. Those that they did not see the end of are lost, for the reason given.
     pub fn restore(&self, mut adopted: Vec<Adopted>, store: &SpillStore, why: &str) {
         if adopted.is_empty() {
             return;
@@ -552,6 +552,14 @@ impl RunTable {
         let (mut lost, count) = (0, adopted.len());
         let mut runs = lock(&self.shared.runs);
         for Adopted { file, saved, found } in adopted {
+            let key = saved.described.peer.qualified(&saved.described.id);
+            // The same id was taken again here since: that one counts.
+            if let Some(known) = runs.by_id.get(&key)
+                && known.order > saved.described.order
+            {
+                store.remove(&file);
+                continue;
+            }
             let sealed = saved.sealed.is_some();
             let age = saved.finished_at().and_then(|at| now.duration_since(at).ok());
             runs.last_order = runs.last_order.max(saved.described.order);
@@ -564,7 +572,6 @@ impl RunTable {
             if !sealed {
                 run.seal();
             }
-            let key = run.peer.qualified(&run.id);
             // One of the same id was released, and its file could not be removed; the later one counts.
             if let Some(earlier) = runs.by_id.insert(key, Arc::clone(&run)) {
                 earlier.journal.discard();
@@ -592,6 +599,11 @@ impl RunTable {
             .values()
             .filter(|run| run.id == id && may_see(peer, &run.peer));
         others.max_by_key(|run| run.order).cloned()
+    }
+
+    /// Whether a run that this very peer started has this id.
+    pub fn has_own(&self, peer: &Peer, id: &str) -> bool {
+        lock(&self.shared.runs).by_id.contains_key(&peer.qualified(id))
     }
 
     /// The runs this peer may see, newest first.

@@ -1,0 +1,437 @@
+//! Calls about what the daemon before this one keeps, given on to it.
+//!
+//! After a planned restart (`handover.rs`) the runs, sessions and questions of the daemon before live on there. [`ForwardLayer`] looks at a call's
+//! first message: a call about a run, session or question that is not known here and is known there goes there as it came, both its streams with
+//! it. The services ask [`Forward`] for what lists there have. The channel is a socket pair between the two daemons; who really asks is said in
+//! the metadata [`PEER`], which only what serves the other end of that channel looks at ([`from_successor`]).
+//!
+//! Once the other daemon is gone, what it had is here, and nothing is given on any more.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::{Bytes, BytesMut};
+use fumehood_proto::v1;
+use http_body::{Body as _, Frame};
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::status;
+use crate::approvals::Approvals;
+use crate::peer::Peer;
+use crate::run::RunTable;
+use crate::session::SessionTable;
+
+/// Whose call it is: postcard of a [`Peer`].
+pub const PEER: &str = "fumehood-peer-bin";
+
+/// What page tokens begin with that are the other daemon's.
+pub(super) const EARLIER: &str = "earlier:";
+
+/// A page has room for others' entries while it is shorter than this: together they stay below what clients take.
+pub(super) const ROOM_BYTES: usize = 512 << 10;
+
+/// How long a call waits for what a daemon had that has just ended.
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest first message that is looked at, as the server takes it.
+const MAX_FIRST_BYTES: usize = 8 << 20;
+
+/// Length of what precedes each message: a flag and four bytes of length.
+const PREFIX_BYTES: usize = 5;
+
+/// What may be under way on the channel: as much as all calls of a daemon may have in their windows.
+const CHANNEL_WINDOW_BYTES: u32 = 1 << 30;
+const CALL_WINDOW_BYTES: u32 = 256 << 10;
+
+/// The way to the daemon before this one, where there is one; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Forward {
+    predecessor: Arc<OnceLock<Predecessor>>,
+}
+
+#[derive(Debug)]
+struct Predecessor {
+    channel: Channel,
+    /// True once it has ended and what it had is here.
+    gone: watch::Receiver<bool>,
+}
+
+impl Forward {
+    /// Gives calls on from here over `channel`, until `gone` says that the other daemon's runs are here. To be called once.
+    ///
+    /// # Errors
+    /// When the channel cannot be used.
+    pub fn begin(
+        &self,
+        channel: std::os::unix::net::UnixStream,
+        gone: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        channel.set_nonblocking(true)?;
+        let mut stream = Some(UnixStream::from_std(channel)?);
+        // There is one stream, and no second when that has ended.
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let stream = stream.take().map(TokioIo::new);
+            std::future::ready(stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
+        });
+        let channel = Endpoint::from_static("http://predecessor")
+            .initial_connection_window_size(CHANNEL_WINDOW_BYTES)
+            .initial_stream_window_size(CALL_WINDOW_BYTES)
+            .connect_with_connector_lazy(connector);
+        let _ = self.predecessor.set(Predecessor { channel, gone });
+        Ok(())
+    }
+
+    fn living(&self) -> Option<&Predecessor> {
+        self.predecessor.get().filter(|there| !*there.gone.borrow())
+    }
+
+    /// Whether there is somebody to give calls on to.
+    pub fn is_living(&self) -> bool {
+        self.living().is_some()
+    }
+
+    /// Returns when nobody is there any more.
+    pub async fn gone(&self) {
+        if let Some(there) = self.predecessor.get() {
+            // An error: nobody will say so any more.
+            let _ = there.gone.clone().wait_for(|gone| *gone).await;
+        }
+    }
+
+    /// Asks the other daemon in a peer's name. `None` when it does not know, or is gone.
+    async fn ask<R, A, F>(&self, peer: &Peer, request: R, call: impl FnOnce(Channel, Request<R>) -> F) -> Option<A>
+    where
+        F: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let there = self.living()?;
+        let mut request = Request::new(request);
+        let peer = MetadataValue::from_bytes(&postcard::to_stdvec(peer).ok()?);
+        request.metadata_mut().insert_bin(PEER, peer);
+        match call(there.channel.clone(), request).await {
+            Ok(answer) => Some(answer.into_inner()),
+            Err(status) if status.code() == Code::NotFound => None,
+            Err(error) => {
+                tracing::debug!(%error, "the daemon before this one does not answer");
+                let mut gone = there.gone.clone();
+                let _ = tokio::time::timeout(ADOPTION_TIMEOUT, gone.wait_for(|gone| *gone)).await;
+                None
+            }
+        }
+    }
+
+    /// A run there, as `peer` sees it.
+    async fn run(&self, peer: &Peer, id: &str) -> Option<v1::RunInfo> {
+        let request = v1::GetRequest { run_id: id.to_owned() };
+        let call = async |channel, request| v1::runs_client::RunsClient::new(channel).get(request).await;
+        self.ask(peer, request, call).await?.run
+    }
+
+    async fn knows_session(&self, peer: &Peer, id: &str) -> bool {
+        let request = v1::DescribeSessionRequest {
+            session_id: id.to_owned(),
+        };
+        let call = async |channel, request| {
+            v1::sessions_client::SessionsClient::new(channel)
+                .describe(request)
+                .await
+        };
+        self.ask(peer, request, call).await.is_some()
+    }
+
+    /// A page of runs there; its token is one for this daemon.
+    pub(super) async fn runs(&self, peer: &Peer, request: v1::ListRequest) -> v1::ListResponse {
+        let call = async |channel, request| v1::runs_client::RunsClient::new(channel).list(request).await;
+        let mut page = self.ask(peer, request, call).await.unwrap_or_default();
+        page.next_page_token = earlier(page.next_page_token);
+        page
+    }
+
+    /// A page of sessions there; its token is one for this daemon.
+    pub(super) async fn sessions(&self, peer: &Peer, request: v1::ListSessionsRequest) -> v1::ListSessionsResponse {
+        let call = async |channel, request| v1::sessions_client::SessionsClient::new(channel).list(request).await;
+        let mut page = self.ask(peer, request, call).await.unwrap_or_default();
+        page.next_page_token = earlier(page.next_page_token);
+        page
+    }
+
+    /// The questions that wait there.
+    pub(super) async fn questions(&self, peer: &Peer) -> Vec<v1::PendingApproval> {
+        let call = async |channel, request| v1::approvals_client::ApprovalsClient::new(channel).list(request).await;
+        let answer = self.ask(peer, v1::ListApprovalsRequest {}, call).await;
+        answer.map(|answer| answer.pending).unwrap_or_default()
+    }
+
+    /// What changes with them.
+    pub(super) async fn watch_questions(&self, peer: &Peer) -> Option<Streaming<v1::WatchApprovalsResponse>> {
+        let call = async |channel, request| v1::approvals_client::ApprovalsClient::new(channel).watch(request).await;
+        self.ask(peer, v1::WatchApprovalsRequest {}, call).await
+    }
+
+    /// Gives a call on as it came.
+    async fn give_on(&self, peer: &Peer, mut request: http::Request<Body>) -> http::Response<Body> {
+        let again = || status::unavailable("RESTARTING", "the daemon before this one has just ended; ask again".to_owned());
+        let (Some(there), Ok(peer)) = (self.living(), postcard::to_stdvec(peer)) else {
+            return again().into_http();
+        };
+        let Ok(peer) = http::HeaderValue::from_str(&STANDARD_NO_PAD.encode(peer)) else {
+            return again().into_http();
+        };
+        request.headers_mut().insert(PEER, peer);
+        let mut channel = there.channel.clone();
+        let ready = std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await;
+        if ready.is_err() {
+            return again().into_http();
+        }
+        match tower::Service::call(&mut channel, request).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!(%error, "a call could not be given on");
+                again().into_http()
+            }
+        }
+    }
+}
+
+fn earlier(token: String) -> String {
+    match token.is_empty() {
+        true => token,
+        false => format!("{EARLIER}{token}"),
+    }
+}
+
+/// What the server of the channel does instead of asking the kernel: the daemon at the other end says who asks.
+///
+/// # Errors
+/// When it does not.
+pub fn from_successor(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let said = request.metadata().get_bin(PEER).and_then(|said| said.to_bytes().ok());
+    let peer = said.and_then(|said| postcard::from_bytes::<Peer>(&said).ok());
+    let peer = peer.ok_or_else(|| Status::unauthenticated("who asks is not said"))?;
+    request.extensions_mut().insert(peer);
+    Ok(request)
+}
+
+/// What is known here.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// The runs.
+    pub runs: RunTable,
+    /// The sessions.
+    pub sessions: SessionTable,
+    /// The questions.
+    pub approvals: Approvals,
+}
+
+/// What a call is about.
+#[derive(Debug, PartialEq, Eq)]
+enum About {
+    Run(String),
+    /// A run that may have been started before under this id.
+    NewRun(String),
+    Session(String),
+    Question(String),
+}
+
+impl About {
+    /// What a call with this first message is about, where it can be about something that another daemon keeps.
+    fn of(path: &str, message: &[u8]) -> Option<About> {
+        fn decoded<M: Message + Default>(message: &[u8]) -> Option<M> {
+            M::decode(message).ok()
+        }
+        let start = |start: v1::StartRequest| match start.spec.map(|spec| spec.session) {
+            Some(session) if !session.is_empty() => Some(About::Session(session)),
+            _ => Some(About::NewRun(start.run_id)),
+        };
+        let session = |view: Option<v1::FilesView>| match view?.view? {
+            v1::files_view::View::Session(session) => Some(About::Session(session)),
+            v1::files_view::View::Workspace(_) => None,
+        };
+        let run = |id| Some(About::Run(id));
+        let about = match path.strip_prefix("/fumehood.v1.")? {
+            "Runs/Run" => match decoded::<v1::RunRequest>(message)?.message? {
+                v1::run_request::Message::Start(first) => start(first),
+                _ => None,
+            },
+            "Runs/Start" => start(decoded(message)?),
+            "Runs/Attach" => match decoded::<v1::AttachRequest>(message)?.message? {
+                v1::attach_request::Message::Attach(attach) => run(attach.run_id),
+                _ => None,
+            },
+            "Runs/Read" => run(decoded::<v1::ReadRequest>(message)?.run_id),
+            "Runs/Wait" => run(decoded::<v1::WaitRequest>(message)?.run_id),
+            "Runs/Get" => run(decoded::<v1::GetRequest>(message)?.run_id),
+            "Runs/Signal" => run(decoded::<v1::SignalRequest>(message)?.run_id),
+            "Runs/Kill" => run(decoded::<v1::KillRequest>(message)?.run_id),
+            "Runs/Release" => run(decoded::<v1::ReleaseRequest>(message)?.run_id),
+            "Learning/Observations" => run(decoded::<v1::ObservationsRequest>(message)?.run_id),
+            "Learning/Propose" => run(decoded::<v1::ProposeRequest>(message)?.run_id),
+            "Sessions/Create" => Some(About::Session(decoded::<v1::CreateSessionRequest>(message)?.session_id)),
+            "Sessions/Describe" => Some(About::Session(decoded::<v1::DescribeSessionRequest>(message)?.session_id)),
+            "Sessions/Reset" => Some(About::Session(decoded::<v1::ResetSessionRequest>(message)?.session_id)),
+            "Sessions/Close" => Some(About::Session(decoded::<v1::CloseSessionRequest>(message)?.session_id)),
+            "Files/Stat" => session(decoded::<v1::StatRequest>(message)?.view),
+            "Files/ListDirectory" => session(decoded::<v1::ListDirectoryRequest>(message)?.view),
+            "Files/ReadFile" => session(decoded::<v1::ReadFileRequest>(message)?.view),
+            "Files/WriteFile" => match decoded::<v1::WriteFileRequest>(message)?.message? {
+                v1::write_file_request::Message::Write(write) => session(write.view),
+                _ => None,
+            },
+            "Files/MakeDirectory" => session(decoded::<v1::MakeDirectoryRequest>(message)?.view),
+            "Files/Remove" => session(decoded::<v1::RemoveRequest>(message)?.view),
+            "Files/Rename" => session(decoded::<v1::RenameRequest>(message)?.view),
+            "Approvals/Resolve" => Some(About::Question(decoded::<v1::ResolveApprovalRequest>(message)?.approval_id)),
+            _ => None,
+        };
+        let id = |(About::Run(id) | About::NewRun(id) | About::Session(id) | About::Question(id)): &About| !id.is_empty();
+        about.filter(id)
+    }
+
+    /// Whether it is there and not here.
+    async fn is_there(&self, forward: &Forward, here: &Here, peer: &Peer) -> bool {
+        match self {
+            About::Run(id) => !here.runs.has_own(peer, id) && forward.run(peer, id).await.is_some(),
+            About::NewRun(id) => {
+                let own = |run: v1::RunInfo| run.peer == peer.to_string();
+                !here.runs.has_own(peer, id) && forward.run(peer, id).await.is_some_and(own)
+            }
+            About::Session(id) => here.sessions.get(peer, id).is_none() && forward.knows_session(peer, id).await,
+            About::Question(id) => {
+                let here = here.approvals.list(peer).iter().any(|pending| pending.id == *id);
+                let asks = |pending: &v1::PendingApproval| {
+                    let question = pending.question.as_ref();
+                    question.is_some_and(|question| question.approval_id == *id)
+                };
+                !here && forward.questions(peer).await.iter().any(asks)
+            }
+        }
+    }
+}
+
+/// Puts [`Forward`] before the services.
+#[derive(Clone, Debug)]
+pub struct ForwardLayer {
+    /// Where to.
+    pub forward: Forward,
+    /// What stays.
+    pub here: Here,
+}
+
+impl<S> tower::Layer<S> for ForwardLayer {
+    type Service = Forwarding<S>;
+
+    fn layer(&self, inner: S) -> Forwarding<S> {
+        Forwarding {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service that [`ForwardLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct Forwarding<S> {
+    inner: S,
+    layer: ForwardLayer,
+}
+
+impl<S> tower::Service<http::Request<Body>> for Forwarding<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let (Some(peer), true) = (peer, self.layer.forward.is_living()) else {
+            return Box::pin(self.inner.call(request));
+        };
+        // The clone may not be ready; the one that was asked is.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let ForwardLayer { forward, here } = self.layer.clone();
+        Box::pin(async move {
+            let (parts, mut body) = request.into_parts();
+            let read = first_message(&mut body).await;
+            let about = match read.first() {
+                // Compressed ones are not taken anyway.
+                Some(0) => About::of(parts.uri.path(), &read[PREFIX_BYTES.min(read.len())..]),
+                _ => None,
+            };
+            let whole = Body::new(Begun {
+                read: Some(read).filter(|read| !read.is_empty()),
+                rest: body,
+            });
+            let request = http::Request::from_parts(parts, whole);
+            let there = match &about {
+                Some(about) => about.is_there(&forward, &here, &peer).await,
+                None => false,
+            };
+            match there {
+                true => Ok(forward.give_on(&peer, request).await),
+                false => inner.call(request).await,
+            }
+        })
+    }
+}
+
+/// What was read of a body until its first message was whole, or until no more came.
+async fn first_message(body: &mut Body) -> Bytes {
+    let mut read = BytesMut::new();
+    loop {
+        if let [_, a, b, c, d, ..] = read[..] {
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > MAX_FIRST_BYTES || read.len() >= PREFIX_BYTES + length {
+                return read.freeze();
+            }
+        }
+        match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => read.extend_from_slice(&data),
+                Err(_) => return read.freeze(),
+            },
+            // Whoever reads on hears of the error.
+            Some(Err(_)) | None => return read.freeze(),
+        }
+    }
+}
+
+/// A body of which the beginning was read.
+struct Begun {
+    read: Option<Bytes>,
+    rest: Body,
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.read.take() {
+            Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_none() && self.rest.is_end_stream()
+    }
+}
