@@ -448,6 +448,16 @@ impl House {
         status
     }
 
+    /// Takes note that the daemon this house started has ended, if it has: another one took its place.
+    pub fn reap(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Some(status) = child.try_wait().expect("wait")
+        {
+            assert!(status.success(), "the daemon ended with {status}: {}", self.log());
+            self.child = None;
+        }
+    }
+
     /// `kill -9` of the daemon.
     pub fn kill_daemon(&mut self) {
         self.note_instances();
