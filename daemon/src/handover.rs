@@ -34,6 +34,9 @@ use serde::{Deserialize, Serialize};
 /// What a new daemon says first; as long as HTTP/2's preface, and unlike it from the first byte.
 pub const PREFACE: &[u8; 24] = b"FUMEHOOD-HAND-OVER/1\r\n\r\n";
 
+/// The form of what is said after the preface.
+const FORM: u32 = 1;
+
 /// How many daemons may go on behind one that serves: each is a hop on the way to what it keeps.
 pub const MAX_PREDECESSORS: u32 = 8;
 
@@ -43,8 +46,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// ... and how long a new daemon may take between being offered everything and taking it: the self-test of a slow machine, and room.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Never empty: that would look like the end.
 #[derive(Debug, Serialize, Deserialize)]
-struct Hello;
+struct Hello {
+    form: u32,
+}
 
 /// What the old daemon has; the descriptors that come along are in this order: Unix listeners, the socket's lock, the TCP listener, the
 /// audit log.
@@ -150,7 +156,7 @@ impl TakeOver {
         stream.write_all(PREFACE).map_err(silent)?;
         let (own, theirs) = packet_pair()?;
         limit(own.as_fd(), ANSWER_TIMEOUT)?;
-        send_packet(stream.as_fd(), &Hello, &[theirs.as_fd()]).map_err(silent)?;
+        send_packet(stream.as_fd(), &Hello { form: FORM }, &[theirs.as_fd()]).map_err(silent)?;
         drop(theirs);
         let (offer, descriptors) = match receive_packet::<Answer>(own.as_fd()).map_err(silent)? {
             Some((Answer::Offer(offer), descriptors)) => (*offer, descriptors),
@@ -241,11 +247,16 @@ impl Handed {
     pub fn offer(&self, stream: UnixStream, audit: Option<File>) -> Result<Option<Successor>, HandOverError> {
         stream.set_nonblocking(false)?;
         limit(stream.as_fd(), ANSWER_TIMEOUT)?;
-        let Some((Hello, descriptors)) = receive_packet::<Hello>(stream.as_fd())? else {
+        let Some((Hello { form }, descriptors)) = receive_packet::<Hello>(stream.as_fd())? else {
             return Ok(None);
         };
         let control = descriptors.into_iter().next().ok_or(HandOverError::Incomplete)?;
         limit(control.as_fd(), TAKE_TIMEOUT)?;
+        if form != FORM {
+            let why = "it is of another version; stop it and start this one".to_owned();
+            send_packet(control.as_fd(), &Answer::Refused(why), &[])?;
+            return Ok(None);
+        }
         if self.offer.predecessors >= MAX_PREDECESSORS {
             let why = format!(
                 "runs of {MAX_PREDECESSORS} earlier daemons still go on behind it; wait for some of them or end them"

@@ -328,13 +328,18 @@ pub async fn serve(
                 sessions: &sessions,
                 forward: &forward,
             };
-            let channel = |stream| {
+            let channel = |stream, stopped: oneshot::Receiver<()>| {
                 let server = listen::server()
                     .layer(InterceptorLayer::new(from_successor))
                     .layer(IntakeLayer::default())
                     .layer(forwarding.clone())
                     .add_routes(routes.clone())
-                    .serve_with_incoming(tokio_stream::once(Ok::<_, io::Error>(stream)).chain(tokio_stream::pending()));
+                    .serve_with_incoming_shutdown(
+                        tokio_stream::once(Ok::<_, io::Error>(stream)).chain(tokio_stream::pending()),
+                        async {
+                            let _ = stopped.await;
+                        },
+                    );
                 tokio::spawn(server)
             };
             ended = tokio::select! {
@@ -373,8 +378,7 @@ pub async fn serve(
         tracing::warn!(%error, "the socket is left behind");
     }
     let _ = stop.send(());
-    let server_over = matches!(ended, Ended::Over { served: true });
-    if !server_over && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
+    if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
         server.abort();
     }
     files.end().await;
@@ -395,7 +399,7 @@ pub async fn serve(
     }
     match ended {
         Ended::Broken(error) => Err(ServeError::Serve(error)),
-        Ended::Asked | Ended::Idle | Ended::Over { .. } | Ended::Succeeded(_) => {
+        Ended::Asked | Ended::Idle | Ended::Over | Ended::Succeeded(_) => {
             tracing::info!("ended");
             Ok(())
         }
@@ -406,10 +410,8 @@ pub async fn serve(
 enum Ended {
     Asked,
     Idle,
-    /// All that was kept for a successor is over; `served`: so are the connections.
-    Over {
-        served: bool,
-    },
+    /// All that was kept for a successor is over.
+    Over,
     Broken(String),
     Succeeded(Successor),
 }
@@ -487,7 +489,7 @@ impl Kept<'_> {
         &self,
         successor: &Successor,
         server: &mut Serving,
-        serve: impl FnOnce(tokio::net::UnixStream) -> Serving,
+        serve: impl FnOnce(tokio::net::UnixStream, oneshot::Receiver<()>) -> Serving,
     ) -> Ended {
         let channel = || -> io::Result<_> {
             let (own, theirs) = tokio::net::UnixStream::pair()?;
@@ -505,7 +507,8 @@ impl Kept<'_> {
             Ok(channel) => channel,
             Err(error) => return Ended::Broken(format!("the hand-over failed: {error}")),
         };
-        let _channel = serve(own);
+        let (stop, stopped) = oneshot::channel();
+        let served = serve(own, stopped);
         tracing::info!(
             runs = *self.runs.active().borrow(),
             sessions = *self.sessions.living().borrow(),
@@ -519,19 +522,24 @@ impl Kept<'_> {
                 self.forward.gone().await;
                 // Those that only watch have no end of their own.
                 let served = tokio::time::timeout(CONNECTIONS_PATIENCE, &mut *server).await;
-                if *active.borrow() == 0 && *living.borrow() == 0 {
-                    return served.is_ok();
-                }
-                if served.is_ok() {
-                    // Nobody can start anything any more but through the channel.
+                let empty = |count: &watch::Receiver<usize>| *count.borrow() == 0;
+                while served.is_ok() && !(empty(&active) && empty(&living)) {
+                    // What began meanwhile began over the connections that are gone now, or in a session.
                     let _ = active.wait_for(|active| *active == 0).await;
                     let _ = living.wait_for(|living| *living == 0).await;
-                    return true;
+                }
+                if empty(&active) && empty(&living) {
+                    return;
                 }
             }
         };
         tokio::select! {
-            served = over => Ended::Over { served },
+            () = over => {
+                // Answers that are under way arrive; whoever asks from here on finds it with the successor, a little later.
+                let _ = stop.send(());
+                let _ = tokio::time::timeout(CONNECTIONS_GRACE, served).await;
+                Ended::Over
+            }
             _ = gone => {
                 tracing::warn!("the daemon that took over is gone or ending");
                 Ended::Asked

@@ -326,19 +326,29 @@ impl LogFile {
             path: path.clone(),
             source: Arc::new(source),
         };
-        let turn = head::turn(&self.path, self.head.try_clone().ok()).map_err(&io)?;
-        self.catch_up()?;
-        let start = start_of_segment(&self.file, self.len).map_err(&io)?;
-        let mut scan = Scan::from_middle(&self.path, None);
-        let length = usize::try_from(self.len - start).unwrap_or(usize::MAX);
-        let mut reader = BufReader::new(At { file: &self.file, at: start }.take(length as u64));
-        scan.run(&mut reader, false).map_err(|stop| self.someone_else(stop))?;
-        drop(turn);
-        let (entries, _) = closing(scan, Some(dead)).map_err(|error| AuditError::Encode(error.to_string()))?;
+        self.head = head::turn(&self.path, self.head.try_clone().ok()).map_err(&io)?;
+        let entries = self.left_open(dead, io);
+        let _ = self.head.unlock();
+        let entries = entries?;
         match entries.is_empty() {
             true => Ok(Vec::new()),
             false => self.append(&entries.iter().collect::<Vec<_>>()),
         }
+    }
+
+    /// The records that close what a dead instance left open. To be called when it is this one's turn.
+    fn left_open(&mut self, dead: &str, io: impl Fn(io::Error) -> AuditError) -> Result<Vec<Entry>, AuditError> {
+        self.catch_up()?;
+        let start = start_of_segment(&self.file, self.len).map_err(&io)?;
+        let mut scan = Scan::from_middle(&self.path, None);
+        let records = At {
+            file: &self.file,
+            at: start,
+        };
+        scan.run(&mut BufReader::new(records.take(self.len - start)), false)
+            .map_err(|stop| self.someone_else(stop))?;
+        let (entries, _) = closing(scan, Some(dead)).map_err(|error| AuditError::Encode(error.to_string()))?;
+        Ok(entries)
     }
 
     /// Takes in what other daemons have written since. To be called when it is this one's turn.
