@@ -113,7 +113,9 @@ fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     raise_limits();
     let launching = Launching::start(&config.scratch_dir)?;
     let opened = Opened::open(&config, take_over.as_mut())?;
-    let own_socket = take_over.as_ref().map_or(inherited.is_empty(), |there| there.lock.is_some());
+    let own_socket = take_over
+        .as_ref()
+        .map_or(inherited.is_empty(), |there| there.lock.is_some());
     walls::raise(&config, own_socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

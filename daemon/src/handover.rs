@@ -103,7 +103,9 @@ pub enum HandOverError {
         source: io::Error,
     },
     /// The other one does not answer as it should.
-    #[error("the daemon that serves hands nothing over: it is of another user, of another version, about to end, or being replaced already")]
+    #[error(
+        "the daemon that serves hands nothing over: it is of another user, of another version, about to end, or being replaced already"
+    )]
     Silent,
     /// The other one says why not.
     #[error("the daemon that serves hands nothing over: {0}")]
@@ -218,7 +220,10 @@ impl Control {
 
     /// Tells the other daemon that nobody will reach it any more.
     pub fn give_up(&self) {
-        let _ = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.0), nix::sys::socket::Shutdown::Write);
+        let _ = nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(&self.0),
+            nix::sys::socket::Shutdown::Write,
+        );
     }
 }
 
@@ -282,7 +287,11 @@ impl Successor {
     /// When it is gone.
     pub fn taken(&self, channel: Option<BorrowedFd<'_>>) -> io::Result<()> {
         limit(self.control.as_fd(), Duration::ZERO)?;
-        send_packet(self.control.as_fd(), &Told::Taken, &channel.into_iter().collect::<Vec<_>>())
+        send_packet(
+            self.control.as_fd(),
+            &Told::Taken,
+            &channel.into_iter().collect::<Vec<_>>(),
+        )
     }
 
     /// Waits until it is gone, or has given up; blocking. To be called once.

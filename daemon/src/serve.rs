@@ -39,8 +39,8 @@ use crate::peer::Peer;
 use crate::policy::{Policies, StoreError};
 use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
 use crate::service::{
-    ApprovalsService, Door, FilesService, Forward, ForwardLayer, Here, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
-    SessionsService, from_successor,
+    ApprovalsService, Door, FilesService, Forward, ForwardLayer, Here, IntakeLayer, LearningService, NodeService,
+    PoliciesService, RunsService, SessionsService, from_successor,
 };
 use crate::session::{SessionBounds, SessionTable};
 use crate::systemd;
@@ -235,30 +235,30 @@ pub async fn serve(
     let describe = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
     let (stop, stopped) = oneshot::channel::<()>();
     let routes = Routes::new(
-            FilesServer::new(FilesService {
-                files: files.clone(),
-                door: door.clone(),
-                sessions: sessions.clone(),
-            })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            RunsServer::new(RunsService {
-                runs: runs.clone(),
-                door,
-                forward: forward.clone(),
-            })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(SessionsServer::new(in_sessions).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(PoliciesServer::new(policies))
-        .add_service(ApprovalsServer::new(answers))
-        .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
-        .add_service(NodeServer::new(node))
-        .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(describe)?)
-        // Tools older than 2024 know only this one.
-        .add_service(reflection().build_v1alpha().map_err(describe)?);
+        FilesServer::new(FilesService {
+            files: files.clone(),
+            door: door.clone(),
+            sessions: sessions.clone(),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES),
+    )
+    .add_service(
+        RunsServer::new(RunsService {
+            runs: runs.clone(),
+            door,
+            forward: forward.clone(),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES),
+    )
+    .add_service(SessionsServer::new(in_sessions).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    .add_service(PoliciesServer::new(policies))
+    .add_service(ApprovalsServer::new(answers))
+    .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
+    .add_service(NodeServer::new(node))
+    .add_service(health_service)
+    .add_service(reflection().build_v1().map_err(describe)?)
+    // Tools older than 2024 know only this one.
+    .add_service(reflection().build_v1alpha().map_err(describe)?);
     let serving = |routes: Routes| {
         listen::server()
             .layer(InterceptorLayer::new(only_allowed))
@@ -294,10 +294,9 @@ pub async fn serve(
         },
     );
     let (connections, closing) = (incoming.connections(), incoming.closing());
-    let server = serving(routes.clone())
-        .serve_with_incoming_shutdown(incoming, async {
-            let _ = stopped.await;
-        });
+    let server = serving(routes.clone()).serve_with_incoming_shutdown(incoming, async {
+        let _ = stopped.await;
+    });
     let mut server = tokio::spawn(server);
     systemd::ready(predecessor.is_some());
     tracing::info!(socket = %config.socket.display(), pid = std::process::id(), "serving");
@@ -433,7 +432,11 @@ impl Taking {
         let asking = Arc::clone(&control);
         let taken = tokio::task::spawn_blocking(move || asking.take(finish)).await;
         let channel = taken.map_err(|error| ServeError::Serve(error.to_string()))??;
-        tracing::info!(instance = offer.instance, survive = channel.is_some(), "took over from the daemon before");
+        tracing::info!(
+            instance = offer.instance,
+            survive = channel.is_some(),
+            "took over from the daemon before"
+        );
         let Some(channel) = channel else {
             self.adopt(&offer.instance, true).await;
             return Ok(control);
@@ -762,7 +765,9 @@ fn endpoints(
     }
     if let Some((listener, acceptor)) = tcp {
         handed.offer.tcp = config.tcp.as_ref().map(|tcp| tcp.listen);
-        handed.descriptors.push(listener.as_fd().try_clone_to_owned().map_err(failed)?);
+        handed
+            .descriptors
+            .push(listener.as_fd().try_clone_to_owned().map_err(failed)?);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         endpoints.push(Endpoint::Tls(listener, acceptor));
     }

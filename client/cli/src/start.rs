@@ -83,7 +83,9 @@ pub enum StartError {
         log: PathBuf,
         tail: String,
     },
-    #[error("the new daemon ended before it took over ({status}), and the running one goes on (process {running}); the new one's log, {log}, ends with:\n{tail}")]
+    #[error(
+        "the new daemon ended before it took over ({status}), and the running one goes on (process {running}); the new one's log, {log}, ends with:\n{tail}"
+    )]
     NotTakenOver {
         status: ExitStatus,
         running: i32,

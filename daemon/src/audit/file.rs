@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::chain::{Broken, Expect};
 use super::head;
 use super::record::{
-    ApprovalInterrupted, Entry, Interrupted, LogContinued, LogOpened, MAX_LINE_BYTES, RecordRef, SessionInterrupted, now,
+    ApprovalInterrupted, Entry, Interrupted, LogContinued, LogOpened, MAX_LINE_BYTES, RecordRef, SessionInterrupted,
+    now,
 };
 use super::verify::{Scan, Stop};
 
@@ -165,12 +166,7 @@ impl LogFile {
         LogFile::begin(file, path, instance, Some(before))
     }
 
-    fn begin(
-        file: File,
-        path: &Path,
-        instance: &str,
-        before: Option<&str>,
-    ) -> Result<(LogFile, Opened), OpenError> {
+    fn begin(file: File, path: &Path, instance: &str, before: Option<&str>) -> Result<(LogFile, Opened), OpenError> {
         let io = |what| {
             move |source| OpenError::Io {
                 what,
@@ -364,7 +360,11 @@ impl LogFile {
         let len = end_of_last_line(&self.file, size).map_err(look)?.max(self.len);
         let mut scan = Scan::from_middle(&self.path, None);
         scan.expect = Some(self.expect.clone());
-        let new = At { file: &self.file, at: self.len }.take(len - self.len);
+        let new = At {
+            file: &self.file,
+            at: self.len,
+        }
+        .take(len - self.len);
         scan.run(&mut BufReader::new(new), false)
             .map_err(|stop| self.someone_else(stop))?;
         if len < size {

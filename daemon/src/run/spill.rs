@@ -248,7 +248,11 @@ impl SpillStore {
         let left = adopt::adopt(&shared.parent, &shared.directory, &shared.keeper, free, key);
         let used: u64 = left.runs.iter().map(|run| run.file.bytes.load(Ordering::Relaxed)).sum();
         shared.used.fetch_add(used, Ordering::Relaxed);
-        shared.locks.lock().unwrap_or_else(PoisonError::into_inner).extend(left.locks);
+        shared
+            .locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(left.locks);
         let _ = shared.work.send(Work::Adopted(left.directories, left.finished));
         left.runs
     }

@@ -54,10 +54,7 @@ impl Service for ApprovalsService {
             // What waits there comes before this daemon says that all was told; what changes there, as it comes.
             if let Some(mut there) = forward.watch_questions(&peer).await {
                 while let Ok(Some(response)) = there.message().await {
-                    if matches!(
-                        response.change,
-                        Some(v1::watch_approvals_response::Change::CaughtUp(_))
-                    ) {
+                    if matches!(response.change, Some(v1::watch_approvals_response::Change::CaughtUp(_))) {
                         break;
                     }
                     if changes.send(Ok(response)).await.is_err() {

@@ -72,11 +72,7 @@ impl Forward {
     ///
     /// # Errors
     /// When the channel cannot be used.
-    pub fn begin(
-        &self,
-        channel: std::os::unix::net::UnixStream,
-        gone: watch::Receiver<bool>,
-    ) -> std::io::Result<()> {
+    pub fn begin(&self, channel: std::os::unix::net::UnixStream, gone: watch::Receiver<bool>) -> std::io::Result<()> {
         channel.set_nonblocking(true)?;
         let mut stream = Some(UnixStream::from_std(channel)?);
         // There is one stream, and no second when that has ended.
@@ -180,7 +176,12 @@ impl Forward {
 
     /// Gives a call on as it came.
     async fn give_on(&self, peer: &Peer, mut request: http::Request<Body>) -> http::Response<Body> {
-        let again = || status::unavailable("RESTARTING", "the daemon before this one has just ended; ask again".to_owned());
+        let again = || {
+            status::unavailable(
+                "RESTARTING",
+                "the daemon before this one has just ended; ask again".to_owned(),
+            )
+        };
         let (Some(there), Ok(peer)) = (self.living(), postcard::to_stdvec(peer)) else {
             return again().into_http();
         };
@@ -277,7 +278,9 @@ impl About {
             "Learning/Observations" => run(decoded::<v1::ObservationsRequest>(message)?.run_id),
             "Learning/Propose" => run(decoded::<v1::ProposeRequest>(message)?.run_id),
             "Sessions/Create" => Some(About::Session(decoded::<v1::CreateSessionRequest>(message)?.session_id)),
-            "Sessions/Describe" => Some(About::Session(decoded::<v1::DescribeSessionRequest>(message)?.session_id)),
+            "Sessions/Describe" => Some(About::Session(
+                decoded::<v1::DescribeSessionRequest>(message)?.session_id,
+            )),
             "Sessions/Reset" => Some(About::Session(decoded::<v1::ResetSessionRequest>(message)?.session_id)),
             "Sessions/Close" => Some(About::Session(decoded::<v1::CloseSessionRequest>(message)?.session_id)),
             "Files/Stat" => session(decoded::<v1::StatRequest>(message)?.view),
@@ -290,10 +293,13 @@ impl About {
             "Files/MakeDirectory" => session(decoded::<v1::MakeDirectoryRequest>(message)?.view),
             "Files/Remove" => session(decoded::<v1::RemoveRequest>(message)?.view),
             "Files/Rename" => session(decoded::<v1::RenameRequest>(message)?.view),
-            "Approvals/Resolve" => Some(About::Question(decoded::<v1::ResolveApprovalRequest>(message)?.approval_id)),
+            "Approvals/Resolve" => Some(About::Question(
+                decoded::<v1::ResolveApprovalRequest>(message)?.approval_id,
+            )),
             _ => None,
         };
-        let id = |(About::Run(id) | About::NewRun(id) | About::Session(id) | About::Question(id)): &About| !id.is_empty();
+        let id =
+            |(About::Run(id) | About::NewRun(id) | About::Session(id) | About::Question(id)): &About| !id.is_empty();
         about.filter(id)
     }
 

@@ -119,7 +119,12 @@ async fn a_run_goes_on_over_three_reloads_and_everybody_reaches_it() {
 
 /// The chain holds, each run has its intent and its end, and none is called interrupted.
 fn audit_is_whole(house: &House, runs: usize) {
-    house.cli().args(["audit", "verify"]).args([house.audit()]).finish().expect(0);
+    house
+        .cli()
+        .args(["audit", "verify"])
+        .args([house.audit()])
+        .finish()
+        .expect(0);
     let records = house.records();
     let count = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
     assert_eq!((count("intent"), count("end"), count("interrupted")), (runs, runs, 0));
@@ -133,14 +138,21 @@ async fn nobody_is_refused_while_daemons_change_under_load() {
     let mut loops = Vec::new();
     for number in 0..4 {
         let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-        let make = (0..400).map(|_| house.run_with(&["--no-start"], &["echo", "here"])).collect::<Vec<_>>();
+        let make = (0..400)
+            .map(|_| house.run_with(&["--no-start"], &["echo", "here"]))
+            .collect::<Vec<_>>();
         loops.push(std::thread::spawn(move || {
             for cli in make {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
                 let ended = cli.finish();
-                assert_eq!((ended.code(), ended.out().as_str()), (0, "here\n"), "{number}: {}", ended.err());
+                assert_eq!(
+                    (ended.code(), ended.out().as_str()),
+                    (0, "here\n"),
+                    "{number}: {}",
+                    ended.err()
+                );
                 done.fetch_add(1, Ordering::SeqCst);
             }
         }));
@@ -171,20 +183,30 @@ async fn a_new_daemon_that_cannot_start_leaves_the_old_one() {
     std::fs::write(house.path("config.toml"), format!("max_runs = \"many\"\n{right}")).unwrap();
     let ended = house.cli().args(["daemon", "reload"]).finish();
     assert_eq!(ended.code(), 125, "{}", ended.err());
-    assert!(ended.err().contains("max_runs") && ended.err().contains("goes on"), "{}", ended.err());
+    assert!(
+        ended.err().contains("max_runs") && ended.err().contains("goes on"),
+        "{}",
+        ended.err()
+    );
     assert_eq!(serving(&house).await, first);
     house.run(&["true"]).expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_finish_the_new_daemon_serves_when_the_runs_are_over() {
-    let mut house = builder().config("drain_grace = \"60s\"\n[reload]\nruns = \"finish\"\n").build();
+    let mut house = builder()
+        .config("drain_grace = \"60s\"\n[reload]\nruns = \"finish\"\n")
+        .build();
     let first = serving(&house).await;
     let client = house.client().await;
     start(&house, &client, "long", &until("stop")).await;
     let reloading = house.cli().args(["daemon", "reload"]).start();
     // It takes no more runs, and waits.
-    while !within("the version", client.version()).await.expect("a version").draining {
+    while !within("the version", client.version())
+        .await
+        .expect("a version")
+        .draining
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let other = StartRequest {
