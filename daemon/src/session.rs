@@ -22,5 +22,5 @@ mod table;
 pub use background::Background;
 pub use handle::{Entered, FILES_NUMBER, Presence, Session};
 pub use model::*;
-pub use shell::{Carried, Carry, Left, MAX_STATE_BYTES, Shell, StateFile, plain_command_line};
+pub use shell::{Carried, Carry, Left, MAX_STATE_BYTES, NotLeft, Shell, StateFile, plain_command_line};
 pub use table::{CreateError, SessionBounds, SessionTable};

@@ -47,4 +47,5 @@ pub use narrow::NotNarrow;
 pub(crate) use narrow::runs_anything;
 pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line, read_with};
 pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
+pub use script::stands_alone;
 pub use word::Word;

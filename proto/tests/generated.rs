@@ -50,7 +50,10 @@ fn descriptor_set_holds_the_services_for_reflection() {
         .filter(|file| file.package() == "fumehood.v1")
         .flat_map(|file| file.service.iter().map(|service| service.name().to_owned()))
         .collect();
-    assert_eq!(services, ["Approvals", "Runs", "Policies", "Learning", "Node"]);
+    assert_eq!(
+        services,
+        ["Approvals", "Runs", "Sessions", "Files", "Policies", "Learning", "Node"]
+    );
     let imported = set
         .file
         .iter()

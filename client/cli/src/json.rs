@@ -611,10 +611,12 @@ fn finished(event: &Finished) -> Value {
         usage: used,
         denials,
         denial_count,
+        not_carried,
     } = event;
     json!({
         "denials": denials.iter().map(denial).collect::<Vec<_>>(),
         "denial_count": denial_count,
+        "not_carried": Some(not_carried).filter(|why| !why.is_empty()),
         "ending": ended.as_ref().map(ending),
         "shell_code": shell_code,
         "usage": used.as_ref().map(usage),
@@ -843,6 +845,7 @@ mod tests {
             kind: Some(Kind::TimedOut(timed_out)),
         });
         let line = parsed(Event::Finished(Finished {
+            not_carried: String::new(),
             ending,
             shell_code: 124,
             usage: Some(Usage::default()),

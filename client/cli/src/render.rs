@@ -235,6 +235,13 @@ pub fn leftovers(exited: &wire::ProcessExited, kept: bool) -> Option<String> {
     ))
 }
 
+/// That a shell line left nothing for the next one of its session.
+#[must_use]
+pub fn not_carried(finished: &Finished) -> Option<String> {
+    let why = text(finished.not_carried.as_bytes());
+    (!why.is_empty()).then(|| format!("the next line of the session finds nothing of this one: {why}"))
+}
+
 /// That output is missing.
 #[must_use]
 pub fn gap(gap: &Gap) -> String {

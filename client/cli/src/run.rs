@@ -524,6 +524,7 @@ impl Follower {
         self.notices
             .extend(render::limits_met(self.started.as_ref(), &finished));
         self.notices.extend(render::denials(&finished, self.verbose));
+        self.notices.extend(render::not_carried(&finished));
         if self.verbose {
             self.notices.extend(render::summary(self.started.as_ref(), &finished));
         }

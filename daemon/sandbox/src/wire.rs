@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
@@ -35,6 +36,11 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
+/// How long a message with descriptors waits for others' to be taken, and how often it is tried. The kernel bounds the descriptors that are under way
+/// of one user, all processes together (`ETOOMANYREFS` past RLIMIT_NOFILE): with many sandboxes starting at once, that passes.
+const CROWD_PATIENCE: Duration = Duration::from_secs(5);
+const CROWD_PAUSE: Duration = Duration::from_millis(2);
+
 /// Sends one message. Fails with EPIPE, not with a signal, when the other end is gone.
 ///
 /// # Errors
@@ -47,6 +53,7 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd
     let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let begun = Instant::now();
     loop {
         match sendmsg::<()>(
             socket.as_raw_fd(),
@@ -57,6 +64,9 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd
         ) {
             Ok(_) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::ETOOMANYREFS) if begun.elapsed() < CROWD_PATIENCE => {
+                std::thread::sleep(CROWD_PAUSE);
+            }
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -48,6 +48,8 @@ pub struct Intent {
     pub labels: BTreeMap<String, String>,
     /// The session that it runs in, by the id in the records of that one.
     pub session: Option<String>,
+    /// What it has of earlier lines of that, in words; empty where that is nothing.
+    pub carried: String,
 }
 
 /// What the policy decided, by which rule.
@@ -335,6 +337,8 @@ impl Entry {
             labels: BTreeMap<&'a str, Text<'a>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             session: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            carried: Option<Text<'a>>,
         }
         let (kind, decision, rule, reason) = match &intent.decision {
             Decision::Allowed { rule } => ("intent", "allowed", rule, None),
@@ -368,6 +372,7 @@ impl Entry {
                 cwd: Text(&intent.cwd),
                 labels: labels.iter().map(|(name, value)| (*name, Text(value))).collect(),
                 session: intent.session.as_deref(),
+                carried: Some(Text(intent.carried.as_bytes())).filter(|_| !intent.carried.is_empty()),
             },
         )
     }

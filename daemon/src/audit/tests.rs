@@ -99,6 +99,7 @@ fn intent(run_id: &str) -> Intent {
         cwd: b"/home/me/project".to_vec(),
         labels: BTreeMap::from([("task".into(), "t1".into()), ("api-key".into(), "hunter2".into())]),
         session: None,
+        carried: String::new(),
     }
 }
 

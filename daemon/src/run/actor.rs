@@ -129,6 +129,7 @@ struct Outcome {
     enforcement: Vec<Enforcement>,
     digests: [Option<String>; 2],
     denials: Denials,
+    not_carried: String,
     recorded: Option<Arc<Recorded>>,
 }
 
@@ -371,6 +372,7 @@ impl Actor {
                         carrying = (line.carry != Carry::Nothing).then(|| Carrying {
                             place: place.clone(),
                             file,
+                            everything: line.carry == Carry::Everything,
                             given: given.collect(),
                         });
                     }
@@ -457,6 +459,12 @@ impl Actor {
                 .session
                 .as_ref()
                 .map(|place| place.session.request.recorded_id()),
+            carried: request
+                .session
+                .as_ref()
+                .filter(|_| request.line.is_some())
+                .map(|place| place.begin.summary())
+                .unwrap_or_default(),
         }
     }
 
@@ -516,6 +524,7 @@ impl Actor {
             ending,
             usage: outcome.usage,
             denials: outcome.denials,
+            not_carried: outcome.not_carried,
             recorded: outcome.recorded,
         });
         let now = SystemTime::now();

@@ -564,6 +564,8 @@ pub struct Finished {
     pub usage: Usage,
     /// What was refused in it.
     pub denials: Denials,
+    /// Why the next line of its session finds nothing of it; empty where it does.
+    pub not_carried: String,
     /// What it asked for, where it was to be recorded and was started. Not saved: it is for a question that follows at once.
     #[serde(skip)]
     pub recorded: Option<Arc<Recorded>>,

@@ -145,6 +145,7 @@ impl Run {
                 ending: Ending::Lost { why: why.to_owned() },
                 usage,
                 denials: journal.denials(),
+                not_carried: String::new(),
                 recorded: None,
             })));
         }
@@ -523,6 +524,7 @@ impl RunTable {
                 ending,
                 usage: Usage::default(),
                 denials: Denials::default(),
+                not_carried: String::new(),
                 recorded: None,
             });
             let now = SystemTime::now();

@@ -311,6 +311,7 @@ fn finished(
         ending,
         usage,
         denials: Denials { list, count },
+        not_carried,
         // Asked for by itself: it may be large.
         recorded: _,
     }: &Finished,
@@ -321,6 +322,7 @@ fn finished(
         usage: Some(self::usage(usage)),
         denials: list.iter().map(denial).collect(),
         denial_count: *count,
+        not_carried: not_carried.clone(),
     }
 }
 

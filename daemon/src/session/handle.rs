@@ -154,11 +154,11 @@ impl Session {
         Arc::clone(&self.shared().carried)
     }
 
-    /// Takes what a line left, unless the session was reset meanwhile.
-    pub fn carry(&self, carried: Carried, generation: u32) {
+    /// Changes what the next line finds, unless the session was reset meanwhile.
+    pub fn carry(&self, generation: u32, change: impl FnOnce(&Carried) -> Carried) {
         let mut shared = self.shared();
         if shared.generation == generation {
-            shared.carried = Arc::new(carried);
+            shared.carried = Arc::new(change(&shared.carried));
         }
     }
 

@@ -1,23 +1,28 @@
 //! Lines for a shell: how one is started, and what it leaves for the next line of its session.
 //!
-//! A line is executed by a shell that first enters the directory and takes on what the last line left, then evaluates the line, and at its
-//! end writes down what there is: into a memory file, descriptor 63, and never by way of output. The daemon makes the file, reads it when the shell
-//! has ended, and believes nothing of it: a command may have written there. What it could claim is what any line could do, so what is carried is
-//! held against the policy like the request's own: variables as if they were written before the command, functions and the like as text
-//! before the line.
+//! A line is executed by a shell that first enters the directory and takes on what the last line left, then evaluates the line, and on its
+//! EXIT trap writes down what there is: into a memory file, descriptor 63, and never by way of output. The daemon makes the file, reads it when the
+//! shell has ended, and believes nothing of it: a command may have written there. What it could claim is what any line could do, so what is
+//! carried is held against the policy like the request's own: variables as if they were written before the command, functions and the like as
+//! text before the line, which must be whole by itself.
+//!
+//! **Nothing of ours runs by way of a variable.** Rules about commands are held against the line, so what surrounds it must not run what the line
+//! hid in data: the line stands in the script as a literal, the trap is a constant, and once the line runs we neither set nor expand a
+//! variable, whose name the line could have made a reference or a number (`declare -n`, `-i`), and use no word that an alias could stand
+//! for.
 //!
 //! ```text
 //! 0           what the shell leaves: records, each with a NUL behind it
-//!   fumehood-1, the working directory, the one before it
-//!   NAME=value ... of every exported variable, then an empty record
-//!   of bash, where everything is wanted: b B o O (options before and after)  v (NAME=value)  d (declare ...)  f (functions)  a (aliases)
+//!   fumehood-2
+//!   e, then NAME=value ... of every exported variable, then an empty record: of sh
+//!   d (declare -p ...): of bash
+//!   f (functions)  a (aliases): of bash, where everything is wanted
 //!   end
 //! 1 MiB       what the shell is to take on: text and a NUL
 //! ```
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +33,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
+use sha2::{Digest, Sha256};
+
+mod declare;
+
+use declare::Declared;
 
 /// The most that a shell can leave, and the most that it can be given; in bytes.
 pub const MAX_STATE_BYTES: usize = 1 << 20;
@@ -45,7 +55,7 @@ const GONE: &[u8] = b"/tmp/.fumehood-";
 const OURS: &[u8] = b"__fumehood_";
 
 /// The first record.
-const HEADER: &[u8] = b"fumehood-1";
+const HEADER: &[u8] = b"fumehood-2";
 
 /// Variables that each shell has of its own, or that the working directory says.
 const OF_THE_SHELL: [&[u8]; 4] = [b"_", b"SHLVL", b"PWD", b"OLDPWD"];
@@ -108,45 +118,44 @@ impl Shell {
 
     /// What is executed for a line in a session. `cwd`: the directory to enter, where the process does not begin in it.
     pub fn within(&self, line: &[u8], begin: &Carried, cwd: Option<&Path>, carry: Carry) -> Vec<Vec<u8>> {
-        let (first, last, builtin) = match self.bash {
-            true => (
-                include_str!("shell/begin.bash"),
-                include_str!("shell/end.bash"),
-                "\\builtin",
-            ),
-            false => (
-                include_str!("shell/begin.sh"),
-                include_str!("shell/end.sh"),
-                "\\command",
-            ),
+        let builtin: &[u8] = if self.bash { b"\\builtin" } else { b"\\command" };
+        // In one line, and a group that is read as a whole: a line with a quote too few must not swallow what follows it, and lines count from 1.
+        let mut script = b"{ ".to_vec();
+        if let Some(cwd) = cwd {
+            enter(cwd, builtin, &mut script);
+        }
+        if let Some(previous) = &begin.previous_cwd {
+            script.extend_from_slice(b"OLDPWD=");
+            quote(previous.as_os_str().as_bytes(), &mut script);
+            script.extend_from_slice(b"; ");
+        }
+        let takes_text = self.bash && !begin.text.is_empty();
+        if self.bash && carry == Carry::Everything {
+            script.extend_from_slice(BEFORE);
+        }
+        let end = match (self.bash, carry) {
+            (_, Carry::Nothing) => None,
+            (true, Carry::Environment) => Some(END_OF_BASH),
+            (true, Carry::Everything) => Some(END_OF_BASH_WITH_EVERYTHING),
+            (false, _) => Some(END_OF_SH),
         };
-        // In one line, and a group: a line with a quote too few must not swallow what follows it, and lines count from 1.
-        let script = format!(
-            "{{ {builtin} eval \"$2\"; {builtin} eval \"$__fumehood_line\"; \
-             {{ {builtin} eval \"$__fumehood_left\"; {builtin} exit \"$__fumehood_status\"; }} 2>/dev/null; }}"
-        );
-        let mode = [
-            (!begin.text.is_empty() && self.bash, 'r'),
-            (carry != Carry::Nothing, 's'),
-            (carry == Carry::Everything && self.bash, 'e'),
-        ];
-        let mode: String = mode.iter().filter(|(is, _)| *is).map(|(_, letter)| *letter).collect();
-        let path = |path: Option<&Path>| {
-            path.map(|path| path.as_os_str().as_bytes().to_vec())
-                .unwrap_or_default()
-        };
-        vec![
-            self.path.as_os_str().as_bytes().to_vec(),
-            b"-c".to_vec(),
-            script.into_bytes(),
-            self.name().into(),
-            line.to_vec(),
-            first.into(),
-            last.replace("@NAMES@", &every_name()).into_bytes(),
-            path(cwd),
-            path(begin.previous_cwd.as_deref()),
-            mode.into_bytes(),
-        ]
+        if let Some(end) = end {
+            script.extend_from_slice(builtin);
+            script.extend_from_slice(b" trap ");
+            quote(end, &mut script);
+            script.extend_from_slice(b" EXIT; ");
+        }
+        if takes_text {
+            script.extend_from_slice(TAKE_TEXT);
+            if end.is_none() {
+                script.extend_from_slice(b"\\exec 63>&-; ");
+            }
+        }
+        script.extend_from_slice(EVAL[usize::from(self.bash)]);
+        quote(line, &mut script);
+        script.extend_from_slice(b"; }");
+        let path = self.path.as_os_str().as_bytes().to_vec();
+        vec![path, b"-c".to_vec(), script, self.name().into()]
     }
 
     /// Whether a line needs the descriptor: to leave something, or to be given text.
@@ -155,24 +164,97 @@ impl Shell {
     }
 }
 
-/// What bash makes into the names of all variables, without a process: each letter that a name can begin with.
-fn every_name() -> String {
-    let letters = ('a'..='z').chain('A'..='Z').chain(['_']);
-    letters.fold(String::new(), |mut all, letter| {
-        let _ = write!(all, "\"${{!{letter}@}}\" ");
-        all
-    })
+/// The line is evaluated: of sh, of bash. What follows is its literal.
+const EVAL: [&[u8]; 2] = [b"\\command eval ", b"\\builtin eval "];
+
+/// Options as they are before the line, in variables that a line can neither change nor make into references.
+const BEFORE: &[u8] = b"\\builtin readonly __fumehood_b=\"$BASHOPTS\" __fumehood_o=\"$SHELLOPTS\"; ";
+
+/// Takes on the text. It begins with the removal of the variable that it is read into.
+const TAKE_TEXT: &[u8] =
+    b"IFS= \\builtin read -r -d \"\" -u 63 __fumehood_n; \\builtin eval \"$__fumehood_n\" 2>/dev/null; ";
+
+/// See [`TAKE_TEXT`].
+const TEXT_BEGINS: &[u8] = b"\\builtin unset -v __fumehood_n\n";
+
+/// The EXIT traps: the last that a shell does, so its output may go elsewhere for good. Without single quotes.
+const END_OF_BASH: &[u8] = b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
+    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \
+    \\builtin declare -p PWD || \\builtin true; \\builtin declare -p OLDPWD || \\builtin true; \\builtin declare -px; \
+    \\builtin printf \"\\0end\\0\"";
+const END_OF_BASH_WITH_EVERYTHING: &[u8] =
+    b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
+    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
+    \\builtin printf \"\\0f\"; \\builtin declare -f; \\builtin printf \"\\0a\"; \\builtin alias -p; \
+    \\builtin printf \"\\0end\\0\"";
+const END_OF_SH: &[u8] = b"\\command test -k /proc/self/fd/63 && \\exec 1<>/proc/self/fd/63 2>/dev/null \
+    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"";
+
+/// Enters a directory. One that is gone becomes an empty one that is gone too, so that nothing of the line happens elsewhere.
+fn enter(cwd: &Path, builtin: &[u8], script: &mut Vec<u8>) {
+    let cwd = cwd.as_os_str().as_bytes();
+    let said = |end: &str| [b"fumehood: the working directory ".as_slice(), cwd, end.as_bytes()].concat();
+    let mut word = |words: &[&[u8]], literal: Option<&[u8]>| {
+        for word in words {
+            script.extend_from_slice(word);
+        }
+        if let Some(literal) = literal {
+            quote(literal, script);
+        }
+    };
+    word(&[builtin, b" cd -- "], Some(cwd));
+    word(
+        &[b" 2>/dev/null || { \\command -p mkdir -m 700 -- \"/tmp/.fumehood-$$\" 2>/dev/null && "],
+        None,
+    );
+    word(
+        &[
+            builtin,
+            b" cd -- \"/tmp/.fumehood-$$\" && \\command -p rmdir -- \"/tmp/.fumehood-$$\" || { ",
+        ],
+        None,
+    );
+    word(&[builtin, b" echo "], Some(&said(" cannot be entered; name another")));
+    word(&[b" >&2; ", builtin, b" exit 126; }; ", builtin, b" echo "], None);
+    word(
+        &[],
+        Some(&said(
+            " cannot be entered; this line begins in one that is empty and removed",
+        )),
+    );
+    word(&[b" >&2; PWD="], Some(cwd));
+    word(&[b"; }; "], None);
 }
 
-/// A command line as the process table has it: of a shell that runs a line, what the line stands for.
+/// A command line as the process table has it: of a shell that runs a line, what the line stands for. It may be cut off.
 pub fn plain_command_line(command_line: &[u8]) -> Vec<u8> {
-    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-    match words.as_slice() {
-        [_, b"-c", script, name, line, ..] if script.windows(17).any(|part| part == b"\"$__fumehood_line") => {
-            [name, &b"-c"[..], line, b""].join(&0)
-        }
-        _ => command_line.to_vec(),
+    let mut words = command_line.splitn(4, |byte| *byte == 0);
+    let (Some(_), Some(b"-c"), Some(script)) = (words.next(), words.next(), words.next()) else {
+        return command_line.to_vec();
+    };
+    let bash = script.starts_with(b"{ ") && find(script, EVAL[1]).is_some();
+    let Some(at) = find(script, EVAL[usize::from(bash)]).filter(|_| script.starts_with(b"{ ")) else {
+        return command_line.to_vec();
+    };
+    let literal = &script[at + EVAL[0].len()..];
+    let Some(literal) = literal.strip_prefix(b"'") else {
+        return command_line.to_vec();
+    };
+    let literal = literal.strip_suffix(b"'; }").unwrap_or(literal);
+    let mut line = Vec::with_capacity(literal.len());
+    let mut rest = literal;
+    while let Some(at) = find(rest, b"'\\''") {
+        line.extend_from_slice(&rest[..at]);
+        line.push(b'\'');
+        rest = &rest[at + 4..];
     }
+    line.extend_from_slice(rest);
+    let name: &[u8] = if bash { b"bash" } else { b"sh" };
+    [name, b"-c", &line, b""].join(&0)
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
 }
 
 /// What a line finds of those before it.
@@ -195,8 +277,9 @@ impl Carried {
         pairs.map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()))
     }
 
-    /// What follows it, when a line that began with it and was `given` these variables has left something. `base` is what every run of the
-    /// session gets; `removed` says what no run may have.
+    /// What follows it, when a line that was `given` these variables has left something. It need not be what the line began with: what the line
+    /// did not change stays as others have made it meanwhile. `base` is what every run of the session gets; `removed` says what no run
+    /// may have.
     pub fn after(
         &self,
         left: Left,
@@ -232,13 +315,51 @@ impl Carried {
         }
         let stayed =
             |cwd: &PathBuf| given.get(b"PWD".as_slice()).map(Vec::as_slice) == Some(cwd.as_os_str().as_bytes());
+        let cwd = cwd.filter(|cwd| !stayed(cwd));
+        let moved = cwd.is_some();
         Carried {
-            cwd: cwd.filter(|cwd| !stayed(cwd)).or_else(|| self.cwd.clone()),
-            previous_cwd: previous_cwd.or_else(|| self.previous_cwd.clone()),
+            cwd: cwd.or_else(|| self.cwd.clone()),
+            previous_cwd: previous_cwd.filter(|_| moved).or_else(|| self.previous_cwd.clone()),
             variables,
             text: text.unwrap_or_else(|| self.text.clone()),
         }
     }
+
+    /// What an approver has to know of it, in a few words; empty when there is nothing.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        if !self.text.is_empty() {
+            let digest: [u8; 32] = Sha256::digest(&self.text).into();
+            let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let mut names: Vec<_> = functions(&self.text).take(NAMES_TOLD + 1).collect();
+            let more = if names.len() > NAMES_TOLD { ", ..." } else { "" };
+            names.truncate(NAMES_TOLD);
+            let names = match names.as_slice() {
+                [] => String::new(),
+                names => format!(", functions {}{more}", names.join(", ")),
+            };
+            parts.push(format!(
+                "{} bytes of functions, aliases and settings (sha256 {digest}...{names})",
+                self.text.len()
+            ));
+        }
+        if !self.variables.is_empty() {
+            let names = self.variables.keys().take(NAMES_TOLD);
+            let names: Vec<_> = names.map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+            let more = if self.variables.len() > NAMES_TOLD { ", ..." } else { "" };
+            parts.push(format!("variables {}{more}", names.join(", ")));
+        }
+        parts.join(" and ")
+    }
+}
+
+/// Functions and variables named in a [summary](Carried::summary), at most.
+const NAMES_TOLD: usize = 16;
+
+/// Names of the functions in a text, as bash prints them: `name () ` at the beginning of a line.
+fn functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| Some(String::from_utf8_lossy(line.strip_suffix(b" () ")?).into_owned()))
 }
 
 /// Whether a shell can have a variable so named.
@@ -256,45 +377,101 @@ pub struct Left {
     text: Option<Vec<u8>>,
 }
 
+/// Why nothing is carried on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotLeft {
+    /// The shell ended without a word: it was replaced (`exec`), its line had an EXIT trap of its own or closed descriptor 63.
+    #[error("the shell ended without saying what it had (`exec`, an EXIT trap of the line's own)")]
+    Nothing,
+    /// There is no end to it.
+    #[error("it is more than {MAX_STATE_BYTES} bytes, with the names of variables")]
+    TooLong,
+    /// Our end of a line writes nothing like it.
+    #[error("what the shell wrote down cannot be read")]
+    Unreadable,
+    /// Rules about commands could be evaded by it.
+    #[error("functions or aliases were not understood as a script, and the policy has rules about commands")]
+    NotUnderstood,
+}
+
 impl Left {
-    /// Reads it. `None`: it is not whole, or nothing that our end of a line writes.
-    pub fn parse(bytes: &[u8]) -> Option<Left> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not whole, or nothing that our end of a line writes.
+    pub fn parse(bytes: &[u8]) -> Result<Left, NotLeft> {
         let mut records = bytes.split(|byte| *byte == 0);
-        if records.next()? != HEADER {
-            return None;
+        match records.next() {
+            Some(header) if header == HEADER => {}
+            Some(b"") | None => return Err(NotLeft::Nothing),
+            Some(_) => return Err(NotLeft::Unreadable),
         }
-        let mut left = Left {
-            cwd: directory(records.next()?),
-            previous_cwd: directory(records.next()?),
-            ..Left::default()
-        };
-        loop {
-            let record = records.next()?;
-            if record.is_empty() {
-                break;
-            }
-            let at = record.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = (&record[..at], &record[at + 1..]);
-            // What a command could not be started with is left behind.
-            if is_name(name) && record.len() < MAX_VARIABLE_BYTES {
-                left.variables.insert(name.to_vec(), value.to_vec());
-            }
-        }
+        let mut left = Left::default();
         let mut extra = Extra::default();
-        let mut some = false;
         loop {
             // What is behind the mark is no record, so one more must follow.
-            match records.next()? {
+            match records.next().ok_or(NotLeft::TooLong)? {
                 b"end" if records.next().is_some() => break,
-                [kind, rest @ ..] => {
-                    some = true;
-                    extra.take(*kind, rest)?;
+                b"e" => loop {
+                    let record = records.next().ok_or(NotLeft::TooLong)?;
+                    if record.is_empty() {
+                        break;
+                    }
+                    let at = record.iter().position(|byte| *byte == b'=');
+                    let at = at.ok_or(NotLeft::Unreadable)?;
+                    left.exported(&record[..at], &record[at + 1..]);
+                },
+                [b'd', list @ ..] => {
+                    let mut rest = list;
+                    while !rest.is_empty() {
+                        let (declared, next) = declare::read(rest).ok_or(NotLeft::Unreadable)?;
+                        rest = next;
+                        left.declared(declared, &mut extra);
+                    }
                 }
-                [] => return None,
+                [b'f', functions @ ..] => extra.functions = Some(functions),
+                [b'a', aliases @ ..] => extra.aliases = aliases,
+                _ => return Err(NotLeft::Unreadable),
             }
         }
-        left.text = some.then(|| extra.text());
-        Some(left)
+        left.text = extra.functions.map(|functions| extra.text(functions));
+        Ok(left)
+    }
+
+    /// Leaves functions and the like away.
+    pub fn keep_environment(&mut self) {
+        self.text = None;
+    }
+
+    /// Whether its text is a script by itself, so that what follows it is read as if it stood alone.
+    pub fn is_understood(&self) -> bool {
+        let text = self.text.as_deref().unwrap_or_default();
+        std::str::from_utf8(text).is_ok_and(fumehood_policies::command::stands_alone)
+    }
+
+    fn exported(&mut self, name: &[u8], value: &[u8]) {
+        match name {
+            b"PWD" => self.cwd = directory(value),
+            b"OLDPWD" => self.previous_cwd = directory(value),
+            // What a command could not be started with is left behind.
+            _ if is_name(name) && name.len() + value.len() + 2 <= MAX_VARIABLE_BYTES => {
+                self.variables.insert(name.to_vec(), value.to_vec());
+            }
+            _ => {}
+        }
+    }
+
+    fn declared<'a>(&mut self, declared: Declared<'a>, extra: &mut Extra<'a>) {
+        let scalar = declared.scalar();
+        match (declared.name, &scalar) {
+            (b"PWD" | b"OLDPWD", Some(value)) => self.exported(declared.name, value),
+            (name, Some(value)) if declared.has(b'x') => self.exported(name, value),
+            (b"BASHOPTS", Some(value)) => extra.note(1, value),
+            (b"SHELLOPTS", Some(value)) => extra.note(3, value),
+            (b"__fumehood_b", Some(value)) => extra.note(0, value),
+            (b"__fumehood_o", Some(value)) => extra.note(2, value),
+            _ => extra.variable(&declared, scalar.as_deref()),
+        }
     }
 }
 
@@ -303,66 +480,92 @@ fn directory(bytes: &[u8]) -> Option<PathBuf> {
     usable.then(|| PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
+/// Variables that bash has by itself, or that are no line's to hand on; those that begin with `BASH`, `COMP_` and `EPOCH` too.
+const OF_BASH: &[&[u8]] = &[
+    b"DIRSTACK",
+    b"EUID",
+    b"FUNCNAME",
+    b"GROUPS",
+    b"HISTCMD",
+    b"HOSTNAME",
+    b"HOSTTYPE",
+    b"LINENO",
+    b"MACHTYPE",
+    b"OPTERR",
+    b"OPTIND",
+    b"OSTYPE",
+    b"PIPESTATUS",
+    b"PPID",
+    b"RANDOM",
+    b"SECONDS",
+    b"SHELL",
+    b"SHLVL",
+    b"SRANDOM",
+    b"TERM",
+    b"UID",
+    b"_",
+];
+
 /// What bash left beyond its environment.
 #[derive(Default)]
 struct Extra<'a> {
-    options: BTreeMap<u8, Vec<&'a str>>,
+    /// Options of shopt before and after, of set before and after.
+    options: [Vec<String>; 4],
     variables: Vec<u8>,
-    functions: &'a [u8],
+    functions: Option<&'a [u8]>,
     aliases: &'a [u8],
 }
 
-impl<'a> Extra<'a> {
-    fn take(&mut self, kind: u8, rest: &'a [u8]) -> Option<()> {
-        match kind {
-            b'b' | b'B' | b'o' | b'O' => {
-                let list = std::str::from_utf8(rest).ok()?;
-                let names = list.split(':').filter(|name| !name.is_empty());
-                let plain = |name: &&str| {
-                    name.bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
-                };
-                self.options.insert(kind, names.filter(plain).collect());
-            }
-            b'v' => {
-                let at = rest.iter().position(|byte| *byte == b'=')?;
-                let (name, value) = (&rest[..at], &rest[at + 1..]);
-                let usual = matches!((name, value), (b"IFS", b" \t\n") | (b"PS4", b"+ "));
-                if is_name(name) && !usual {
-                    self.variables.extend_from_slice(name);
-                    self.variables.push(b'=');
-                    quote(value, &mut self.variables);
-                    self.variables.push(b'\n');
-                }
-            }
-            b'd' => self.variables.extend_from_slice(rest),
-            b'f' => self.functions = rest,
-            b'a' => self.aliases = rest,
-            _ => return None,
+impl Extra<'_> {
+    fn note(&mut self, which: usize, list: &[u8]) {
+        let list = String::from_utf8_lossy(list);
+        let plain = |name: &&str| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        };
+        self.options[which] = list.split(':').filter(plain).map(str::to_owned).collect();
+    }
+
+    fn variable(&mut self, declared: &Declared<'_>, scalar: Option<&[u8]>) {
+        let name = declared.name;
+        let of_bash = OF_BASH.contains(&name)
+            || [OURS, b"BASH", b"COMP_", b"EPOCH"]
+                .iter()
+                .any(|begin| name.starts_with(begin));
+        let usual = matches!((name, scalar), (b"IFS", Some(b" \t\n")) | (b"PS4", Some(b"+ ")));
+        // A number's value is evaluated when it is set, and a reference stands for another.
+        if of_bash || usual || declared.has(b'x') || declared.has(b'n') || declared.has(b'i') && !declared.is_numbers()
+        {
+            return;
         }
-        Some(())
+        match scalar {
+            Some(value) if declared.is_plain() => {
+                self.variables.extend_from_slice(name);
+                self.variables.push(b'=');
+                quote(value, &mut self.variables);
+                self.variables.push(b'\n');
+            }
+            _ => self.variables.extend_from_slice(declared.raw),
+        }
     }
 
     /// As bash takes it on: what changes how text is read comes before the functions, what could break off comes last.
-    fn text(&self) -> Vec<u8> {
-        let names = |kind: u8| self.options.get(&kind).map(Vec::as_slice).unwrap_or_default();
-        let changed = |before: u8, after: u8, on: &str, off: &str| {
-            let (before, after) = (names(before), names(after));
-            let new = after
-                .iter()
-                .filter(|name| !before.contains(name))
-                .map(|name| format!("{on} {name}\n"));
-            let gone = before
-                .iter()
-                .filter(|name| !after.contains(name))
-                .map(|name| format!("{off} {name}\n"));
-            new.chain(gone).collect::<String>()
+    fn text(&self, functions: &[u8]) -> Vec<u8> {
+        let changed = |before: usize, after: usize, on: &str, off: &str| {
+            let (before, after) = (&self.options[before], &self.options[after]);
+            let new = after.iter().filter(|name| !before.contains(name));
+            let gone = before.iter().filter(|name| !after.contains(name));
+            let new = new.map(|name| format!("{on} {name}\n"));
+            new.chain(gone.map(|name| format!("{off} {name}\n")))
+                .collect::<String>()
         };
-        let mut text = changed(b'b', b'B', "shopt -s", "shopt -u").into_bytes();
-        text.extend_from_slice(self.functions);
+        let mut text = changed(0, 1, "shopt -s", "shopt -u").into_bytes();
+        text.extend_from_slice(functions);
         text.extend_from_slice(&self.variables);
         text.extend_from_slice(self.aliases);
-        text.extend(changed(b'o', b'O', "set -o", "set +o").into_bytes());
+        text.extend(changed(2, 3, "set -o", "set +o").into_bytes());
         text
     }
 }
@@ -389,9 +592,10 @@ impl StateFile {
     /// # Errors
     /// When the kernel gives no memory, or the text is too long.
     pub fn new(text: &[u8]) -> io::Result<StateFile> {
-        if text.len() >= MAX_STATE_BYTES {
+        if text.len() >= MAX_STATE_BYTES - TEXT_BEGINS.len() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        let text = &[TEXT_BEGINS, text].concat()[..];
         let fd = memfd_create(c"fumehood-state", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&fd, 2 * MAX_STATE_BYTES as i64)?;
         // Everybody's, as the command may be another user; and sticky, by which the shell knows it from a file that a line opened in its place.
@@ -414,9 +618,13 @@ impl StateFile {
         self.0.as_fd().try_clone_to_owned()
     }
 
-    /// What the shell left, if that is whole.
-    pub fn left(&self) -> Option<Left> {
+    /// What the shell left.
+    ///
+    /// # Errors
+    /// When it is not whole.
+    pub fn left(&self) -> Result<Left, NotLeft> {
         // Most leave little. A copy: who still has the file open may go on writing.
+        let mut found = Err(NotLeft::Unreadable);
         for most in [1 << 16, MAX_STATE_BYTES] {
             let mut bytes = vec![0; most];
             let mut read = 0;
@@ -425,14 +633,15 @@ impl StateFile {
                     Ok(0) => break,
                     Ok(more) => read += more,
                     Err(nix::errno::Errno::EINTR) => {}
-                    Err(_) => return None,
+                    Err(_) => return Err(NotLeft::Unreadable),
                 }
             }
-            if let Some(left) = Left::parse(&bytes[..read]) {
-                return Some(left);
+            found = Left::parse(&bytes[..read]);
+            if matches!(found, Ok(_) | Err(NotLeft::Nothing)) {
+                break;
             }
         }
-        None
+        found
     }
 }
 

@@ -25,6 +25,28 @@ fn options() -> ParserOptions {
     }
 }
 
+/// Whether a script is whole: what is written behind it is not read as part of it, as the body of a here-document or the end of a string would be.
+pub fn stands_alone(script: &str) -> bool {
+    const MARK: &str = "fumehood-mark";
+    let options = options();
+    let marked = format!("{script}\n{MARK}\n");
+    let program = tokens(&marked, &options).and_then(|tokens| parse(&tokens, &options));
+    let Ok(program) = program else { return false };
+    let last = program.complete_commands.last().and_then(|list| list.0.last());
+    let Some(ast::CompoundListItem(last, _)) = last else {
+        return false;
+    };
+    match &last.first.seq[..] {
+        [Command::Simple(simple)] => {
+            last.additional.is_empty()
+                && simple.prefix.is_none()
+                && simple.suffix.is_none()
+                && simple.word_or_name.as_ref().is_some_and(|word| word.value == MARK)
+        }
+        _ => false,
+    }
+}
+
 impl Reading {
     /// Reads a script.
     pub(super) fn script(&mut self, context: &Context, text: &str) {

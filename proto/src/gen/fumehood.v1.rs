@@ -2178,6 +2178,10 @@ pub struct Finished {
     /// or after the main process has ended, may be missing.
     #[prost(uint64, tag = "5")]
     pub denial_count: u64,
+    /// Why the next shell line of the session finds nothing of this one, in words; empty where it does, where nothing was to be kept, and where the
+    /// shell was killed.
+    #[prost(string, tag = "6")]
+    pub not_carried: ::prost::alloc::string::String,
 }
 /// What is known of a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2365,10 +2369,10 @@ pub struct ReleaseRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseResponse {}
 /// What of a shell's state the next line of the same session finds. A line begins with what the last one had left when this one's policy was
-/// asked; of lines that run at the same time the last to end leaves what it has. A shell that was killed, was replaced by `exec`, or whose line set an
-/// EXIT trap of its own and called `exit`, leaves nothing: what was there stays; so it does when there is more than 1 MiB. What is carried counts for
-/// rules about commands: variables as if they were written before the command, functions and the like as text before the line. A line whose
-/// directory was removed begins in an empty one, and says so on standard error. To a line, only an EXIT trap and descriptor 63 show of all this.
+/// asked, and when it ends adds what it changed to what is there then. A shell that was killed, was replaced by `exec`, whose line set an EXIT
+/// trap of its own, or that has more than 1 MiB to leave, leaves nothing: what was there stays, and Finished.not_carried says why. What is carried
+/// counts for rules about commands: variables as if they were written before the command, functions and the like as text before the line; where the
+/// policy has such rules, functions that are not understood as a script are not carried. A line whose directory was removed begins in an empty one, and says so on standard error. To a line, only an EXIT trap and descriptor 63 show of all this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ShellCarry {

@@ -206,7 +206,7 @@ fn request(bytes: &[u8]) {
 
 /// What a shell leaves for the next line of its session.
 fn shell_state(bytes: &[u8]) {
-    let Some(left) = Left::parse(bytes) else { return };
+    let Ok(left) = Left::parse(bytes) else { return };
     let given = [(b"A".to_vec(), b"1".to_vec())].into();
     let carried = Carried::default().after(left, &given, &given, |name| name == b"FORBIDDEN");
     assert!(carried.cwd.is_none_or(|cwd| cwd.is_absolute()));

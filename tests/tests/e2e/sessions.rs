@@ -238,7 +238,7 @@ async fn nonsense_in_descriptor_63_changes_nothing_that_a_line_could_not() {
         "head -c 3000000 /dev/urandom 1<>/proc/self/fd/63; kill -9 $$",
         "head -c 3000000 /dev/urandom >&63; exec true",
         "exec 63>&-",
-        "printf 'fumehood-1\\0' 1<>/proc/self/fd/63; exec true",
+        "printf 'fumehood-2\\0d' 1<>/proc/self/fd/63; exec true",
     ] {
         let told = send(&client, line(text)).await;
         assert!(told.started().pid > 0);
@@ -514,7 +514,7 @@ fn fields(result: Result<impl std::fmt::Debug, Error>) -> Vec<String> {
 fn forged(variables: &str, rest: &str) -> RunSpec {
     let program = format!(
         "import os; fd = os.open(\"/proc/self/fd/63\", os.O_RDWR); \
-         os.write(fd, b\"fumehood-1\\0/\\0\\0{variables}\\0{rest}end\\0\")"
+         os.write(fd, b\"fumehood-2\\0e\\0{variables}\\0{rest}end\\0\")"
     );
     carrying(&format!("exec python3 -c '{program}'"), ShellCarry::Everything)
 }

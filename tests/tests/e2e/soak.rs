@@ -30,6 +30,10 @@ const WORKERS: u64 = 40;
 /// How long a single step may take, with all the others at work on few processors.
 const STEP: Duration = Duration::from_secs(120);
 
+/// Connections that those at work share for their calls: a daemon does not take hundreds of handshakes at once. Those who read and vanish have
+/// their own.
+const CONNECTIONS: u64 = 16;
+
 /// What retained runs and the allocator may make of a difference, in KiB; sanitised or unoptimised builds included.
 const SLACK_KIB: u64 = 16 * 1024;
 
@@ -439,11 +443,16 @@ fn held(pid: i32) -> (u64, usize) {
 async fn phase(house: &House, seed: u64, round: u64, time: Duration, tally: &Arc<Tally>) -> Vec<String> {
     let workers = ordered("FUMEHOOD_SOAK_WORKERS", WORKERS);
     let until = Instant::now() + time;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(house.client().await);
+    }
+    let client = |number: u64| clients[(number % CONNECTIONS) as usize].clone();
     let mut tasks = tokio::task::JoinSet::new();
     for worker in 0..workers {
         let number = round * 10_000 + worker;
         let worker = Worker {
-            client: house.client().await,
+            client: client(worker),
             socket: house.socket(),
             workspace: house.spec(&[]),
             dice: Dice::new(seed, number),
@@ -456,7 +465,7 @@ async fn phase(house: &House, seed: u64, round: u64, time: Duration, tally: &Arc
     for resident in 0..ordered("FUMEHOOD_SOAK_SESSIONS", workers / 10) {
         let number = round * 10_000 + 5_000 + resident;
         let resident = Resident {
-            client: house.client().await,
+            client: client(resident),
             house: house.workspace(),
             dice: Dice::new(seed, number),
             tally: Arc::clone(tally),

@@ -58,11 +58,16 @@ fn told(heading: &Heading, record: &Value) -> String {
         format!("policy {}{digest}", name(&record["policy_name"]))
     };
     let command = || {
+        let carried = last(", with what earlier lines left: ", &record["carried"]);
         let session = match record["session"].as_str() {
             Some(id) if !id.is_empty() => format!("in {} ", session(id)),
             _ => String::new(),
         };
-        format!("{session}in {}: {}", path(&record["cwd"]), words(&record["argv"]))
+        format!(
+            "{session}in {}: {}{carried}",
+            path(&record["cwd"]),
+            words(&record["argv"])
+        )
     };
     let of_session = || session(record["session_id"].as_str().unwrap_or_default());
     let question = || format!("question {} of {run}", name(&record["approval_id"]));

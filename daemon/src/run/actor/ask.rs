@@ -26,6 +26,12 @@ impl Actor {
             commands,
             grants,
         } = question;
+        // What the approver sees of the line is not all of it.
+        let carried = self.request.session.as_ref().map(|place| place.begin.summary());
+        let reason = match carried.filter(|carried| !carried.is_empty()) {
+            Some(carried) => format!("{reason}; earlier lines of its session left it {carried}"),
+            None => reason,
+        };
         let asked = self.asked(rule.clone(), reason.clone(), commands, &grants);
         let approvals = self.surroundings.approvals.clone();
         let applied = match self.wait_for(approvals.apply(&asked)).await {

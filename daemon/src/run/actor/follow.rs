@@ -25,7 +25,7 @@ use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
 use crate::run::model::{TimeLimit, Usage};
-use crate::session::StateFile;
+use crate::session::{NotLeft, StateFile};
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
@@ -213,6 +213,8 @@ struct Following {
     next_cpu_check: Instant,
     collecting: Collecting,
     recording: Recording,
+    /// Why the next line of the session finds nothing of this one.
+    not_carried: Option<NotLeft>,
 }
 
 /// The deadline that comes next.
@@ -244,6 +246,7 @@ impl Following {
             next_cpu_check: now + CPU_PERIOD,
             collecting: Collecting::default(),
             recording: Recording::default(),
+            not_carried: None,
         }
     }
 
@@ -339,22 +342,28 @@ pub(super) struct Carrying {
     pub place: InSession,
     /// Where it is written.
     pub file: StateFile,
+    /// Whether functions and the like are wanted.
+    pub everything: bool,
     /// The environment that it was given.
     pub given: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Carrying {
-    /// Takes what was left, if it is whole.
-    fn take(&self, generation: u32) {
+    /// Takes what was left, if it is whole. What the line did not change stays as lines beside it have made it.
+    fn take(&self, generation: u32) -> Result<(), NotLeft> {
         let session = &self.place.session;
-        match self.file.left() {
-            Some(left) => {
-                let removed = |name: &[u8]| session.request.grants.removes(name);
-                let carried = self.place.begin.after(left, &self.given, &session.base_env, removed);
-                session.carry(carried, generation);
-            }
-            None => tracing::debug!(session = session.id(), "a line left nothing for the next"),
+        let mut left = self.file.left()?;
+        if !self.everything {
+            left.keep_environment();
         }
+        if !session.request.policy.commands.is_open() && !left.is_understood() {
+            return Err(NotLeft::NotUnderstood);
+        }
+        let removed = |name: &[u8]| session.request.grants.removes(name);
+        session.carry(generation, |now| {
+            now.after(left, &self.given, &session.base_env, removed)
+        });
+        Ok(())
     }
 }
 
@@ -408,7 +417,7 @@ impl Actor {
                             if let (false, Some(Ending::Exited { .. }), None) = (before, &state.exited, &state.cause)
                                 && let (Some(carrying), Some(generation)) = (&carrying, generation)
                             {
-                                carrying.take(generation);
+                                state.not_carried = carrying.take(generation).err();
                             }
                         }
                     }
@@ -475,6 +484,7 @@ impl Actor {
         let digests = [stdout.digest, stderr.digest].map(|digest| Some(hex(&digest.finalize())));
         let mut collecting = std::mem::take(&mut state.collecting);
         let recording = std::mem::take(&mut state.recording);
+        let not_carried = state.not_carried.map(|why| why.to_string()).unwrap_or_default();
         let ending = state.ending();
         if ending.shell_code() != 0 {
             let inferred = collecting.infer(grants, &self.request.host);
@@ -494,6 +504,7 @@ impl Actor {
             enforcement,
             digests,
             denials,
+            not_carried,
             recorded,
         }
     }

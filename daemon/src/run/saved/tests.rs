@@ -132,6 +132,7 @@ fn events() -> Vec<Event> {
             list: vec![denial],
             count: 3,
         },
+        not_carried: String::new(),
         recorded: None,
     })));
     events
@@ -241,7 +242,7 @@ fn the_form_is_that_of_its_version() {
         .collect();
     assert_eq!(
         (VERSION, digest.as_str()),
-        (1, "3b03a3281f114ef7e29484fdb635dd2787bd0eaa715d44ff9426273e23e3ebdb")
+        (1, "67aa6ce1c049ef37893c9bb33ce540175d13f16fa545c3094e3b30aa04401a54")
     );
 }
 

@@ -112,6 +112,7 @@ fn finished() -> Event {
         ending: Ending::Exited { code: 0 },
         usage: Usage::default(),
         denials: Denials::default(),
+        not_carried: String::new(),
         recorded: None,
     }))
 }
