@@ -30,7 +30,7 @@ mod status;
 pub use approvals::ApprovalsService;
 pub use files::FilesService;
 pub use forward::{Forward, ForwardLayer, Here, from_successor};
-pub use intake::IntakeLayer;
+pub use intake::{Calls, IntakeLayer};
 pub use learning::LearningService;
 pub use node::NodeService;
 pub use policies::PoliciesService;

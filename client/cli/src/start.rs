@@ -60,6 +60,8 @@ const KEPT_VARIABLES: [&str; 11] = [
 ];
 /// What a daemon that takes over keeps beside them, to speak with the service manager.
 const MANAGER_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "JOURNAL_STREAM", "INVOCATION_ID"];
+/// Bytes of what a daemon says that did not take over.
+const SAID_BYTES: u64 = 8_000;
 /// Prefixes of further variables that are kept.
 const KEPT_PREFIXES: [&str; 2] = ["XDG_", "FUMEHOOD_"];
 
@@ -84,13 +86,12 @@ pub enum StartError {
         tail: String,
     },
     #[error(
-        "the new daemon ended before it took over ({status}), and the running one goes on (process {running}); the new one's log, {log}, ends with:\n{tail}"
+        "the new daemon ended before it took over ({status}), and the running one goes on (process {running}); the new one said:\n{said}"
     )]
     NotTakenOver {
         status: ExitStatus,
         running: i32,
-        log: String,
-        tail: String,
+        said: String,
     },
     #[error("the new daemon (process {pid}) has not taken over after {} seconds; it may still do so, the running one goes on until then", RELOAD_PATIENCE.as_secs())]
     Slow { pid: u32 },
@@ -170,20 +171,17 @@ pub async fn reload(args: ReloadArgs) -> Result<u8, Failure> {
     let gave_up = Instant::now() + RELOAD_PATIENCE;
     loop {
         if let Some(status) = child.try_wait().map_err(StartError::Spawn)? {
-            let (log, tail) = match log {
-                Some(log) => (
-                    place.directory().join(LOG_NAME).display().to_string(),
-                    tail(log, written),
-                ),
-                None => ("the journal".to_owned(), "  (see there)".to_owned()),
-            };
-            return Err(StartError::NotTakenOver {
-                status,
-                running,
-                log,
-                tail,
+            // Both daemons write to the log; only the new one to this.
+            let mut said = String::new();
+            if let Some(output) = child.stdout.take() {
+                let _ = output.take(SAID_BYTES).read_to_string(&mut said);
             }
-            .into());
+            let said = match (said.trim(), log) {
+                ("", Some(log)) => format!("  (nothing; the log of both ends with)\n{}", tail(log, written)),
+                ("", None) => "  (nothing; see the journal)".to_owned(),
+                (said, _) => format!("  {}", said.replace('\n', "\n  ")),
+            };
+            return Err(StartError::NotTakenOver { status, running, said }.into());
         }
         // While the old one finishes its runs, connections wait.
         if let Ok(Some(connected)) = place.reach().await
@@ -341,6 +339,8 @@ impl Place {
 
     /// Starts this same program as the daemon that takes over, as the running one was started.
     fn spawn_successor(&self, arguments: &[OsString], directory: &Path, log: Option<&File>) -> io::Result<Child> {
+        let mut take_over = OsString::from("--take-over=");
+        take_over.push(&self.socket);
         let to_manager = |name: &OsStr| MANAGER_VARIABLES.iter().any(|known| name == *known);
         let errors = match log {
             Some(log) => Stdio::from(log.try_clone()?),
@@ -350,13 +350,13 @@ impl Place {
             .arg0("fumehood")
             .arg("daemon")
             .args(arguments)
-            .arg("--take-over")
+            .arg(take_over)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| kept(name) || to_manager(name)))
             .env(fumehood_client::SOCKET_VARIABLE, &self.socket)
             .current_dir(directory)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(errors)
             .process_group(0)
             .spawn()

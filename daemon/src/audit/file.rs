@@ -140,6 +140,8 @@ pub(super) struct LogFile {
     latest: String,
     /// Whether other daemons write to it too: each adds to what is there then.
     shared: bool,
+    /// What is to be written before anything else.
+    first: Option<Entry>,
     /// Length of the records that are durable, in bytes.
     len: u64,
     expect: Expect,
@@ -161,7 +163,8 @@ impl LogFile {
     }
 
     /// Goes on with a log that a living daemon, of instance `before`, writes to as well and has handed over: the `file` is the one that it has
-    /// open, with its lock. Nobody's runs are closed.
+    /// open, with its lock. Nobody's runs are closed, and nothing is written yet: the first record will be preceded by one that says so, and
+    /// may come only when the other daemon shares the log.
     pub fn take_over(file: File, path: &Path, instance: &str, before: &str) -> Result<(LogFile, Opened), OpenError> {
         LogFile::begin(file, path, instance, Some(before))
     }
@@ -187,16 +190,8 @@ impl LogFile {
             let path = head_path.clone();
             move |source| OpenError::Io { what, path, source }
         };
-        let turn = match before {
-            Some(_) => Some(head::turn(path, None).map_err(head_error("lock"))?),
-            None => None,
-        };
         let known = head::read(path).map_err(head_error("read"))?;
-        let head = match &turn {
-            Some(turn) => turn.try_clone(),
-            None => head::open(path),
-        };
-        let head = head.map_err(head_error("open"))?;
+        let head = head::open(path).map_err(head_error("open"))?;
 
         let size = file.metadata().map_err(io("look at"))?.len();
         let len = end_of_last_line(&file, size).map_err(io("read"))?;
@@ -218,7 +213,8 @@ impl LogFile {
                     OpenError::Broken(Broken { line, ..broken })
                 }
             })?;
-        if len < size {
+        // A living daemon may be in the middle of a line.
+        if len < size && before.is_none() {
             file.set_len(len).map_err(io("cut the torn last line off"))?;
         }
         let expect = scan.expect.take().unwrap_or_else(Expect::first);
@@ -233,7 +229,8 @@ impl LogFile {
             path: path.to_owned(),
             instance: instance.to_owned(),
             latest: instance.to_owned(),
-            shared: false,
+            shared: before.is_some(),
+            first: None,
             len,
             expect,
             failed: None,
@@ -244,11 +241,8 @@ impl LogFile {
                 version: env!("CARGO_PKG_VERSION"),
                 goes_on: &[before],
             };
-            let entry = Entry::new("log_continued", &continued)
-                .map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?;
-            log.append(&[&entry]).map_err(OpenError::Append)?;
-            log.shared = true;
-            let _ = log.head.unlock();
+            let entry = Entry::new("log_continued", &continued);
+            log.first = Some(entry.map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?);
             return Ok((log, Opened::default()));
         }
 
@@ -295,24 +289,39 @@ impl LogFile {
             source: Arc::new(source),
         };
         self.head = head::turn(&self.path, self.head.try_clone().ok()).map_err(io)?;
-        let written = self.catch_up().and_then(|()| {
-            let entries: Vec<_> = entries
-                .iter()
-                .map(|entry| match self.latest == self.instance {
-                    true => Cow::Borrowed(*entry),
-                    false => Cow::Owned(entry.of_instance(&self.instance)),
-                })
-                .collect();
-            self.write(&entries.iter().map(|entry| &**entry).collect::<Vec<_>>())
-        });
+        let written = self.catch_up().and_then(|()| self.write_shared(entries));
         let _ = self.head.unlock();
         written
     }
 
-    /// From here on another daemon writes to the log as well, with this open file, which keeps the log locked for as long as one has it.
-    pub fn share(&mut self) -> io::Result<File> {
-        self.shared = true;
+    /// To be called when it is this one's turn, with all that others wrote taken in.
+    fn write_shared(&mut self, entries: &[&Entry]) -> Result<Vec<RecordRef>, AuditError> {
+        let first = self.first.clone();
+        let latest = first.is_some() || self.latest == self.instance;
+        let entries = entries.iter().map(|entry| match latest {
+            true => Cow::Borrowed(*entry),
+            false => Cow::Owned(entry.of_instance(&self.instance)),
+        });
+        let entries: Vec<_> = first.iter().map(Cow::Borrowed).chain(entries).collect();
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut records = self.write(&entries.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
+        if self.first.take().is_some() {
+            self.latest = self.instance.clone();
+            records.remove(0);
+        }
+        Ok(records)
+    }
+
+    /// The open file, which keeps the log locked for as long as anybody has it.
+    pub fn lend(&self) -> io::Result<File> {
         self.file.try_clone()
+    }
+
+    /// From here on another daemon, to which the file was lent, writes to the log as well.
+    pub fn share(&mut self) {
+        self.shared = true;
     }
 
     /// Closes what a daemon left open that wrote to this log too and has died.

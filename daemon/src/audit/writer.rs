@@ -57,15 +57,19 @@ struct Job {
 /// What the writer does beside writing records that it is given.
 #[derive(Debug)]
 enum Errand {
+    /// [`AuditLog::lend`].
+    Lend(oneshot::Sender<std::io::Result<File>>),
     /// [`AuditLog::share`].
-    Share(oneshot::Sender<std::io::Result<File>>),
+    Share,
+    /// [`AuditLog::go_on`].
+    GoOn,
     /// [`AuditLog::interrupt`].
     Interrupt(String),
 }
 
 impl AuditLog {
-    /// Goes on with a log that another daemon has handed over and writes to as well, blocking. `file` is the log as that one has it open
-    /// ([`AuditLog::share`]), `before` its instance.
+    /// Prepares to go on with a log that another daemon has handed over and writes to as well, blocking. `file` is the log as that one has it open
+    /// ([`AuditLog::lend`]), `before` its instance. Nothing may be recorded before that one shares the log.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -78,16 +82,34 @@ impl AuditLog {
         &self.instance
     }
 
-    /// Lets another daemon write to the log too, from its next record on. The file is this daemon's open one: the lock is on it, and
-    /// stays until all who have it have closed it.
+    /// This daemon's open file, for another daemon that may write to the log too once it is shared: the lock is on it, and stays until all who
+    /// have it have closed it.
     ///
     /// # Errors
     /// When the log is closed, or there is no descriptor left.
-    pub async fn share(&self) -> std::io::Result<File> {
+    pub async fn lend(&self) -> std::io::Result<File> {
         let (reply, answer) = oneshot::channel();
         let closed = || std::io::Error::other(AuditError::Closed);
-        self.errand(Errand::Share(reply)).await.map_err(|_| closed())?;
+        self.errand(Errand::Lend(reply)).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Lets another daemon write to the log too; returns when this one minds it.
+    ///
+    /// # Errors
+    /// When the log is closed.
+    pub async fn share(&self) -> Result<(), AuditError> {
+        let answer = self.errand(Errand::Share).await?;
+        answer.await.unwrap_or(Err(AuditError::Closed)).map(drop)
+    }
+
+    /// Records that this daemon goes on with a log that was handed over, and is shared now.
+    ///
+    /// # Errors
+    /// What is in the way; it is recorded before the next record.
+    pub async fn go_on(&self) -> Result<(), AuditError> {
+        let answer = self.errand(Errand::GoOn).await?;
+        answer.await.unwrap_or(Err(AuditError::Closed)).map(drop)
     }
 
     /// Closes the runs, questions and sessions of a daemon as interrupted that wrote to this log too and has died.
@@ -339,20 +361,25 @@ impl Writer {
     }
 
     fn run_errand(&mut self, job: Job) {
-        match job.errand {
-            Some(Errand::Share(file)) => drop(file.send(self.file.share())),
-            Some(Errand::Interrupt(instance)) => {
-                let done = self.file.interrupt(&instance);
-                let last = |mut records: Vec<RecordRef>| records.pop();
-                let none = || RecordRef {
-                    seq: 0,
-                    hash: String::new(),
-                };
-                let done = done.map(|records| last(records).unwrap_or_else(none));
-                let _ = job.reply.send(done);
+        let done = match job.errand {
+            Some(Errand::Lend(file)) => {
+                let _ = file.send(self.file.lend());
+                return;
             }
-            None => {}
-        }
+            Some(Errand::Share) => {
+                self.file.share();
+                Ok(Vec::new())
+            }
+            Some(Errand::GoOn) => self.file.append(&[]),
+            Some(Errand::Interrupt(instance)) => self.file.interrupt(&instance),
+            None => return,
+        };
+        let none = || RecordRef {
+            seq: 0,
+            hash: String::new(),
+        };
+        let last = |mut records: Vec<RecordRef>| records.pop().unwrap_or_else(none);
+        let _ = job.reply.send(done.map(last));
     }
 
     /// The next thing to do: at once when nothing is owed, else no later than [`RETRY`].

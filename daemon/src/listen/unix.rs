@@ -28,6 +28,14 @@ impl Reach {
         let others = allowed_uids.iter().any(|&uid| uid != own && uid != 0);
         if others { Reach::Everybody } else { Reach::Owner }
     }
+
+    /// The mode of the socket.
+    fn mode(self) -> u32 {
+        match self {
+            Reach::Owner => 0o600,
+            Reach::Everybody => 0o666,
+        }
+    }
 }
 
 /// Why the socket cannot be listened on.
@@ -114,11 +122,7 @@ pub fn bind(path: &Path, reach: Reach) -> Result<(tokio::net::UnixListener, Sock
     let listener = UnixListener::bind(path).map_err(io("listen on"))?;
     // Until here the umask decided. In a directory that nobody else can write to, nobody can have exchanged the path, and
     // whoever connected meanwhile is judged by uid like everybody.
-    let mode = match reach {
-        Reach::Owner => 0o600,
-        Reach::Everybody => 0o666,
-    };
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io("set the mode of"))?;
+    std::fs::set_permissions(path, Permissions::from_mode(reach.mode())).map_err(io("set the mode of"))?;
     let found = std::fs::symlink_metadata(path).map_err(io("look at"))?;
     listener.set_nonblocking(true).map_err(io("listen on"))?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(io("listen on"))?;
@@ -151,6 +155,18 @@ impl Socket {
         lock.set_len(0)?;
         lock.rewind()?;
         writeln!(lock, "{}", std::process::id())
+    }
+
+    /// Sets who can reach it, if the path is still this one.
+    ///
+    /// # Errors
+    /// When its mode cannot be changed.
+    pub fn open_to(&self, reach: Reach) -> io::Result<()> {
+        let found = std::fs::symlink_metadata(&self.path)?;
+        match (found.dev(), found.ino()) == self.inode && found.mode() & 0o777 != reach.mode() {
+            true => std::fs::set_permissions(&self.path, Permissions::from_mode(reach.mode())),
+            false => Ok(()),
+        }
     }
 
     /// What another daemon needs to go on with it: device and inode, and its lock.

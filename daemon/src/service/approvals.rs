@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::forward::Forward;
+use super::forward::{Forward, Successors};
 use super::runs::peer;
 use super::status::{self, Refused};
 use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, POLICY_CHANGED, Pending, Resolution};
@@ -49,8 +49,10 @@ impl Service for ApprovalsService {
     async fn watch(&self, request: Request<v1::WatchApprovalsRequest>) -> Result<Response<Changes>, Status> {
         let peer = peer(&request)?;
         let (changes, stream) = mpsc::channel(CHANGES);
+        let from_successor = request.extensions().get::<Successors>().is_some();
         let (forward, approvals) = (self.forward.clone(), self.approvals.clone());
-        tokio::spawn(async move {
+        let (elsewhere, said) = (self.forward.clone(), changes.clone());
+        let tell = async move {
             // What waits there comes before this daemon says that all was told; what changes there, as it comes.
             if let Some(mut there) = forward.watch_questions(&peer).await {
                 while let Ok(Some(response)) = there.message().await {
@@ -64,6 +66,15 @@ impl Service for ApprovalsService {
                 tokio::spawn(tell_of_there(there, changes.clone()));
             }
             tell(approvals, peer, changes).await;
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tell => {}
+                () = elsewhere.moved(from_successor) => {
+                    let moved = status::restarting("another daemon has taken over; watch again, and what waits is told again");
+                    let _ = said.send(Err(moved)).await;
+                }
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

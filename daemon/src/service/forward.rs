@@ -5,10 +5,12 @@
 //! it. The services ask [`Forward`] for what lists there have. The channel is a socket pair between the two daemons; who really asks is said in
 //! the metadata [`PEER`], which only what serves the other end of that channel looks at ([`from_successor`]).
 //!
-//! Once the other daemon is gone, what it had is here, and nothing is given on any more.
+//! Once the other daemon is gone, what it had is here, and nothing is given on any more. A call that comes in the moment between waits for that; one
+//! that was on its way there and may have been heard is refused with `RESTARTING` and the word when to ask again.
 
+use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ use crate::session::SessionTable;
 /// Whose call it is: postcard of a [`Peer`].
 pub const PEER: &str = "fumehood-peer-bin";
 
+/// That what is not there is not to begin there any more.
+const CLAIM: &str = "fumehood-claim";
+
 /// What page tokens begin with that are the other daemon's.
 pub(super) const EARLIER: &str = "earlier:";
 
@@ -55,9 +60,20 @@ const CHANNEL_WINDOW_BYTES: u32 = 1 << 30;
 const CALL_WINDOW_BYTES: u32 = 256 << 10;
 
 /// The way to the daemon before this one, where there is one; clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Forward {
     predecessor: Arc<OnceLock<Predecessor>>,
+    /// Whether who follows what happens here is to follow it with another daemon, which serves in this one's place.
+    moved: watch::Sender<bool>,
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Forward {
+            predecessor: Arc::default(),
+            moved: watch::Sender::new(false),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -105,6 +121,20 @@ impl Forward {
         }
     }
 
+    /// Another daemon serves in this one's place, and everybody was told to connect anew; or it no longer does.
+    pub fn set_moved(&self, moved: bool) {
+        self.moved.send_replace(moved);
+    }
+
+    /// Returns when whoever follows what happens here, but a daemon, is to follow it elsewhere.
+    pub(super) async fn moved(&self, from_successor: bool) {
+        match from_successor {
+            true => std::future::pending().await,
+            // The sender is here.
+            false => drop(self.moved.subscribe().wait_for(|moved| *moved).await),
+        }
+    }
+
     /// Asks the other daemon in a peer's name. `None` when it does not know, or is gone.
     async fn ask<R, A, F>(&self, peer: &Peer, request: R, call: impl FnOnce(Channel, Request<R>) -> F) -> Option<A>
     where
@@ -119,25 +149,32 @@ impl Forward {
             Err(status) if status.code() == Code::NotFound => None,
             Err(error) => {
                 tracing::debug!(%error, "the daemon before this one does not answer");
-                let mut gone = there.gone.clone();
-                let _ = tokio::time::timeout(ADOPTION_TIMEOUT, gone.wait_for(|gone| *gone)).await;
+                // Of the transport, or said by one that ends.
+                if error.code() == Code::Unavailable || error.source().is_some() {
+                    there.adopted().await;
+                }
                 None
             }
         }
     }
 
-    /// A run there, as `peer` sees it.
-    async fn run(&self, peer: &Peer, id: &str) -> Option<v1::RunInfo> {
+    /// A run there, as `peer` sees it. With `claim`, only one of its own, and where there is none, none begins there any more.
+    async fn run(&self, peer: &Peer, id: &str, claim: bool) -> Option<v1::RunInfo> {
         let request = v1::GetRequest { run_id: id.to_owned() };
-        let call = async |channel, request| v1::runs_client::RunsClient::new(channel).get(request).await;
+        let call = async |channel, request| {
+            let request = claiming(request, claim);
+            v1::runs_client::RunsClient::new(channel).get(request).await
+        };
         self.ask(peer, request, call).await?.run
     }
 
-    async fn knows_session(&self, peer: &Peer, id: &str) -> bool {
+    /// Whether a session is there. With `claim`, one of this peer's own that is not closed, and where there is none, none begins there any more.
+    async fn knows_session(&self, peer: &Peer, id: &str, claim: bool) -> bool {
         let request = v1::DescribeSessionRequest {
             session_id: id.to_owned(),
         };
         let call = async |channel, request| {
+            let request = claiming(request, claim);
             v1::sessions_client::SessionsClient::new(channel)
                 .describe(request)
                 .await
@@ -174,34 +211,62 @@ impl Forward {
         self.ask(peer, v1::WatchApprovalsRequest {}, call).await
     }
 
-    /// Gives a call on as it came.
-    async fn give_on(&self, peer: &Peer, mut request: http::Request<Body>) -> http::Response<Body> {
-        let again = || {
-            status::unavailable(
-                "RESTARTING",
-                "the daemon before this one has just ended; ask again".to_owned(),
-            )
+    /// Gives a call on as it came; gives it back when it did not get there, and never will.
+    async fn give_on(
+        &self,
+        peer: &Peer,
+        claim: bool,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, http::Request<Body>> {
+        let peer = postcard::to_stdvec(peer).map(|peer| http::HeaderValue::from_str(&STANDARD_NO_PAD.encode(peer)));
+        let (Some(there), Ok(Ok(peer))) = (self.living(), peer) else {
+            return Err(request);
         };
-        let (Some(there), Ok(peer)) = (self.living(), postcard::to_stdvec(peer)) else {
-            return again().into_http();
-        };
-        let Ok(peer) = http::HeaderValue::from_str(&STANDARD_NO_PAD.encode(peer)) else {
-            return again().into_http();
-        };
-        request.headers_mut().insert(PEER, peer);
-        let mut channel = there.channel.clone();
-        let ready = std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await;
-        if ready.is_err() {
-            return again().into_http();
+        let (mut parts, body) = request.into_parts();
+        let held = Arc::new(Mutex::new(Some(body)));
+        let own = parts.clone();
+        parts.headers.insert(PEER, peer);
+        match claim {
+            true => drop(parts.headers.insert(CLAIM, http::HeaderValue::from_static("1"))),
+            false => drop(parts.headers.remove(CLAIM)),
         }
-        match tower::Service::call(&mut channel, request).await {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::debug!(%error, "a call could not be given on");
-                again().into_http()
-            }
+        let lent = Body::new(Lent {
+            held: Arc::clone(&held),
+            taken: None,
+        });
+        let mut channel = there.channel.clone();
+        let given = async {
+            std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await?;
+            tower::Service::call(&mut channel, http::Request::from_parts(parts, lent)).await
+        };
+        let error = match given.await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "a call could not be given on");
+        there.adopted().await;
+        let body = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match body {
+            // Nobody has looked at it: it was not heard.
+            Some(body) => Err(http::Request::from_parts(own, body)),
+            None => Ok(status::restarting("the daemon that keeps this has just ended; ask again").into_http()),
         }
     }
+}
+
+impl Predecessor {
+    /// Returns when what the other daemon had is here, or after a while.
+    async fn adopted(&self) {
+        let mut gone = self.gone.clone();
+        let _ = tokio::time::timeout(ADOPTION_TIMEOUT, gone.wait_for(|gone| *gone)).await;
+    }
+}
+
+fn claiming<R>(mut request: Request<R>, claim: bool) -> Request<R> {
+    if claim {
+        request.metadata_mut().insert(CLAIM, MetadataValue::from_static("1"));
+    }
+    request
 }
 
 fn earlier(token: String) -> String {
@@ -219,8 +284,17 @@ pub fn from_successor(mut request: Request<()>) -> Result<Request<()>, Status> {
     let said = request.metadata().get_bin(PEER).and_then(|said| said.to_bytes().ok());
     let peer = said.and_then(|said| postcard::from_bytes::<Peer>(&said).ok());
     let peer = peer.ok_or_else(|| Status::unauthenticated("who asks is not said"))?;
+    let claim = request.metadata().contains_key(CLAIM);
     request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(Successors { claim });
     Ok(request)
+}
+
+/// Of a call that a daemon gave on which serves in this one's place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Successors {
+    /// Whether what is not here is not to begin here any more.
+    pub claim: bool,
 }
 
 /// What is known here.
@@ -241,6 +315,8 @@ enum About {
     /// A run that may have been started before under this id.
     NewRun(String),
     Session(String),
+    /// A session that may have been made before under this id.
+    NewSession(String),
     Question(String),
 }
 
@@ -277,7 +353,9 @@ impl About {
             "Runs/Release" => run(decoded::<v1::ReleaseRequest>(message)?.run_id),
             "Learning/Observations" => run(decoded::<v1::ObservationsRequest>(message)?.run_id),
             "Learning/Propose" => run(decoded::<v1::ProposeRequest>(message)?.run_id),
-            "Sessions/Create" => Some(About::Session(decoded::<v1::CreateSessionRequest>(message)?.session_id)),
+            "Sessions/Create" => Some(About::NewSession(
+                decoded::<v1::CreateSessionRequest>(message)?.session_id,
+            )),
             "Sessions/Describe" => Some(About::Session(
                 decoded::<v1::DescribeSessionRequest>(message)?.session_id,
             )),
@@ -298,20 +376,25 @@ impl About {
             )),
             _ => None,
         };
-        let id =
-            |(About::Run(id) | About::NewRun(id) | About::Session(id) | About::Question(id)): &About| !id.is_empty();
-        about.filter(id)
+        about.filter(|about| !about.id().is_empty())
     }
 
-    /// Whether it is there and not here.
-    async fn is_there(&self, forward: &Forward, here: &Here, peer: &Peer) -> bool {
+    fn id(&self) -> &str {
         match self {
-            About::Run(id) => !here.runs.has_own(peer, id) && forward.run(peer, id).await.is_some(),
-            About::NewRun(id) => {
-                let own = |run: v1::RunInfo| run.peer == peer.to_string();
-                !here.runs.has_own(peer, id) && forward.run(peer, id).await.is_some_and(own)
+            About::Run(id) | About::NewRun(id) | About::Session(id) | About::NewSession(id) | About::Question(id) => id,
+        }
+    }
+
+    /// Whether it is there and not here. With `claim`, a successor asks for one that is about to begin under this id.
+    async fn is_there(&self, forward: &Forward, here: &Here, peer: &Peer, claim: bool) -> bool {
+        match self {
+            About::Run(id) => !here.runs.has_own(peer, id) && forward.run(peer, id, claim).await.is_some(),
+            About::NewRun(id) => !here.runs.has_own(peer, id) && forward.run(peer, id, true).await.is_some(),
+            About::Session(id) if claim => {
+                !here.sessions.has_own(peer, id) && forward.knows_session(peer, id, true).await
             }
-            About::Session(id) => here.sessions.get(peer, id).is_none() && forward.knows_session(peer, id).await,
+            About::Session(id) => here.sessions.get(peer, id).is_none() && forward.knows_session(peer, id, false).await,
+            About::NewSession(id) => !here.sessions.has_own(peer, id) && forward.knows_session(peer, id, true).await,
             About::Question(id) => {
                 let here = here.approvals.list(peer).iter().any(|pending| pending.id == *id);
                 let asks = |pending: &v1::PendingApproval| {
@@ -367,6 +450,7 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
+        let claim = request.extensions().get::<Successors>().is_some_and(|said| said.claim);
         let (Some(peer), true) = (peer, self.layer.forward.is_living()) else {
             return Box::pin(self.inner.call(request));
         };
@@ -388,12 +472,16 @@ where
             });
             let request = http::Request::from_parts(parts, whole);
             let there = match &about {
-                Some(about) => about.is_there(&forward, &here, &peer).await,
+                Some(about) => about.is_there(&forward, &here, &peer, claim).await,
                 None => false,
             };
-            match there {
-                true => Ok(forward.give_on(&peer, request).await),
-                false => inner.call(request).await,
+            let request = match there {
+                true => forward.give_on(&peer, claim, request).await,
+                false => Err(request),
+            };
+            match request {
+                Ok(response) => Ok(response),
+                Err(request) => inner.call(request).await,
             }
         })
     }
@@ -416,6 +504,38 @@ async fn first_message(body: &mut Body) -> Bytes {
             },
             // Whoever reads on hears of the error.
             Some(Err(_)) | None => return read.freeze(),
+        }
+    }
+}
+
+/// A body that can be had back for as long as nobody has looked at it.
+struct Lent {
+    held: Arc<Mutex<Option<Body>>>,
+    taken: Option<Body>,
+}
+
+impl http_body::Body for Lent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.taken.is_none() {
+            let taken = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.taken = taken;
+        }
+        match &mut self.taken {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.taken {
+            Some(body) => body.is_end_stream(),
+            None => {
+                let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.as_ref().is_none_or(http_body::Body::is_end_stream)
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
-use super::forward::{EARLIER, Forward, ROOM_BYTES};
+use super::forward::{EARLIER, Forward, ROOM_BYTES, Successors};
 use super::request::{Checked, Door, OnDisconnect, check_size};
 use super::status::{self, Refused};
 use crate::peer::Peer;
@@ -213,7 +213,11 @@ impl Runs for RunsService {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
+        let (peer, id) = (peer(&request)?, &request.get_ref().run_id);
+        let run = match request.extensions().get::<Successors>() {
+            Some(Successors { claim: true }) => self.runs.claim(&peer, id).ok_or_else(|| status::no_such_run(id))?,
+            _ => self.find(&peer, id)?,
+        };
         Ok(Response::new(v1::GetResponse {
             run: Some(convert::run_info(&run, false)),
         }))

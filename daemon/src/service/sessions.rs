@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::forward::{EARLIER, Forward, ROOM_BYTES};
+use super::forward::{EARLIER, Forward, ROOM_BYTES, Successors};
 use super::place::session_digest;
 use super::request::Door;
 use super::runs::{MAX_PAGE, MAX_PAGE_BYTES, MAX_REASON_BYTES, PAGE, duration, peer};
@@ -80,7 +80,17 @@ impl Sessions for SessionsService {
         request: Request<v1::DescribeSessionRequest>,
     ) -> Result<Response<v1::DescribeSessionResponse>, Status> {
         let peer = peer(&request)?;
+        let claimed = matches!(request.extensions().get(), Some(Successors { claim: true }));
         let v1::DescribeSessionRequest { session_id } = request.into_inner();
+        if claimed {
+            // It is only to be known whether there is one.
+            let known = self.sessions.claim(&peer, &session_id);
+            let session = known.ok_or_else(|| status::no_such_session(&session_id))?;
+            return Ok(Response::new(v1::DescribeSessionResponse {
+                session: Some(info(&session)),
+                contents: None,
+            }));
+        }
         let session = self.find(&peer, &session_id)?;
         let contents = session
             .describe()

@@ -52,6 +52,7 @@ const NAME_THE_SANDBOX: &[&str] = &[
     "lib.rs",
     "cli.rs",
     "serve.rs",
+    "handover.rs",
     "walls.rs",
     "service/node.rs",
     "service/convert.rs",
