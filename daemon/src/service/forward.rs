@@ -561,3 +561,6 @@ impl http_body::Body for Begun {
         self.read.is_none() && self.rest.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use super::*;
+
+fn about<M: Message>(path: &str, message: &M) -> Option<About> {
+    About::of(&format!("/fumehood.v1.{path}"), &message.encode_to_vec())
+}
+
+fn run(id: &str) -> Option<About> {
+    Some(About::Run(id.to_owned()))
+}
+
+fn session(id: &str) -> Option<About> {
+    Some(About::Session(id.to_owned()))
+}
+
+#[test]
+fn what_a_call_is_about_is_in_its_first_message() {
+    let run_id = "r".to_owned();
+    let attach = v1::AttachRequest {
+        message: Some(v1::attach_request::Message::Attach(v1::AttachStart {
+            run_id: run_id.clone(),
+            ..Default::default()
+        })),
+    };
+    assert_eq!(about("Runs/Attach", &attach), run("r"));
+    assert_eq!(about("Runs/Get", &v1::GetRequest { run_id: run_id.clone() }), run("r"));
+    assert_eq!(
+        about("Runs/Release", &v1::ReleaseRequest { run_id: run_id.clone() }),
+        run("r")
+    );
+    let read = v1::ReadRequest {
+        run_id: run_id.clone(),
+        offset: 7,
+        ..Default::default()
+    };
+    assert_eq!(about("Runs/Read", &read), run("r"));
+    let wait = v1::WaitRequest {
+        run_id: run_id.clone(),
+        ..Default::default()
+    };
+    assert_eq!(about("Runs/Wait", &wait), run("r"));
+    let observed = v1::ObservationsRequest { run_id };
+    assert_eq!(about("Learning/Observations", &observed), run("r"));
+    let resolve = v1::ResolveApprovalRequest {
+        approval_id: "q".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(
+        about("Approvals/Resolve", &resolve),
+        Some(About::Question("q".to_owned()))
+    );
+}
+
+#[test]
+fn a_start_is_about_its_session_or_else_its_id() {
+    let start = |id: &str, session: &str| v1::StartRequest {
+        run_id: id.to_owned(),
+        spec: Some(v1::RunSpec {
+            session: session.to_owned(),
+            ..Default::default()
+        }),
+    };
+    assert_eq!(about("Runs/Start", &start("r", "s")), session("s"));
+    assert_eq!(
+        about("Runs/Start", &start("r", "")),
+        Some(About::NewRun("r".to_owned()))
+    );
+    // Nobody can have begun what has no id.
+    assert_eq!(about("Runs/Start", &start("", "")), None);
+    let first = |start| v1::RunRequest {
+        message: Some(v1::run_request::Message::Start(start)),
+    };
+    assert_eq!(
+        about("Runs/Run", &first(start("r", ""))),
+        Some(About::NewRun("r".to_owned()))
+    );
+    assert_eq!(about("Runs/Run", &first(start("", "s"))), session("s"));
+    let create = v1::CreateSessionRequest {
+        session_id: "s".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(
+        about("Sessions/Create", &create),
+        Some(About::NewSession("s".to_owned()))
+    );
+}
+
+#[test]
+fn files_are_about_the_session_that_they_are_seen_in() {
+    let view = |view| {
+        Some(v1::FilesView {
+            view: Some(view),
+            ..Default::default()
+        })
+    };
+    let of_session = view(v1::files_view::View::Session("s".to_owned()));
+    let stat = v1::StatRequest {
+        view: of_session.clone(),
+        ..Default::default()
+    };
+    assert_eq!(about("Files/Stat", &stat), session("s"));
+    let write = v1::WriteFileRequest {
+        message: Some(v1::write_file_request::Message::Write(v1::WriteFileStart {
+            view: of_session,
+            ..Default::default()
+        })),
+    };
+    assert_eq!(about("Files/WriteFile", &write), session("s"));
+    assert_eq!(about("Files/Stat", &v1::StatRequest::default()), None);
+}
+
+#[test]
+fn what_is_malformed_or_of_no_known_kind_stays_here() {
+    let get = v1::GetRequest { run_id: "r".to_owned() }.encode_to_vec();
+    for path in [
+        "/fumehood.v1.Runs/Unknown",
+        "/fumehood.v1.Runs/List",
+        "/other.Runs/Get",
+        "Runs/Get",
+        "",
+        "/",
+    ] {
+        assert_eq!(About::of(path, &get), None, "{path}");
+    }
+    for cut in 1..get.len() {
+        assert_eq!(About::of("/fumehood.v1.Runs/Get", &get[..cut]), None, "{cut}");
+    }
+    for junk in [&b"\xff\xff\xff\xff\xff"[..], b"\x0a\x7fshort", b"\x0a\x02\xff\xfe"] {
+        for path in [
+            "Runs/Get",
+            "Runs/Run",
+            "Runs/Attach",
+            "Sessions/Create",
+            "Files/Stat",
+            "Approvals/Resolve",
+        ] {
+            assert_eq!(
+                About::of(&format!("/fumehood.v1.{path}"), junk),
+                None,
+                "{path} {junk:?}"
+            );
+        }
+    }
+    // A stream that begins with what is no beginning.
+    let stdin = v1::RunRequest {
+        message: Some(v1::run_request::Message::Stdin(v1::Stdin::default())),
+    };
+    assert_eq!(about("Runs/Run", &stdin), None);
+}
+
+#[test]
+fn who_asks_is_believed_only_where_it_is_said() {
+    let peer = Peer {
+        identity: crate::peer::Identity::Certificate {
+            name: "builder".to_owned(),
+        },
+        allowed: true,
+    };
+    let said = |bytes: &[u8], claim| {
+        let mut request = Request::new(());
+        request
+            .metadata_mut()
+            .insert_bin(PEER, MetadataValue::from_bytes(bytes));
+        from_successor(claiming(request, claim))
+    };
+    let whole = postcard::to_stdvec(&peer).unwrap();
+    for claim in [false, true] {
+        let request = said(&whole, claim).unwrap();
+        assert_eq!(
+            request.extensions().get::<Peer>().unwrap().to_string(),
+            peer.to_string()
+        );
+        assert_eq!(request.extensions().get::<Successors>().unwrap().claim, claim);
+    }
+    assert_eq!(
+        from_successor(Request::new(())).unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    for cut in 0..whole.len() {
+        assert_eq!(
+            said(&whole[..cut], false).unwrap_err().code(),
+            Code::Unauthenticated,
+            "{cut}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_had_back_until_somebody_looks_at_it() {
+    let body = || {
+        let begun = Begun {
+            read: Some(Bytes::from_static(b"first")),
+            rest: Body::empty(),
+        };
+        Arc::new(Mutex::new(Some(Body::new(begun))))
+    };
+    let lend = |held: &Arc<Mutex<Option<Body>>>| Lent {
+        held: Arc::clone(held),
+        taken: None,
+    };
+    let unseen = body();
+    let lent = lend(&unseen);
+    assert!(!http_body::Body::is_end_stream(&lent));
+    drop(lent);
+    assert!(unseen.lock().unwrap().take().is_some());
+
+    let seen = body();
+    let mut lent = lend(&seen);
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut lent).poll_frame(cx)).await;
+    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "first");
+    assert!(seen.lock().unwrap().is_none());
+    assert!(
+        std::future::poll_fn(|cx| Pin::new(&mut lent).poll_frame(cx))
+            .await
+            .is_none()
+    );
+}
