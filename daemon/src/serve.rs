@@ -257,6 +257,7 @@ pub async fn serve(
         runs: runs.clone(),
         store: spill.as_ref().ok().cloned(),
         audit: audit.clone(),
+        drain: config.drain_grace + 2 * END_TIMEOUT,
     };
     let predecessor = match take_over {
         Some(there) => Some(taking.clone().take(there, &forward).await?),

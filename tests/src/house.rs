@@ -458,6 +458,13 @@ impl House {
         }
     }
 
+    /// Takes no account of how the daemon ends that this house started.
+    pub fn forget(&mut self) {
+        if self.child.is_some() {
+            let _ = self.wait_for_end();
+        }
+    }
+
     /// `kill -9` of the daemon.
     pub fn kill_daemon(&mut self) {
         self.note_instances();

@@ -36,6 +36,8 @@ pub(super) struct Taking {
     pub runs: RunTable,
     pub store: Option<SpillStore>,
     pub audit: Option<AuditLog>,
+    /// How long a daemon takes to end, at most, whose successor has died.
+    pub drain: Duration,
 }
 
 impl Taking {
@@ -77,6 +79,11 @@ impl Taking {
             let in_order = ended.await.unwrap_or(false);
             self.adopt(&offer.instance, in_order).await;
             say.send_replace(true);
+            if !in_order {
+                // Whoever kept something for that one is reached by nobody, and ends.
+                tokio::time::sleep(self.drain).await;
+                self.adopt_files().await;
+            }
         });
         Ok(control)
     }
@@ -92,6 +99,10 @@ impl Taking {
             }
             tokio::time::sleep(DEATH).await;
         }
+        self.adopt_files().await;
+    }
+
+    async fn adopt_files(&self) {
         let Some(store) = self.store.clone() else { return };
         let adopting = store.clone();
         if let Ok(left) = tokio::task::spawn_blocking(move || adopting.adopt()).await {

@@ -1,5 +1,8 @@
 //! A planned restart: a new daemon takes the place of the running one, and nothing that it keeps is lost.
 
+mod deaths;
+mod kept;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -180,16 +183,230 @@ async fn a_new_daemon_that_cannot_start_leaves_the_old_one() {
     let house = house();
     let first = serving(&house).await;
     let right = std::fs::read_to_string(house.path("config.toml")).unwrap();
-    std::fs::write(house.path("config.toml"), format!("max_runs = \"many\"\n{right}")).unwrap();
-    let ended = house.cli().args(["daemon", "reload"]).finish();
-    assert_eq!(ended.code(), 125, "{}", ended.err());
-    assert!(
-        ended.err().contains("max_runs") && ended.err().contains("goes on"),
-        "{}",
-        ended.err()
+    // Wrong before it asks the old one for anything, and wrong when it has been offered everything.
+    let moved = format!(
+        "{right}[output]\ndir = \"{}\"\n",
+        house.path("state/elsewhere").display()
     );
-    assert_eq!(serving(&house).await, first);
-    house.run(&["true"]).expect(0);
+    let cases = [
+        (format!("max_runs = \"many\"\n{right}"), "max_runs"),
+        (moved, "leaves `output.dir` where it is"),
+        (
+            format!("{right}[tcp]\nlisten = \"127.0.0.1:0\"\nca = \"/no\"\ncert = \"/no\"\nkey = \"/no\"\n"),
+            "/no",
+        ),
+    ];
+    for (config, why) in cases {
+        house.write("config.toml", config);
+        let ended = house.cli().args(["daemon", "reload"]).finish();
+        assert_eq!(ended.code(), 125, "{}", ended.err());
+        let said = ended.err();
+        assert!(said.contains(why) && said.contains("goes on"), "{said}");
+        assert!(
+            !said.contains("serving"),
+            "the old one's words are not the new one's: {said}"
+        );
+        assert_eq!(serving(&house).await, first);
+        house.run(&["true"]).expect(0);
+    }
+    // The log is the old one's alone as before.
+    let records = house.records();
+    let named = |record: &&serde_json::Value| record["kind"] == "intent" && record.get("instance").is_some();
+    assert_eq!(records.iter().filter(named).count(), 0);
+    assert!(!records.iter().any(|record| record["kind"] == "log_continued"));
+    audit_is_whole(&house, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told_who_serves() {
+    let mut house = house();
+    let first = serving(&house).await;
+    let path = house.path("run/manager");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let reloading = house.cli().env("NOTIFY_SOCKET", &path).args(["daemon", "reload"]);
+    reloading.finish().expect(0);
+    let mut message = [0; 512];
+    let length = manager.recv(&mut message).expect("a word of the new daemon");
+    let said = String::from_utf8_lossy(&message[..length]).into_owned();
+    let lines: Vec<_> = said.lines().collect();
+    let pid = serving(&house).await;
+    assert!(
+        lines.contains(&"READY=1") && lines.contains(&format!("MAINPID={pid}").as_str()),
+        "{said}"
+    );
+    gone(&mut house, &[first]);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_one_client_find_the_daemon_that_serves_whenever_they_are_made() {
+    let mut house = house();
+    let mut daemons = vec![serving(&house).await];
+    let client = house.client().await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = Vec::new();
+    for caller in 0..6 {
+        let (client, stop, done) = (client.clone(), Arc::clone(&stop), Arc::clone(&done));
+        let spec = house.script("true");
+        callers.push(tokio::spawn(async move {
+            let mut number = 0;
+            while !stop.load(Ordering::SeqCst) {
+                // None of these is repeated by the library when it was refused.
+                client.version().await.expect("a version");
+                client.list(Default::default()).await.expect("a list");
+                let id = format!("{caller}-{number}");
+                if number % 8 == 0 {
+                    let spec = Some(spec.clone());
+                    let request = StartRequest {
+                        run_id: id.clone(),
+                        spec,
+                    };
+                    client.start(request).await.expect("a start");
+                    client.wait(id.as_str(), None).await.expect("its end");
+                    client.get(id.as_str()).await.expect("it is known");
+                }
+                number += 1;
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        }));
+    }
+    for _ in 0..3 {
+        reload(&house);
+        daemons.push(serving(&house).await);
+        let before = done.load(Ordering::SeqCst);
+        // Also while connections are told to end, and when the old daemon goes.
+        let enough = || (done.load(Ordering::SeqCst) > before + 40).then_some(());
+        eventually(DEADLINE, "calls", enough);
+        let pids = daemons[..daemons.len() - 1].to_vec();
+        tokio::task::block_in_place(|| gone(&mut house, &pids));
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        within("a caller", caller).await.expect("no call failed");
+    }
+    let runs = house
+        .records()
+        .iter()
+        .filter(|record| record["kind"] == "intent")
+        .count();
+    audit_is_whole(&house, runs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_run_follows_it_over_a_reload_and_the_old_daemons_end() {
+    let mut house = house();
+    let first = serving(&house).await;
+    let client = house.client().await;
+    start(&house, &client, "kept", &until("stop")).await;
+    let mut running = house.run_with(&[], &["sh", "-c", &until("stop")]).start();
+    running.wait_for("begun");
+    let mut attached = house.cli().args(["attach", "--from-start", "kept"]).start();
+    let mut logs = house.cli().args(["logs", "--follow", "kept"]).start();
+    let waiting = house.cli().args(["wait", "kept"]).start();
+    attached.wait_for("begun");
+    logs.wait_for("begun");
+    reload(&house);
+    // Connections of before are told to end meanwhile; what is asked over them goes on.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let late = house.cli().args(["logs", "--follow", "kept"]).start();
+    house.write("work/stop", "");
+    for follower in [running, attached, logs, late] {
+        let ended = follower.finish();
+        assert_eq!(ended.expect(0).out(), "begun\nended\n");
+    }
+    waiting.finish().expect(0);
+    drop(client);
+    gone(&mut house, &[first]);
+    audit_is_whole(&house, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_id_begins_once_whichever_daemon_hears_of_it_first() {
+    let mut house = house();
+    let first = serving(&house).await;
+    let old = house.client().await;
+    within("a version", old.version()).await.unwrap();
+    reload(&house);
+    let new = house.client().await;
+    let request = |id: &str| StartRequest {
+        run_id: id.to_owned(),
+        spec: Some(RunSpec {
+            on_disconnect: OnDisconnect::Keep.into(),
+            ..house.script("echo once")
+        }),
+    };
+    // The old connection is served for two seconds yet.
+    within("a start", new.start(request("new-first")))
+        .await
+        .expect("the new one takes it");
+    let refused = within("an answer", old.start(request("new-first"))).await.unwrap_err();
+    assert!(
+        refused.is_broken_connection() && refused.to_string().contains("broke"),
+        "{refused:?}"
+    );
+    within("a start", old.start(request("old-first")))
+        .await
+        .expect("the old one takes it yet");
+    assert!(
+        within("a start", new.start(request("old-first")))
+            .await
+            .expect("it is known")
+            .existed
+    );
+    // At the same moment, many times.
+    for number in 0..20 {
+        let id = format!("both-{number}");
+        let (one, other) = tokio::join!(old.start(request(&id)), new.start(request(&id)));
+        let begun = [&one, &other]
+            .iter()
+            .filter(|said| said.as_ref().is_ok_and(|said| !said.existed))
+            .count();
+        assert_eq!(begun, 1, "{one:?} {other:?}");
+    }
+    // The library asks again where it may, and comes to the same run.
+    let mut run = within("a run", old.spawn(request("new-first")))
+        .await
+        .expect("the same run");
+    assert!(within("its end", run.wait()).await.unwrap().success());
+    drop((old, new, run));
+    gone(&mut house, &[first]);
+    audit_is_whole(&house, 22);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_of_what_is_over_are_served_to_the_end() {
+    const BYTES: usize = 6 << 20;
+    let mut house = house();
+    let first = serving(&house).await;
+    let old = house.client().await;
+    let script = format!("{}; head -c {BYTES} /dev/zero | tr '\\0' x", until("stop"));
+    start(&house, &old, "large", &script).await;
+    reload(&house);
+    let new = house.client().await;
+    let (mut one, mut other) = (
+        within("attach", old.attach_stream("large", 0)).await.unwrap(),
+        within("attach", new.attach_stream("large", 0)).await.unwrap(),
+    );
+    house.write("work/stop", "");
+    within("the end", new.wait("large", None)).await.unwrap();
+    // Longer than connections have that nobody reads from.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(
+        std::path::Path::new(&format!("/proc/{first}")).exists(),
+        "it is still read from"
+    );
+    // Others are not held up by it.
+    let info = within("the state", house.client().await.get("large")).await.unwrap();
+    assert_eq!(info.state(), RunState::Finished);
+    for reader in [&mut one, &mut other] {
+        let output = Told::all(reader.events()).await.output(OutputStream::Stdout);
+        assert_eq!(output.len(), BYTES + "begun\nended\n".len());
+    }
+    drop((old, new, one, other));
+    gone(&mut house, &[first]);
+    assert_eq!(output(&house.client().await, "large").await.len(), BYTES + 12);
+    audit_is_whole(&house, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
