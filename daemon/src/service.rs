@@ -29,7 +29,7 @@ mod status;
 
 pub use approvals::ApprovalsService;
 pub use files::FilesService;
-pub use forward::{Forward, ForwardLayer, Here, from_successor};
+pub use forward::{Forward, ForwardLayer, Here, Moved, from_successor};
 pub use intake::{Calls, IntakeLayer};
 pub use learning::LearningService;
 pub use node::NodeService;

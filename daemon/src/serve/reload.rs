@@ -14,7 +14,7 @@ use super::listening::Listening;
 use crate::audit::AuditLog;
 use crate::handover::{Control, Fate, Handed, Successor, TakeOver, bytes, path};
 use crate::run::{RunTable, SpillStore};
-use crate::service::{Calls, Forward};
+use crate::service::{Calls, Forward, Moved};
 use crate::session::SessionTable;
 
 /// Why a run ended that the daemon before this one was running.
@@ -67,6 +67,7 @@ impl Taking {
         let (say, gone) = watch::channel(false);
         forward
             .begin(channel, gone)
+            .await
             .map_err(|error| ServeError::Serve(error.to_string()))?;
         let (told, ended) = oneshot::channel();
         let listening = Arc::clone(&control);
@@ -174,7 +175,7 @@ impl Custody<'_> {
         );
         let settle = async {
             tokio::time::sleep(SETTLED).await;
-            self.forward.set_moved(true);
+            self.forward.set_moved(Moved::Clients);
             std::future::pending::<()>().await;
         };
         // The last is the channel, which lasts.
@@ -183,7 +184,10 @@ impl Custody<'_> {
         let mut last = true;
         loop {
             tokio::select! {
-                until = &mut over => return Left::Over(until),
+                until = &mut over => {
+                    self.forward.set_moved(Moved::Everybody);
+                    return Left::Over(until);
+                }
                 () = &mut settle => {}
                 fate = fates.recv() => match fate.unwrap_or(Fate::Died) {
                     Fate::Passed => {
@@ -206,7 +210,7 @@ impl Custody<'_> {
         self.runs.set_succeeded(succeeded);
         self.sessions.set_succeeded(succeeded);
         if !succeeded {
-            self.forward.set_moved(false);
+            self.forward.set_moved(Moved::Nobody);
         }
     }
 

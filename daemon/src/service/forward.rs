@@ -10,13 +10,14 @@
 
 use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use fumehood_proto::resend::Resend;
 use fumehood_proto::v1;
 use http_body::{Body as _, Frame};
 use hyper_util::rt::TokioIo;
@@ -63,15 +64,24 @@ const CALL_WINDOW_BYTES: u32 = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct Forward {
     predecessor: Arc<OnceLock<Predecessor>>,
-    /// Whether who follows what happens here is to follow it with another daemon, which serves in this one's place.
-    moved: watch::Sender<bool>,
+    /// Who is to follow what happens here with another daemon, which serves in this one's place.
+    moved: watch::Sender<Moved>,
+}
+
+/// Who is to follow what happens with another daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moved {
+    Nobody,
+    /// Everybody but that daemon.
+    Clients,
+    Everybody,
 }
 
 impl Default for Forward {
     fn default() -> Self {
         Forward {
             predecessor: Arc::default(),
-            moved: watch::Sender::new(false),
+            moved: watch::Sender::new(Moved::Nobody),
         }
     }
 }
@@ -88,7 +98,11 @@ impl Forward {
     ///
     /// # Errors
     /// When the channel cannot be used.
-    pub fn begin(&self, channel: std::os::unix::net::UnixStream, gone: watch::Receiver<bool>) -> std::io::Result<()> {
+    pub async fn begin(
+        &self,
+        channel: std::os::unix::net::UnixStream,
+        gone: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
         channel.set_nonblocking(true)?;
         let mut stream = Some(UnixStream::from_std(channel)?);
         // There is one stream, and no second when that has ended.
@@ -99,7 +113,10 @@ impl Forward {
         let channel = Endpoint::from_static("http://predecessor")
             .initial_connection_window_size(CHANNEL_WINDOW_BYTES)
             .initial_stream_window_size(CALL_WINDOW_BYTES)
-            .connect_with_connector_lazy(connector);
+            // Now, and not at the first call: the other end waits for its beginning before it can come to its end.
+            .connect_with_connector(connector)
+            .await
+            .map_err(std::io::Error::other)?;
         let _ = self.predecessor.set(Predecessor { channel, gone });
         Ok(())
     }
@@ -121,18 +138,19 @@ impl Forward {
         }
     }
 
-    /// Another daemon serves in this one's place, and everybody was told to connect anew; or it no longer does.
-    pub fn set_moved(&self, moved: bool) {
+    /// Says who is to follow what happens here elsewhere.
+    pub fn set_moved(&self, moved: Moved) {
         self.moved.send_replace(moved);
     }
 
-    /// Returns when whoever follows what happens here, but a daemon, is to follow it elsewhere.
+    /// Returns when whoever follows what happens here, a daemon or somebody else, is to follow it elsewhere.
     pub(super) async fn moved(&self, from_successor: bool) {
-        match from_successor {
-            true => std::future::pending().await,
-            // The sender is here.
-            false => drop(self.moved.subscribe().wait_for(|moved| *moved).await),
-        }
+        let who = match from_successor {
+            true => Moved::Everybody,
+            false => Moved::Clients,
+        };
+        // The sender is here.
+        let _ = self.moved.subscribe().wait_for(|moved| *moved >= who).await;
     }
 
     /// Asks the other daemon in a peer's name. `None` when it does not know, or is gone.
@@ -222,34 +240,30 @@ impl Forward {
         let (Some(there), Ok(Ok(peer))) = (self.living(), peer) else {
             return Err(request);
         };
-        let (mut parts, body) = request.into_parts();
-        let held = Arc::new(Mutex::new(Some(body)));
-        let own = parts.clone();
-        parts.headers.insert(PEER, peer);
+        let resend = Resend::new(request);
+        let mut given = resend.request();
+        given.headers_mut().insert(PEER, peer);
         match claim {
-            true => drop(parts.headers.insert(CLAIM, http::HeaderValue::from_static("1"))),
-            false => drop(parts.headers.remove(CLAIM)),
+            true => drop(given.headers_mut().insert(CLAIM, http::HeaderValue::from_static("1"))),
+            false => drop(given.headers_mut().remove(CLAIM)),
         }
-        let lent = Body::new(Lent {
-            held: Arc::clone(&held),
-            taken: None,
-        });
         let mut channel = there.channel.clone();
         let given = async {
             std::future::poll_fn(|cx| tower::Service::poll_ready(&mut channel, cx)).await?;
-            tower::Service::call(&mut channel, http::Request::from_parts(parts, lent)).await
+            tower::Service::call(&mut channel, given).await
         };
         let error = match given.await {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                resend.answered();
+                return Ok(response);
+            }
             Err(error) => error,
         };
         tracing::debug!(%error, "a call could not be given on");
         there.adopted().await;
-        let body = held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match body {
-            // Nobody has looked at it: it was not heard.
-            Some(body) => Err(http::Request::from_parts(own, body)),
-            None => Ok(status::restarting("the daemon that keeps this has just ended; ask again").into_http()),
+        match resend.may_follow(&error) {
+            true => Err(resend.request()),
+            false => Ok(status::restarting("the daemon that keeps this has just ended; ask again").into_http()),
         }
     }
 }
@@ -504,38 +518,6 @@ async fn first_message(body: &mut Body) -> Bytes {
             },
             // Whoever reads on hears of the error.
             Some(Err(_)) | None => return read.freeze(),
-        }
-    }
-}
-
-/// A body that can be had back for as long as nobody has looked at it.
-struct Lent {
-    held: Arc<Mutex<Option<Body>>>,
-    taken: Option<Body>,
-}
-
-impl http_body::Body for Lent {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.taken.is_none() {
-            let taken = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.taken = taken;
-        }
-        match &mut self.taken {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.taken {
-            Some(body) => body.is_end_stream(),
-            None => {
-                let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-                held.as_ref().is_none_or(http_body::Body::is_end_stream)
-            }
         }
     }
 }

