@@ -77,7 +77,8 @@ async fn the_first_record_of_a_successor_says_first_that_it_goes_on() {
     assert_eq!(log.kinds(), ["log_opened", "intent", "log_continued", "intent"]);
     new.go_on().await.unwrap();
     assert_eq!(log.kinds().len(), 4, "it is said once");
-    (old.close().await.unwrap(), new.close().await.unwrap());
+    old.close().await.unwrap();
+    new.close().await.unwrap();
     verify(&log.path).unwrap();
 }
 

@@ -86,12 +86,7 @@ fn a_start_is_about_its_session_or_else_its_id() {
 
 #[test]
 fn files_are_about_the_session_that_they_are_seen_in() {
-    let view = |view| {
-        Some(v1::FilesView {
-            view: Some(view),
-            ..Default::default()
-        })
-    };
+    let view = |view| Some(v1::FilesView { view: Some(view) });
     let of_session = view(v1::files_view::View::Session("s".to_owned()));
     let stat = v1::StatRequest {
         view: of_session.clone(),

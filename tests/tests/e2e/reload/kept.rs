@@ -172,10 +172,8 @@ async fn tcp_goes_on_and_who_asks_over_it_is_who_they_were() {
     let (again, other) = (connect("agent.example").await, connect("other.example").await);
     assert_ne!(within("a version", again.version()).await.unwrap().pid, first);
     let info = within("the state", again.get("theirs")).await.unwrap();
-    assert_eq!(
-        (info.state(), info.peer.as_str()),
-        (RunState::Running, "cert:agent.example")
-    );
+    assert_eq!(info.peer, "cert:agent.example");
+    assert_ne!(info.state(), RunState::Finished);
     let unknown = within("the state", other.get("theirs")).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound { .. }), "{unknown:?}");
     // Another peer's run of the same id is another run.
