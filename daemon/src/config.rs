@@ -286,6 +286,16 @@ impl EnvFacts {
 }
 
 impl Config {
+    /// Sessions of one peer that are not closed, at the same time: all, where nobody but the daemon's own user and root may use it, else so
+    /// many that a quarter is left for others.
+    pub fn max_sessions_of_peer(&self) -> usize {
+        let shared = self.tcp.is_some() || self.allowed_uids.iter().any(|uid| ![0, self.uid].contains(uid));
+        match shared {
+            true => (self.max_sessions - self.max_sessions.div_ceil(4)).max(1),
+            false => self.max_sessions,
+        }
+    }
+
     /// Reads the environment and the file, and resolves them with the command line.
     ///
     /// # Errors

@@ -172,6 +172,8 @@ pub struct FileFailure {
     pub path: Vec<u8>,
     /// The rule that protects it, where that is why.
     pub rule: Option<String>,
+    /// What is there in place of a regular file, where that is why: `a socket`.
+    pub found: Option<String>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
 }
@@ -183,13 +185,14 @@ fn told(failure: &FileFailure) -> String {
         errno,
         path,
         rule,
+        found,
         removed,
     } = failure;
-    let mut text = format!(
-        "{}: {operation}: {} ({errno:?})",
-        printable(path),
-        errno.desc().to_lowercase()
-    );
+    let why = match found {
+        Some(found) => format!("it is {found}; only regular files can be read and written"),
+        None => errno.desc().to_lowercase(),
+    };
+    let mut text = format!("{}: {operation}: {why} ({errno:?})", printable(path));
     if let Some(rule) = rule {
         text += &format!("; {rule}");
     }
@@ -352,8 +355,15 @@ impl Files {
         let mut ending = None;
         let result = match prepared {
             Err(error) => Err(error),
-            Ok((mut call, place)) => {
-                let mut result = call.carry_out(operation, &mut transfer, &mut tell).await;
+            Ok((mut call, place, wall)) => {
+                let carried_out = call.carry_out(operation, &mut transfer, &mut tell);
+                let mut result = match wall {
+                    None => carried_out.await,
+                    // Whoever sends or takes a byte now and then is not silent, and must not keep a place for ever either.
+                    Some(wall) => tokio::time::timeout(wall, carried_out)
+                        .await
+                        .unwrap_or(Err(FilesError::Limit { what: "limits.wall" })),
+                };
                 // By which rule, init says elsewhere.
                 if let Err(FilesError::File(failure)) = &mut result
                     && failure.errno == Errno::EPERM
@@ -383,9 +393,10 @@ impl Files {
         }
     }
 
-    /// Everything up to a worker that waits for its operation.
-    async fn prepare(&self, view: &mut View) -> Result<(Call, Place), FilesError> {
+    /// Everything up to a worker that waits for its operation, and how long that may take.
+    async fn prepare(&self, view: &mut View) -> Result<(Call, Place, Option<Duration>), FilesError> {
         let grants = decide(view)?;
+        let wall = grants.limits.wall;
         let mut place = self.place(&view.peer).await?;
         let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
         if let Some(session) = &view.session {
@@ -395,7 +406,7 @@ impl Files {
             })?;
             place._in_session = Some(presence);
             let call = Call::open_in_session(session, number, &grants, &view.host).await?;
-            return Ok((call, place));
+            return Ok((call, place, wall));
         }
         let launching = &self.shared.launching;
         let found = prepare::find_all(grants, &mut view.host, launching).await;
@@ -410,7 +421,7 @@ impl Files {
             });
         }
         let call = Call::open(&format!("files-{number}"), &grants, &view.host, launching).await?;
-        Ok((call, place))
+        Ok((call, place, wall))
     }
 
     async fn place(&self, peer: &Peer) -> Result<Place, FilesError> {
@@ -613,11 +624,24 @@ mod tests {
             errno: Errno::ENOENT,
             path: b"/w/x".to_vec(),
             rule: None,
+            found: None,
             removed: 0,
         };
         assert_eq!(
             FilesError::File(failure).to_string(),
             "/w/x: open: no such file or directory (ENOENT)"
+        );
+        let failure = FileFailure {
+            operation: "open".to_owned(),
+            errno: Errno::EOPNOTSUPP,
+            path: b"/w/x".to_vec(),
+            rule: None,
+            found: Some("a socket".to_owned()),
+            removed: 0,
+        };
+        assert_eq!(
+            FilesError::File(failure).to_string(),
+            "/w/x: open: it is a socket; only regular files can be read and written (EOPNOTSUPP)"
         );
     }
 }

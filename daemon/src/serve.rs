@@ -153,6 +153,7 @@ pub async fn serve(
     }
     let sessions = SessionTable::new(SessionBounds {
         living: config.max_sessions,
+        of_peer: config.max_sessions_of_peer(),
         retained: config.retained_runs,
         retain_for: config.retain_for,
     });

@@ -438,6 +438,40 @@ fn without_rules_nothing_is_read() {
 }
 
 #[test]
+fn a_line_without_a_command_is_refused_with_a_reason() {
+    let by = |default: &str, line: &[&str]| {
+        let text = format!("version = 1\nname = \"x\"\n[commands]\ndefault = \"{default}\"\nunreadable = \"deny\"\n");
+        decide(&policy(&text), line)
+    };
+    for line in [
+        &["bash", "-c", "X=1"][..],
+        &["bash", "-c", "# nothing"],
+        &["sh", "-c", ""],
+        &[],
+    ] {
+        let Decision::Denied(denial) = by("deny", line) else {
+            panic!("{line:?} is not denied");
+        };
+        assert_eq!(denial.rule, "commands.default", "{line:?}");
+        let says = |part: &str| denial.explanation.contains(part);
+        assert!(
+            says("policy `x` denies") && says("no command is found in it") && says("(commands.default)"),
+            "{line:?}: {}",
+            denial.explanation
+        );
+        let Decision::Ask(question) = by("ask", line) else {
+            panic!("{line:?} is not asked about");
+        };
+        assert_eq!(
+            (question.rule.as_str(), question.commands.len()),
+            ("commands.default", 1),
+            "{line:?}"
+        );
+        assert!(matches!(by("allow", line), Decision::Allowed(_)), "{line:?}");
+    }
+}
+
+#[test]
 fn every_error_of_the_section_is_told_at_its_place() {
     let text = r#"version = 1
 name = "x"

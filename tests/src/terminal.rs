@@ -42,6 +42,18 @@ impl Cli {
     /// Starts it at a terminal of this size, which it controls as a login shell does.
     #[must_use]
     pub fn at_terminal(self, rows: u16, columns: u16) -> Terminal {
+        self.start_at_terminal(&[], rows, columns)
+    }
+
+    /// The same below a shell, which waits for it, says how it ended, and ends with the next line that is typed. Its process id is
+    /// [`Terminal::child`]; the terminal is the shell's, and is not hung up when the program is killed.
+    #[must_use]
+    pub fn below_shell_at_terminal(self, rows: u16, columns: u16) -> Terminal {
+        let script = "\"$@\"; echo ended $?; read line";
+        self.start_at_terminal(&["/bin/sh", "-c", script, "sh"], rows, columns)
+    }
+
+    fn start_at_terminal(self, before: &[&str], rows: u16, columns: u16) -> Terminal {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).expect("a terminal");
         rustix::pty::unlockpt(&master).expect("unlock it");
@@ -50,6 +62,7 @@ impl Cli {
         let mut command = Command::new("/usr/bin/setsid");
         command
             .arg("-c")
+            .args(before)
             .arg(self.command.get_program())
             .args(self.command.get_args());
         command.env_clear().env("TERM", "xterm");
@@ -100,6 +113,15 @@ impl Terminal {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// The process id of the program's first child.
+    #[must_use]
+    pub fn child(&self) -> i32 {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+        let first = children.split_whitespace().next().expect("a child");
+        first.parse().expect("a process id")
     }
 
     /// Sends the program a signal.

@@ -69,6 +69,9 @@ pub enum Command {
     Daemon(crate::daemon::Args),
     /// Show the versions of this program and of the running daemon
     Version(ConnectArgs),
+    /// Restore the terminal that is standard output when standard input ends
+    #[command(hide = true)]
+    RestoreTerminal(crate::tty::restorer::Before),
 }
 
 /// Which daemon.

@@ -63,6 +63,10 @@ pub fn main() -> ExitCode {
     match command {
         // These have no use for a runtime of ours.
         Command::Daemon(daemon::Args { command: None, daemon }) => daemon::run(daemon),
+        Command::RestoreTerminal(before) => {
+            tty::restorer::run(&before);
+            ExitCode::SUCCESS
+        }
         Command::Audit(audit) => match audit.command {
             AuditCommand::Verify { file } => daemon::verify_audit(file),
             AuditCommand::Show(args) => code(audit::show(args)),
@@ -100,7 +104,7 @@ fn talk(command: Command) -> ExitCode {
                 Some(daemon::Command::Reload(args)) => start::reload(args).await,
                 None => Ok(0),
             },
-            Command::Audit(_) => Ok(0),
+            Command::Audit(_) | Command::RestoreTerminal(_) => Ok(0),
         }
     });
     code(done)

@@ -83,7 +83,7 @@ async fn create(args: SessionCreateArgs) -> Result<u8, Failure> {
 async fn list(all: bool, as_json: bool, connect: &ConnectArgs) -> Result<u8, Failure> {
     let client = match start::connect_existing(connect).await? {
         Ok(Connected { client, .. }) => client,
-        Err(socket) if connect.socket.is_some() => return Err(Failure::NoDaemon(socket)),
+        Err(socket) if connect.socket.is_some() || connect.no_start => return Err(Failure::NoDaemon(socket)),
         Err(_) if as_json => return Ok(0),
         Err(_) => {
             tell("no daemon is running, and so no session");

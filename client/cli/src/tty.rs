@@ -1,10 +1,13 @@
 //! The person's own terminal while a command on the other side has one too (`run --tty`, and `attach` to such a run).
 //!
 //! It is raw while the command runs: every key goes to the command, whose terminal makes of Ctrl-C what it makes of it. [`Raw`] gives the
-//! terminal back as it was, whichever way this program ends but by SIGKILL. Some things typed are for this program, as in ssh: `~` at the
-//! beginning of a line, and then `.` leaves, Ctrl-Z stops this program, `~` is one `~`. They are looked for before anything is sent, so that
-//! a daemon that hangs keeps nobody.
+//! terminal back as it was, whichever way this program ends; where it is killed, [`restorer`] does. Some things typed are for this program, as in
+//! ssh: `~` at the beginning of a line, and then `.` leaves, Ctrl-Z stops this program, `~` is one `~`. They are looked for before anything is
+//! sent, so that a daemon that hangs keeps nobody.
 
+pub mod restorer;
+
+use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::run::STOP_PATIENCE;
+use restorer::Restorer;
 
 /// Whether this program's terminal is raw now: lines of ours need a carriage return then.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
@@ -136,6 +140,8 @@ async fn pass_sizes(client: Client, run: String, mut wanted: mpsc::Receiver<bool
 /// The terminal in raw mode. Dropping it restores what was before.
 pub struct Raw {
     before: Termios,
+    /// `None` where it could not be started: then this program alone restores it.
+    restorer: Option<RefCell<Restorer>>,
 }
 
 impl Raw {
@@ -145,7 +151,8 @@ impl Raw {
     /// When standard input is no terminal, or one that is gone.
     pub fn enter() -> io::Result<Self> {
         let before = rustix::termios::tcgetattr(rustix::stdio::stdin())?;
-        let raw = Self { before };
+        let restorer = Restorer::start(&before).ok().map(RefCell::new);
+        let raw = Self { before, restorer };
         raw.set_raw()?;
         Ok(raw)
     }
@@ -153,6 +160,10 @@ impl Raw {
     fn set_raw(&self) -> io::Result<()> {
         let mut raw = self.before.clone();
         raw.make_raw();
+        // Said before it is done: what is not raw is not restored.
+        if let Some(restorer) = &self.restorer {
+            restorer.borrow_mut().is_raw();
+        }
         rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)?;
         IS_RAW.store(true, Ordering::SeqCst);
         Ok(())
@@ -172,6 +183,9 @@ impl Raw {
         if is_in_front() {
             let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
         }
+        if let Some(restorer) = &self.restorer {
+            restorer.borrow_mut().is_given_back();
+        }
     }
 
     /// Stops this program until it is continued. The command is not stopped, but waits when it has written so much.
@@ -190,17 +204,22 @@ fn is_in_front() -> bool {
 impl Drop for Raw {
     fn drop(&mut self) {
         self.pause();
-        if rustix::termios::isatty(rustix::stdio::stdout()) {
-            let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-                rustix::stdio::stdout(),
-                rustix::event::PollFlags::OUT,
-            )];
-            // Stopped by Ctrl-S, it takes nothing, and this program shall end.
-            if rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).is_ok_and(|ready| ready > 0) {
-                let other = crate::terminal::on_other_screen();
-                let _ = rustix::io::write(rustix::stdio::stdout(), if other { b"\x1b[?1049l" } else { b"" });
-                let _ = rustix::io::write(rustix::stdio::stdout(), PLAIN);
-            }
+        let other = crate::terminal::on_other_screen();
+        give_up_modes(if other { b"\x1b[?1049l" } else { b"" });
+    }
+}
+
+/// Switches off what a command may have switched on, if standard output is a terminal. `first` goes before it.
+fn give_up_modes(first: &[u8]) {
+    if rustix::termios::isatty(rustix::stdio::stdout()) {
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+            rustix::stdio::stdout(),
+            rustix::event::PollFlags::OUT,
+        )];
+        // Stopped by Ctrl-S, it takes nothing, and this program shall end.
+        if rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).is_ok_and(|ready| ready > 0) {
+            let _ = rustix::io::write(rustix::stdio::stdout(), first);
+            let _ = rustix::io::write(rustix::stdio::stdout(), PLAIN);
         }
     }
 }

@@ -183,6 +183,10 @@ pub struct Failure {
     pub path: Vec<u8>,
     /// How many files and directories had been removed by then.
     pub removed: u64,
+    /// The rule by which the worker itself refused it; empty where it did not.
+    pub rule: String,
+    /// What is there in a regular file's place where that is why: `a socket`. Empty else.
+    pub found: String,
 }
 
 /// What is known of a file.
@@ -300,12 +304,22 @@ pub(crate) fn serve(socket: &OwnedFd) {
                 mut path,
                 removed,
             }) => {
+                let rule = match errno == Errno::ACCESS && place::is_own(&path) {
+                    true => place::OWN_RULE,
+                    false => "",
+                };
+                let found = match errno {
+                    Errno::OPNOTSUPP => place::special(&path).unwrap_or_default(),
+                    _ => "",
+                };
                 path.truncate(MAX_PATH_BYTES);
                 Reply::Failed(Failure {
                     operation: operation.into(),
                     errno: errno.raw_os_error(),
                     path,
                     removed,
+                    rule: rule.into(),
+                    found: found.into(),
                 })
             }
         };

@@ -18,12 +18,14 @@
 //! gitconfig.rs  which configuration is harmless
 //! roots.rs      repositories that are met on the way, and what theirs names
 //! state.rs      what git notes about something unfinished
+//! aliases.rs    protected files that have other names as well
 //! drafts.rs     configuration that a program writes itself
 //! locks.rs      one change at a time, also beside other sandboxes
 //! act.rs        the change itself
 //! ```
 
 mod act;
+mod aliases;
 mod caller;
 mod drafts;
 mod gitconfig;
@@ -45,6 +47,7 @@ use crate::spec::Guard as Spec;
 use crate::sys::notify::{self, Answer, Notification};
 pub(crate) use act::WATCHED;
 use act::{Done, Operation};
+use aliases::Aliases;
 pub(crate) use caller::{Caller, of_caller};
 use drafts::Drafts;
 pub use gitconfig::{programs as named_programs, try_change, value, words};
@@ -61,6 +64,7 @@ pub(crate) struct Guard {
     locks: Locks,
     rules: Rules,
     started: Started,
+    aliases: Aliases,
     /// `None` where there can be no watch on files: such files are not opened for writing then.
     drafts: Option<Drafts>,
 }
@@ -117,10 +121,24 @@ impl Guard {
             let covered = covered.iter().map(|path| (path.clone(), COVERED.to_owned()));
             inside.chain(covered).collect::<Vec<_>>()
         };
+        let mut aliases = Aliases::new();
         let programs = (0..trees.len())
             .map(|tree| {
                 let named = repository::programs(&trees, tree, spec.git, &spec.protected, outside);
-                named.into_iter().chain(restricted(tree)).collect()
+                let restricted = restricted(tree);
+                for path in &spec.protected {
+                    aliases.look(&trees, tree, path, &rules::by_policy(path));
+                }
+                for (path, why) in &named {
+                    aliases.look(&trees, tree, path, why);
+                }
+                for (path, why) in &restricted {
+                    aliases.look_at_file(&trees, tree, path, why);
+                }
+                if spec.git {
+                    aliases.look_at_git(&trees, tree);
+                }
+                named.into_iter().chain(restricted).collect()
             })
             .collect();
         let mut roots = Roots::new(outside);
@@ -130,6 +148,7 @@ impl Guard {
         Guard {
             rules: Rules::new(spec.protected.clone(), spec.git, programs, roots),
             started: Started::new(outside.iter().any(|program| program.path.is_relative())),
+            aliases,
             drafts: Drafts::new().ok(),
             locks: Locks::new(locks, &trees),
             trees,

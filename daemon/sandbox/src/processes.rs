@@ -15,6 +15,9 @@ const MAX_LEFTOVERS: usize = 64;
 /// Rounds of one [`kill_below`], at most: whoever still forks after that is met again by the next.
 const MAX_ROUNDS: usize = 256;
 
+/// Rounds of sending a signal, which programs may handle and go on forking.
+const MAX_SIGNAL_ROUNDS: usize = 8;
+
 /// Whether the kernel lists the children of a process (CONFIG_PROC_CHILDREN, which distributions set). Without, all processes are looked
 /// at for their parent.
 static LISTS_CHILDREN: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/thread-self/children").exists());
@@ -137,6 +140,24 @@ pub(crate) fn kill_below(root: i32, spared: impl Fn(i32) -> bool) -> bool {
         }
     }
     !killed.is_empty()
+}
+
+/// Sends a signal to everything that descends from a process, once each, and to what is forked meanwhile: who has a signal pending that it
+/// does not handle forks no more, so when nobody new is found everybody has it.
+pub(crate) fn signal_below(root: i32, signal: i32) {
+    let mut told = HashSet::new();
+    for _ in 0..MAX_SIGNAL_ROUNDS {
+        let mut is_news = false;
+        for pid in below(root) {
+            if told.insert(pid) {
+                sys::kill(pid, signal);
+                is_news = true;
+            }
+        }
+        if !is_news {
+            return;
+        }
+    }
 }
 
 /// The processes there are beside init.

@@ -152,7 +152,10 @@ impl Rights {
     /// Confines the calling process, for good. Must come after no_new_privs.
     pub(crate) fn apply(&self) -> Result<(), String> {
         let Some(ruleset) = &self.ruleset else { return Ok(()) };
-        let ruleset = ruleset.try_clone().map_err(|error| error.to_string())?;
+        // Why is told by the error's number: no more files may be open.
+        let ruleset = ruleset
+            .try_clone()
+            .map_err(|_| "the ruleset's descriptor cannot be copied".to_owned())?;
         let status = ruleset.restrict_self().map_err(|error| error.to_string())?;
         match status.ruleset {
             RulesetStatus::NotEnforced => Err("the kernel enforced none of the rules".into()),

@@ -22,29 +22,24 @@ pub(crate) fn prepare_root(root: &Path) -> io::Result<()> {
     }
     let metadata = fs::symlink_metadata(root)?;
     let own = rustix::process::geteuid().as_raw();
-    let refuse = |what: String| {
-        let mend = "remove it, or name another directory (scratch_dir in the configuration, --scratch-dir)";
+    let refuse = |what: String, first: &str| {
+        let mend = format!("{first}, or name another directory (scratch_dir in the configuration, --scratch-dir)");
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!("{what}: {mend}"),
         ))
     };
     if !metadata.is_dir() {
-        return refuse(format!("{} is not a directory", root.display()));
+        return refuse(format!("{} is not a directory", root.display()), "remove it");
     }
     if metadata.uid() != own {
-        return refuse(format!(
-            "{} belongs to uid {}, not to {own}",
-            root.display(),
-            metadata.uid()
-        ));
+        let what = format!("{} belongs to uid {}, not to {own}", root.display(), metadata.uid());
+        return refuse(what, "remove it");
     }
     if metadata.mode() & 0o077 != 0 {
-        return refuse(format!(
-            "{} is open to others (mode {:03o})",
-            root.display(),
-            metadata.mode() & 0o777
-        ));
+        let mode = metadata.mode() & 0o777;
+        let what = format!("{} is open to others (mode {mode:03o})", root.display());
+        return refuse(what, &format!("run `chmod 700 {}`", root.display()));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 mod devices;
 mod home;
+mod kernel;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,6 +25,8 @@ use rustix::mount::{
 };
 
 pub(crate) use home::OVERLAY_CAPABILITIES;
+use kernel::is_kernels;
+pub use kernel::is_kernels_file_system;
 
 use crate::event::Failure;
 use crate::guard::Tree;
@@ -69,7 +72,8 @@ pub(crate) fn build(view: &View, scratch: BorrowedFd<'_>, can_guard: bool) -> Re
     // Nothing mounted here may show outside, nothing mounted outside may appear here.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(fail("stop mount propagation", "/"))?;
-    let mut builder = Builder::prepare(scratch, can_guard)?;
+    let kernels = kernel::mounted().map_err(fail("read", "/proc/self/mountinfo"))?;
+    let mut builder = Builder::prepare(scratch, can_guard, kernels)?;
     for entry in &view.entries {
         builder.add(entry)?;
     }
@@ -96,6 +100,8 @@ struct Builder<'a> {
     new: OwnedFd,
     /// The root in between: it holds `/old`, `/new` and the contents of synthesised files.
     base: OwnedFd,
+    /// Where the machine has file systems of the kernel.
+    kernels: Vec<PathBuf>,
     /// Mounts that become read-only when everything is in place.
     seal: Vec<OwnedFd>,
     files: u32,
@@ -103,7 +109,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn prepare(scratch: BorrowedFd<'a>, can_guard: bool) -> Result<Self, Failure> {
+    fn prepare(scratch: BorrowedFd<'a>, can_guard: bool, kernels: Vec<PathBuf>) -> Result<Self, Failure> {
         let base = tmpfs("16m", "755").map_err(fail("mount the base tmpfs", ""))?;
         for name in ["old", "new"] {
             rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755)).map_err(fail("make a directory", name))?;
@@ -124,6 +130,7 @@ impl<'a> Builder<'a> {
             old,
             new,
             base,
+            kernels,
             seal: vec![root],
             files: 0,
             built: Built::default(),
@@ -192,6 +199,10 @@ impl<'a> Builder<'a> {
                 result => result.map_err(fail("make the link", target)),
             };
         }
+        if access.writes() && is_kernels(&fd).map_err(fail("statfs", source))? {
+            let stage = "bind for writing: the kernel's own file systems (proc, sysfs, cgroup, ...) are never written";
+            return Err(fail(stage, source)(Errno::PERM));
+        }
         let tree = clone_tree(fd.as_fd(), true).map_err(fail("open_tree", source))?;
         let attributes = match access {
             Access::Read => BASE | READ_ONLY | libc::MOUNT_ATTR_NOEXEC,
@@ -207,6 +218,7 @@ impl<'a> Builder<'a> {
         };
         attach(&tree, point.as_fd()).map_err(fail("mount", target))?;
         if access.writes() {
+            self.freeze_kernels(source, target)?;
             let root = tree.try_clone().map_err(fail("copy a descriptor of", target))?;
             self.built.places.disk.push(root);
         }
@@ -220,6 +232,26 @@ impl<'a> Builder<'a> {
             Access::WriteNoExecute | Access::GuardedNoExecute => Right::WriteNoExecute,
         };
         self.built.rules.push((target.to_owned(), right));
+        Ok(())
+    }
+
+    /// Makes what a writable tree that is in place has mounted of the kernel's read-only: a directory for chroot(8) has its `/proc`.
+    fn freeze_kernels(&self, source: &Path, target: &Path) -> Result<(), Failure> {
+        for inside in kernel::below(&self.kernels, source) {
+            let path = target.join(inside);
+            let mount = match resolve(&self.new, &path, OFlags::NOFOLLOW) {
+                // Something else is mounted over what it is in.
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                result => result.map_err(fail("open", &path))?,
+            };
+            match sys::mount_set_attributes(mount.as_fd(), BASE | READ_ONLY, true) {
+                // So that here is no mount, but what happens to have its name.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EINVAL)
+                        && !is_kernels(&mount).map_err(fail("statfs", &path))? => {}
+                result => result.map_err(fail("mount_setattr", &path))?,
+            }
+        }
         Ok(())
     }
 

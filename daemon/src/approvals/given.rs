@@ -71,7 +71,7 @@ pub struct Bound {
     pub policy: Digest,
     /// The command's environment; see [`environment_digest`](super::environment_digest).
     pub environment: Digest,
-    /// The working directory.
+    /// The working directory, by the path that was shown to whoever answered: what is in it may change as well.
     pub cwd: PathBuf,
 }
 

@@ -173,6 +173,19 @@ fn defaults_follow_user_and_environment() {
     assert_eq!(root.policy_dirs, [Path::new("/etc/fumehood/policies")]);
     assert_eq!(root.allowed_uids, [0]);
 
+    // Whoever shares a daemon leaves something to the others.
+    let mut config = root;
+    assert_eq!(config.max_sessions_of_peer(), 64);
+    for (uids, all, share) in [
+        (&[0, 1000][..], 64, 48),
+        (&[0, 1000], 5, 3),
+        (&[0, 1000], 1, 1),
+        (&[0], 5, 5),
+    ] {
+        (config.allowed_uids, config.max_sessions) = (uids.to_vec(), all);
+        assert_eq!(config.max_sessions_of_peer(), share, "{uids:?} {all}");
+    }
+
     let homeless = EnvFacts { home: None, ..user() };
     let config = Config::resolve(None, Overrides::default(), &homeless).unwrap();
     assert_eq!(config.audit.path, Path::new("/var/tmp/fumehood-1000/audit.jsonl"));

@@ -338,12 +338,15 @@ fn failed(failure: fumehood_sandbox::files::Failure) -> FilesError {
         errno,
         path,
         removed,
+        rule,
+        found,
     } = failure;
     FilesError::File(FileFailure {
         operation,
         errno: Errno::from_raw(errno),
         path,
-        rule: None,
+        rule: Some(rule).filter(|rule| !rule.is_empty()),
+        found: Some(found).filter(|found| !found.is_empty()),
         removed,
     })
 }

@@ -152,19 +152,17 @@ impl Actor {
     async fn live(&mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static) -> Outcome {
         let mut place: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>> = Box::pin(place);
         // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
-        let decision = self.request.policy.decide(&fumehood_policies::Request {
-            tool: fumehood_policies::Tool::Shell,
-            argv: &self.request.judged_argv(),
-            caller_env: &self.request.caller_env,
-            env: &self.request.judged_env(),
-            limits: self.request.limits,
-        });
+        let decision = self.decide(&self.request.judged_argv(), &self.request.judged_env());
+        let left_over = match decision {
+            Decision::Denied(_) => self.denied_for_what_was_left(),
+            _ => String::new(),
+        };
         let caller_env = std::mem::take(&mut self.request.caller_env);
         let grants = match decision {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => {
                 let above = prepare::standing_under(&self.request.layers);
-                return self.deny(denial.rule, denial.explanation + &above).await;
+                return self.deny(denial.rule, denial.explanation + &above + &left_over).await;
             }
             Decision::Ask(question) => {
                 // Whoever waits for a person keeps nobody else waiting.
@@ -221,6 +219,32 @@ impl Actor {
         };
         outcome.usage.queued = queued;
         outcome
+    }
+
+    fn decide(&self, argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Decision {
+        self.request.policy.decide(&fumehood_policies::Request {
+            tool: fumehood_policies::Tool::Shell,
+            argv,
+            caller_env: &self.request.caller_env,
+            env,
+            limits: self.request.limits,
+        })
+    }
+
+    /// What to do about a denial where the line by itself would not be denied, but what earlier ones left it is; else empty.
+    fn denied_for_what_was_left(&self) -> String {
+        let Some(place) = &self.request.session else {
+            return String::new();
+        };
+        let alone = self.decide(&self.request.argv, &self.request.judged_env_alone());
+        match (place.begin.summary(), alone) {
+            (left, _) if left.is_empty() => String::new(),
+            (_, Decision::Denied(_)) => String::new(),
+            (left, _) => format!(
+                "; this is not because of the line itself, but of what earlier lines of its session left it ({left}): `fumehood session reset {}` takes that away",
+                place.session.id()
+            ),
+        }
     }
 
     /// Ends a run that was allowed and had no place yet: its story is in the log as that of any other.

@@ -84,6 +84,12 @@ pub enum WorkspaceError {
         .0.display()
     )]
     TooWide(PathBuf),
+    /// It is the machine's, not a project's.
+    #[error(
+        "{} is no place for files but for what the kernel is asked and told (proc, sysfs, cgroup, devices and the like); change to a project's directory, or name one",
+        .0.display()
+    )]
+    Kernel(PathBuf),
 }
 
 /// Who asks for what, as far as it matters here.
@@ -129,6 +135,10 @@ impl Host {
             || home.starts_with(&workspace)
         {
             return Err(WorkspaceError::TooWide(workspace));
+        }
+        let is_devices = workspace.starts_with("/dev") && !workspace.starts_with("/dev/shm");
+        if is_devices || fumehood_sandbox::is_kernels_file_system(&workspace).map_err(look)? {
+            return Err(WorkspaceError::Kernel(workspace));
         }
         let both = |private: &&PathBuf| private.starts_with(&workspace) || workspace.starts_with(private);
         if let Some(private) = asked.private.iter().find(both) {

@@ -162,6 +162,12 @@ impl Request {
         }
     }
 
+    /// [`judged_env`](Self::judged_env) as if no line had been before it.
+    pub fn judged_env_alone(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let session = self.session.iter().flat_map(|place| &place.session.request.env);
+        session.chain(&self.env).cloned().collect()
+    }
+
     /// Whether a line before it has unset this variable, and the request does not set it.
     pub fn has_unset(&self, name: &[u8]) -> bool {
         let unset = |place: &InSession| place.begin.variables.get(name).is_some_and(Option::is_none);

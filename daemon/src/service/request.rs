@@ -671,6 +671,10 @@ pub(super) fn check_path(path: &[u8]) -> Result<PathBuf, String> {
 pub(super) fn check_workspace(path: &[u8]) -> Result<PathBuf, String> {
     let path = check_path(path)?;
     match path.is_absolute() {
+        // Its directories are of processes, and a sandbox has its own.
+        true if path.starts_with("/proc") => {
+            Err("in /proc, of which every sandbox has one of its own; name a directory on disk".to_owned())
+        }
         true => Ok(path),
         false => Err("not an absolute path; name the project's directory".to_owned()),
     }

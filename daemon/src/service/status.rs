@@ -352,6 +352,7 @@ pub(super) fn files(error: &FilesError) -> Status {
         FilesError::Closed { session, .. } => return session_precondition("SESSION_CLOSED", session, message),
         FilesError::NoView(_) => (Code::FailedPrecondition, "SANDBOX_FAILED"),
         FilesError::Limit { what: "limits.memory" } => (Code::ResourceExhausted, "MEMORY_LIMIT"),
+        FilesError::Limit { what: "limits.wall" } => (Code::DeadlineExceeded, "WALL_LIMIT"),
         FilesError::Limit { .. } => (Code::ResourceExhausted, "DISK_LIMIT"),
         FilesError::Busy => {
             let mut details = ErrorDetails::new();
@@ -376,6 +377,8 @@ fn file(failure: &FileFailure, message: String) -> Status {
         errno,
         path,
         rule,
+        // The message says it.
+        found: _,
         removed,
     } = failure;
     let code = match errno {
@@ -454,7 +457,7 @@ impl From<CreateError> for Refused {
         Refused(match error {
             CreateError::Draining => again("DRAINING", message),
             CreateError::Elsewhere => restarting(message),
-            CreateError::Full(_) => {
+            CreateError::Full(_) | CreateError::FullOfOne(_) => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));
                 status(Code::ResourceExhausted, "TOO_MANY_SESSIONS", message, details)

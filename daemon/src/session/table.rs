@@ -23,6 +23,8 @@ const COMMANDS: usize = 16;
 pub struct SessionBounds {
     /// That are not closed.
     pub living: usize,
+    /// Those of one peer.
+    pub of_peer: usize,
     /// Closed ones kept.
     pub retained: usize,
     /// How long those are kept.
@@ -38,6 +40,9 @@ pub enum CreateError {
     /// There are as many as may be.
     #[error("{0} sessions are open, as many as may; close one")]
     Full(usize),
+    /// One peer has as many as one may.
+    #[error("{0} sessions of yours are open, as many as one of several users may have; close one")]
+    FullOfOne(usize),
     /// The id is taken by a session of the same peer with another request.
     #[error("session id {0:?} is taken by a session with another request; choose another id, or close that one")]
     Exists(String),
@@ -119,9 +124,7 @@ impl SessionTable {
             return Err(CreateError::Draining);
         }
         sessions.may_begin(&peer.qualified(id))?;
-        if *self.table.living.borrow() >= self.table.bounds.living {
-            return Err(CreateError::Full(self.table.bounds.living));
-        }
+        self.table.has_room(&sessions, peer)?;
         Ok(None)
     }
 
@@ -148,11 +151,8 @@ impl SessionTable {
             };
         }
         sessions.may_begin(&key)?;
-        let living = &self.table.living;
-        if *living.borrow() >= self.table.bounds.living {
-            return Err(CreateError::Full(self.table.bounds.living));
-        }
-        living.send_modify(|living| *living += 1);
+        self.table.has_room(&sessions, &request.peer)?;
+        self.table.living.send_modify(|living| *living += 1);
         let (session, actor) = prepare(request, surroundings, sessions.next_number);
         sessions.next_number += 1;
         sessions.by_id.insert(key, Arc::clone(&session));
@@ -254,6 +254,21 @@ impl SessionTable {
 }
 
 impl Table {
+    fn has_room(&self, sessions: &Sessions, peer: &Peer) -> Result<(), CreateError> {
+        let SessionBounds { living, of_peer, .. } = self.bounds;
+        if *self.living.borrow() >= living {
+            return Err(CreateError::Full(living));
+        }
+        let own = sessions
+            .by_id
+            .values()
+            .filter(|session| session.request.peer.same_as(peer) && session.snapshot().phase != SessionPhase::Closed);
+        match own.count() >= of_peer {
+            true => Err(CreateError::FullOfOne(of_peer)),
+            false => Ok(()),
+        }
+    }
+
     /// Forgets closed sessions that are too many or too old.
     fn forget_old(&self, sessions: &mut Sessions) {
         while let Some((at, key, number)) = sessions.closed.front() {

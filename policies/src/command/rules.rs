@@ -80,7 +80,7 @@ pub struct CommandRules {
 pub struct Judgement {
     /// The strictest of all.
     pub verdict: Verdict,
-    /// For each command, and each part that could not be read. At most 64, of more the strictest.
+    /// For each command, and each part that could not be read; for the whole where nothing is found that is allowed. At most 64, of more the strictest.
     pub findings: Vec<Finding>,
 }
 
@@ -197,6 +197,17 @@ impl CommandRules {
         }
         if findings.is_empty() {
             verdict = verdict.max(self.default);
+            // Where nothing is allowed there has to be a reason.
+            if verdict != Verdict::Allow {
+                findings.push(Finding {
+                    command: (reading.commands.first())
+                        .map_or_else(|| "an empty line".to_owned(), |command| command.show(MAX_SHOWN_CHARS)),
+                    verdict,
+                    rule: None,
+                    place: "commands.default".to_owned(),
+                    reason: "no command is found in it, and the default holds".to_owned(),
+                });
+            }
         }
         Judgement { verdict, findings }
     }

@@ -3651,7 +3651,8 @@ pub struct SessionSpec {
     #[prost(message, repeated, tag = "5")]
     pub env: ::prost::alloc::vec::Vec<EnvironmentVariable>,
     /// Bounds tighter than the policy's. `memory_bytes`, `processes`, `disk_bytes` and `files` hold for everything in the session together,
-    /// the others are those of each run that names none.
+    /// the others are those of each run that names none, and end with it: what a run leaves in the background has no limit of time but the
+    /// session's own, `idle_timeout` and `lifetime`.
     #[prost(message, optional, tag = "6")]
     pub limits: ::core::option::Option<RequestedLimits>,
     /// As in RunSpec; also for its runs' records.
@@ -5044,8 +5045,8 @@ pub mod files_client {
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
     /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
-    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule
-    /// refused it, and `removed` where files had been removed by then:
+    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule,
+    /// or that for `/proc` of the process that carries it out, refused it, and `removed` where files had been removed by then:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
@@ -5055,6 +5056,7 @@ pub mod files_client {
     /// INTERNAL             EIO and others
     /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name; so is
     /// what ended a call: DEADLINE_EXCEEDED when its client sent or took nothing for 60 seconds, or the file system did not answer for as long,
+    /// or the whole took longer than `limits.wall` of the policy (`WALL_LIMIT`; what was made beforehand does not count);
     /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
     /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
     ///
@@ -5373,8 +5375,8 @@ pub mod files_server {
     ///
     /// What went wrong with a file is a status with ErrorInfo: domain `fumehood`, reason the error's name (`ENOENT`), and in its metadata
     /// `errno` (its number), `operation` (`open`, `rename`), `path` (as asked for, with what lies below it; bytes that are no UTF-8 and control
-    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule
-    /// refused it, and `removed` where files had been removed by then:
+    /// characters as `\xNN`, a backslash as `\\`; the last 2,000 bytes of a longer one, behind `...`), `rule` where a protected path's rule,
+    /// or that for `/proc` of the process that carries it out, refused it, and `removed` where files had been removed by then:
     /// NOT_FOUND            ENOENT
     /// ALREADY_EXISTS       EEXIST
     /// PERMISSION_DENIED    EACCES, EPERM, EROFS
@@ -5384,6 +5386,7 @@ pub mod files_server {
     /// INTERNAL             EIO and others
     /// A view that cannot be made is FAILED_PRECONDITION or PERMISSION_DENIED as for a run, with a reason that is no error's name; so is
     /// what ended a call: DEADLINE_EXCEEDED when its client sent or took nothing for 60 seconds, or the file system did not answer for as long,
+    /// or the whole took longer than `limits.wall` of the policy (`WALL_LIMIT`; what was made beforehand does not count);
     /// RESOURCE_EXHAUSTED at a limit of the policy (`MEMORY_LIMIT`, `DISK_LIMIT`) and when 64 calls, 16 of one peer, are under way and no place
     /// gets free within 30 seconds. The policy must list `files` among its `tools`; its rules about commands do not apply.
     ///

@@ -140,3 +140,29 @@ fn a_socket_that_was_named_and_is_not_there_is_named() {
         assert!(ended.err().contains("/nowhere/x.sock"), "{}", ended.err());
     });
 }
+
+#[test]
+fn who_forbids_to_start_one_is_told_that_there_is_none() {
+    for_both("", |house| {
+        let nowhere = house.path("no.sock");
+        let program = |arguments: &[&str]| {
+            house
+                .cli()
+                .env("FUMEHOOD_SOCKET", nowhere.to_str().unwrap())
+                .args(arguments)
+                .finish()
+        };
+        for arguments in [&["version"][..], &["ps"], &["session", "ls"]] {
+            program(arguments).expect(0);
+            let ended = program(&[arguments, &["--no-start"]].concat());
+            assert!(
+                ended.code() == 1 || ended.code() == 125,
+                "{arguments:?}: {}",
+                ended.code()
+            );
+            let told = ended.out() + &ended.err();
+            assert!(told.contains("no.sock"), "{arguments:?}: {told}");
+        }
+        assert!(!nowhere.exists());
+    });
+}

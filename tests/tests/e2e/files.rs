@@ -346,6 +346,29 @@ fn protected_paths_are_protected_and_harmless_configuration_is_not() {
     });
 }
 
+#[test]
+fn the_workers_memory_is_shown_to_nobody() {
+    for_both(|house| {
+        symlink("/proc/self/mem", house.workspace().join("memory")).unwrap();
+        for path in ["/proc/self/maps", "/proc/thread-self/environ", "memory"] {
+            let refused = tool(house, &["cat", path]).expect(1).err();
+            assert!(refused.contains("EACCES"), "{path}: {refused}");
+            assert!(
+                refused.contains("the process that carries out operations"),
+                "{path}: {refused}"
+            );
+        }
+        tool(house, &["ls", "/proc/self/"]).expect(1);
+        tool(house, &["stat", "/proc/self/exe"]).expect(1);
+        assert!(
+            tool(house, &["cat", "/proc/meminfo"])
+                .expect(0)
+                .out()
+                .contains("MemTotal")
+        );
+    });
+}
+
 #[tokio::test]
 async fn pipes_and_devices_hold_nobody_up() {
     let house = house();
@@ -355,6 +378,12 @@ async fn pipes_and_devices_hold_nobody_up() {
     for path in ["fifo", "/dev/zero", "/dev/tty"] {
         let error = wrong(within("read", files.read(path)).await.unwrap_err());
         assert_eq!(error.name, "EOPNOTSUPP", "{error:?}");
+        let found = if path == "fifo" {
+            "a named pipe (FIFO)"
+        } else {
+            "a character device"
+        };
+        assert!(error.message.contains(found), "{error:?}");
         for writing in [files.write(path, "x"), files.write(path, "x").append()] {
             let error = wrong(within("write", writing.into_future()).await.unwrap_err());
             assert_eq!(error.name, "EOPNOTSUPP", "{error:?}");
@@ -600,6 +629,34 @@ async fn the_policy_says_whether_and_what() {
     let error = wrong(small.write("large", vec![0; 2 << 20]).await.unwrap_err());
     assert_eq!((error.name.as_str(), error.operation.as_str()), ("EFBIG", "write"));
     assert_eq!(names(&house.workspace()), ["file"]);
+}
+
+#[tokio::test]
+async fn a_call_takes_no_longer_than_the_policy_lets_a_run() {
+    let house = house();
+    let client = house.client().await;
+    house.write("work/file", "old");
+    let policy = format!("{POLICY}[filesystem]\nworkspace = \"write\"\n[limits]\nwall = \"2s\"\n");
+    let view = FilesView::workspace(house.workspace()).policy_reference(inline(&policy).unwrap());
+    let files = client.files(view);
+    let mut writing = files.writer("file").start().unwrap();
+    let error = within("the limit", async {
+        loop {
+            if let Err(error) = writing.send("x").await {
+                break error;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let error = match error {
+        Error::Deadline { .. } => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(error.to_string().contains("limits.wall"), "{error}");
+    assert_eq!(fs::read(house.workspace().join("file")).unwrap(), b"old");
+    // Its place is free again, and the next one has a time of its own.
+    assert_eq!(files.read("file").await.unwrap(), b"old");
 }
 
 /// What a command may do to these paths is what this service may.

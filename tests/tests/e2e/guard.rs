@@ -408,3 +408,52 @@ fn the_limit_of_a_files_size_holds_for_what_init_makes_long() {
     assert_eq!(ended.out(), format!("{}\ndone\n", nix::libc::EFBIG), "{}", ended.err());
     house.end();
 }
+
+#[test]
+fn a_tree_of_a_thousand_levels_is_made_and_removed() {
+    let house = house();
+    let make = "import os\nfor _ in range(1000):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
+    house.run(&[PYTHON, "-c", make]).expect(0);
+    house.sh("rm -r d").expect(0);
+    assert!(!house.workspace().join("d").exists());
+    house.run(&[PYTHON, "-c", make]).expect(0);
+    house.cli().args(["files", "rm", "-r", "d"]).finish().expect(0);
+    assert!(!house.workspace().join("d").exists());
+    house.end();
+}
+
+#[test]
+fn what_becomes_a_repository_is_not_taken_for_one_that_had_its_number() {
+    for_both(|house| {
+        with_repository(house);
+        // File systems give the number of what was removed to the next one, as ext4 does here.
+        let script = "set -e; git worktree add -q -b side wt; N=$(stat -c %i .git/worktrees/wt); git worktree remove wt
+            i=0; while [ $i -lt 300 ]; do i=$((i+1)); mkdir .git/x$i; [ $(stat -c %i .git/x$i) != $N ] || break; done
+            git init -q --bare .git/x$i; git -C .git/x$i remote add o https://h.example/b.git; echo done";
+        let ended = house.sh(script);
+        assert!(ended.out().ends_with("done\n"), "{} {}", ended.out(), ended.err());
+    });
+}
+
+#[test]
+fn a_protected_file_is_not_written_by_a_name_that_it_had_before() {
+    for_both(|house| {
+        with_repository(house);
+        outside_ok(
+            house,
+            "mkdir .vscode && printf '{}' > .vscode/tasks.json && echo old > plain \
+             && ln .git/config one && ln .vscode/tasks.json two && ln plain three",
+        );
+        let workspace = house.workspace();
+        let before = std::fs::read(workspace.join(".git/config")).unwrap();
+        let script = "for f in one two; do echo evil > $f; echo evil >> $f; chmod 755 $f; ln $f $f-more; truncate -s 0 $f; done
+            [ -w one ] || echo not writable; ln one other && echo evil >> other; echo new > three; cat plain; git config user.name me && git config user.name";
+        let ended = house.run_with(&["-v"], &["sh", "-c", script]).finish();
+        assert_eq!(ended.out(), "not writable\nnew\nme\n", "{}", ended.err());
+        assert!(ended.err().contains("another name of .git/config"), "{}", ended.err());
+        assert_eq!(std::fs::read(workspace.join("one")).unwrap(), before);
+        assert_eq!(std::fs::read_to_string(workspace.join("two")).unwrap(), "{}");
+        // The names themselves are nothing to protect.
+        house.sh("rm one two").expect(0);
+    });
+}

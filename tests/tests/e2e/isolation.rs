@@ -314,3 +314,87 @@ fn nothing_of_init_can_be_read_or_traced() {
         assert_eq!(ended.out(), "", "{}", ended.err());
     });
 }
+
+#[test]
+fn the_kernels_own_file_systems_are_no_workspace() {
+    for_both(|house| {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let cgroups = mounts.lines().filter_map(|line| {
+            let (own, kind) = line.split_once(" - ")?;
+            kind.starts_with("cgroup")
+                .then(|| own.split(' ').nth(4).unwrap().to_owned())
+        });
+        let places = ["/proc/sys/kernel", "/proc/1", "/proc/self", "/sys/kernel", "/dev/pts"];
+        for place in places.map(str::to_owned).into_iter().chain(cgroups) {
+            for command in [
+                &["run", "--", "true"][..],
+                &["session", "create"],
+                &["files", "ls", "."],
+            ] {
+                let mut arguments = command.to_vec();
+                arguments.splice(1..1, ["-w", &place]);
+                if command[0] != "run" {
+                    arguments = [command, &["-w", &place]].concat();
+                }
+                let ended = house.cli().args(&arguments).finish();
+                assert_ne!(ended.code(), 0, "{arguments:?}: {}", ended.out());
+                let why = [
+                    "what the kernel is asked and told",
+                    "of which every sandbox has one of its own",
+                ];
+                assert!(
+                    why.iter().any(|why| ended.err().contains(why)),
+                    "{arguments:?}: {}",
+                    ended.err()
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_workspace_has_mounted_of_the_kernel_is_read_only() {
+    if !as_root_only("what_a_workspace_has_mounted_of_the_kernel_is_read_only") {
+        return;
+    }
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let house = house();
+    let proc = house.workspace().join("root/a b/proc");
+    fs::create_dir_all(&proc).unwrap();
+    mount(Some("proc"), &proc, Some("proc"), MsFlags::empty(), None::<&str>).unwrap();
+    // Its own value, were it to get through.
+    let value = fs::read_to_string("/proc/sys/kernel/printk_ratelimit").unwrap();
+    let script = format!(
+        "echo {} > 'root/a b/proc/sys/kernel/printk_ratelimit' && echo wrote; echo x > 'root/a b/file' && echo ok",
+        value.trim()
+    );
+    let ended = house.sh(&script);
+    let text = format!(
+        "version = 1\nname = \"kernel\"\nextends = [\"default\"]\n[filesystem]\nwrite = [\"{}/sys\"]\n",
+        proc.display()
+    );
+    let policy = house.write("kernel.toml", text).display().to_string();
+    let granted = house
+        .run_with(&["--policy", &policy], &["true"])
+        .current_dir(&house.make_directory("other", 0o755))
+        .finish();
+    let named = house
+        .cli()
+        .args(["run", "-w"])
+        .args([proc.join("sys")])
+        .args(["--", "true"])
+        .finish();
+    let unmounted = umount2(&proc, MntFlags::empty());
+    assert_eq!((ended.out().as_str(), unmounted), ("ok\n", Ok(())), "{}", ended.err());
+    assert!(
+        granted.code() != 0 && granted.err().contains("never written"),
+        "{}",
+        granted.err()
+    );
+    assert!(
+        named.code() != 0 && named.err().contains("asked and told"),
+        "{}",
+        named.err()
+    );
+    house.end();
+}

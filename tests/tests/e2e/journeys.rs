@@ -250,7 +250,7 @@ fn a_run_is_left_to_itself_found_again_waited_for_and_forgotten() {
         let told = told.expect(0).out();
         for words in [
             " attached to\n",
-            " ended: exit code 3, after 9",
+            " ended: exit code 3, after ",
             " removed, and its output with it\n",
         ] {
             says(&told, words);

@@ -331,6 +331,36 @@ async fn a_reset_ends_everything_and_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_stopped_in_a_session_hears_that_it_is_asked_to_end() {
+    let (house, client) = open().await;
+    // The line's own shell, and one that left its process group.
+    let text = "trap 'echo line >> said; wait; exit 3' TERM
+        setsid sh -c 'trap \"echo other >> said; exit 0\" TERM; kill -STOP $$; while :; do sleep 0.02; done' &
+        kill -STOP $$; while :; do sleep 0.02; done";
+    let start = StartRequest {
+        run_id: "stopped".to_owned(),
+        spec: Some(line(text)),
+    };
+    let _run = within("a run", client.run(start)).await.unwrap();
+    eventually(DEADLINE, "both stopped", || {
+        let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let held = fumehood_tests::holding(&house.workspace());
+        let stopped = held.iter().filter(|process| stat(process.pid).contains(") T "));
+        (stopped.count() == 2).then_some(())
+    });
+    within(
+        "the kill",
+        client.kill("stopped", Some(Duration::from_secs(20)), "enough"),
+    )
+    .await
+    .unwrap();
+    let said = std::fs::read_to_string(house.path("work/said")).unwrap();
+    let mut said: Vec<_> = said.lines().collect();
+    said.sort_unstable();
+    assert_eq!(said, ["line", "other"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn closing_gives_the_grace_and_leaves_nothing() {
     let (house, client) = open().await;
     run(&client, "(trap 'echo bye > said; exit 0' TERM; echo > ready; while :; do sleep 0.02; done) & while ! [ -e ready ]; do sleep 0.02; done").await;
@@ -581,6 +611,35 @@ async fn a_carried_path_makes_a_rule_that_allows_ask_again() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_for_what_earlier_lines_left_says_so_and_how_to_be_rid_of_it() {
+    let house = house();
+    let client = house.client().await;
+    let policy = "version = 1\nname = \"allows\"\nextends = [\"default\"]\n\
+        [commands]\ndefault = \"deny\"\nunreadable = \"deny\"\n\
+        [[commands.rules]]\nprogram = [\"id\", \"set\"]\ndecision = \"allow\"\n";
+    create(&client, request(&house, "s", |spec| spec.policy = inline(policy))).await;
+    let denied = |told: &Told| match told.ending() {
+        Kind::Denied(denied) => denied.explanation.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(!denied(&send(&client, line("rm x")).await).contains("session reset"));
+    // With it bash sets a variable, under which no rule that allows holds.
+    let told = send(&client, carrying("set -o posix; id", ShellCarry::Everything)).await;
+    assert_eq!(told.finished().shell_code, 0, "{:?} {}", told.ending(), told.err());
+    let why = denied(&send(&client, line("id")).await);
+    assert!(
+        why.contains("not because of the line itself")
+            && why.contains("functions, aliases and settings")
+            && why.contains("`fumehood session reset s`"),
+        "{why}"
+    );
+    // What would be denied anyway is not blamed on it.
+    assert!(!denied(&send(&client, line("rm x")).await).contains("session reset"));
+    client.in_session("s").reset().await.unwrap();
+    assert_eq!(send(&client, line("id")).await.finished().shell_code, 0);
+}
+
 #[test]
 fn a_run_in_a_session_asks_as_others_do_and_an_answer_is_for_its_state_only() {
     let house = house();
@@ -745,12 +804,10 @@ fn another_user_neither_sees_nor_reaches_a_session() {
         return;
     }
     const STRANGER: u32 = 54_323;
-    let house = builder().config(&format!("allowed_uids = [0, {STRANGER}]")).build();
-    house
-        .cli()
-        .args(["session", "create", "--id", "mine"])
-        .finish()
-        .expect(0);
+    let config = format!("allowed_uids = [0, {STRANGER}]\nmax_sessions = 4");
+    let house = builder().config(&config).build();
+    let create = |id: &str| house.cli().args(["session", "create", "--id", id]).finish();
+    create("mine").expect(0);
     let stranger = || {
         fumehood_tests::Cli::new(house.program(), Some(STRANGER))
             .env("HOME", house.home())
@@ -773,6 +830,22 @@ fn another_user_neither_sees_nor_reaches_a_session() {
     let listed = stranger().args(["session", "ls", "--all"]).finish();
     assert!(!listed.out().contains("mine"), "{}", listed.out());
     house.run_with(&["-s", "mine"], &["true"]).finish().expect(0);
+    // Nor does one of them keep the other out.
+    create("second").expect(0);
+    create("third").expect(0);
+    let fourth = create("fourth");
+    assert_ne!(fourth.code(), 0);
+    assert!(
+        fourth.err().contains("3 sessions of yours are open"),
+        "{}",
+        fourth.err()
+    );
+    stranger()
+        .args(["session", "create", "--id", "theirs"])
+        .finish()
+        .expect(0);
+    let full = stranger().args(["session", "create", "--id", "more"]).finish();
+    assert!(full.err().contains("4 sessions are open"), "{}", full.err());
 }
 
 #[test]

@@ -213,6 +213,41 @@ fn the_terminal_is_restored_whichever_way_the_program_ends() {
 }
 
 #[test]
+fn the_terminal_is_restored_when_the_program_is_killed() {
+    let kill = |pid: i32, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+    for_both(|house| {
+        for attached in [false, true] {
+            let mut id = None;
+            let cli = match attached {
+                true => {
+                    let options = ["--tty", "--detach", "-e", "PS1=ready> "];
+                    let started = house.run_with(&options, &["bash", "--norc"]).finish();
+                    let started = id.insert(started.expect(0).out().trim().to_owned());
+                    house.cli().args(["attach", &*started])
+                }
+                false => house.run_with(&["--tty", "-e", "PS1=ready> "], &["bash", "--norc"]),
+            };
+            let mut terminal = cli.below_shell_at_terminal(24, 80);
+            terminal.wait_for_raw(true);
+            terminal.keys("printf '\\033[?1000h%s' o''n\r");
+            terminal.wait_for("\x1b[?1000hon");
+            kill(terminal.child(), Signal::SIGKILL);
+            let seen = terminal.wait_for("ended 137");
+            terminal.wait_for_raw(false);
+            // Whichever of the two is the first.
+            if !seen.contains("\x1b[?1000l") {
+                terminal.wait_for("\x1b[?1000l");
+            }
+            terminal.keys("\n");
+            assert!(!terminal.finish().raw);
+            if let Some(id) = id {
+                house.cli().args(["kill", "-g", "0s", &id]).finish().expect(0);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_daemon_that_hangs_keeps_nobody_at_its_terminal() {
     let house = house();
     let mut terminal = bash(&house);

@@ -28,7 +28,7 @@ pub(super) fn read(
         return Err(failed(Errno::INVAL));
     }
     // To look at it must not open it: a FIFO would wait for a writer, a device might do something.
-    let found = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(&open)?;
+    let found = place::open(path, OFlags::PATH | OFlags::CLOEXEC).map_err(&open)?;
     demand_regular(&rustix::fs::fstat(&found).map_err(&open)?).map_err(&open)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(link_to(&found), flags, Mode::empty()).map_err(&open)?;

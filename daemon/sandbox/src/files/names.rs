@@ -52,7 +52,7 @@ impl<'s> Pulse<'s> {
 pub(super) fn stat(path: &[u8], follow: bool) -> Result<Reply, Failed> {
     let failed = failing("stat", path);
     let links = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let file = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC | links, Mode::empty()).map_err(&failed)?;
+    let file = place::open(path, OFlags::PATH | OFlags::CLOEXEC | links).map_err(&failed)?;
     info_of(&file, place::last_name(path)).map(Reply::Info).map_err(&failed)
 }
 
@@ -69,7 +69,7 @@ fn info_of(file: &OwnedFd, name: &[u8]) -> Result<Info, Errno> {
 /// Reads the whole directory for every page and holds one page of names: a directory of any size takes the same memory.
 pub(super) fn list(socket: &OwnedFd, path: &[u8], after: &[u8], limit: u32) -> Result<Outcome, Failed> {
     let failed = failing("list", path);
-    let directory = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(failing("open", path))?;
+    let directory = place::open(path, DIRECTORY).map_err(failing("open", path))?;
     let limit = limit.clamp(1, MAX_PAGE_ENTRIES) as usize;
     // The smallest names behind `after`, one more than asked for; the largest of them on top.
     let mut names: BinaryHeap<Vec<u8>> = BinaryHeap::new();

@@ -1,8 +1,8 @@
 //! From a path to a directory and a name in it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Stat};
 use rustix::io::Errno;
 
 use super::{Failed, Info, Kind, failing};
@@ -69,11 +69,67 @@ pub(super) fn locate(from: BorrowedFd<'_>, path: &[u8]) -> Result<Place, Errno> 
     let (path, must_be_directory) = trim(path);
     let (parent, name) = split(path);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(from, parent, flags, Mode::empty())?;
+    refuse_own(&directory)?;
     Ok(Place {
-        directory: rustix::fs::openat(from, parent, flags, Mode::empty())?,
+        directory,
         name: name.to_vec(),
         must_be_directory,
     })
+}
+
+/// What is told when [`open`] and [`locate`] refuse.
+pub(super) const OWN_RULE: &str = "/proc: what it tells of the process that carries out operations on files tells of the sandbox's making, not of a command";
+
+/// Opens a path to read or look at, but nothing of this process's own. The directories on the way of links are looked at by themselves: the links
+/// in there lead on to what has another name.
+pub(super) fn open(path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    match flags.contains(OFlags::NOFOLLOW) {
+        true => locate(CWD, path)?,
+        false => follow(path)?,
+    };
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    refuse_own(&file)?;
+    Ok(file)
+}
+
+/// EACCES for what `/proc` holds of this process: it was forked and not executed, so its memory holds what whoever forked it knew.
+/// Judged by what is open, whichever path and links led there.
+fn refuse_own(file: &OwnedFd) -> Result<(), Errno> {
+    if rustix::fs::fstatfs(file)?.f_type != PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    let named = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new())?;
+    let own = std::process::id().to_string();
+    match named
+        .as_bytes()
+        .split(|byte| *byte == b'/')
+        .any(|part| part == own.as_bytes())
+    {
+        true => Err(Errno::ACCESS),
+        false => Ok(()),
+    }
+}
+
+/// Whether it was [`refuse_own`] that refused a path, of which it is only known that something did.
+pub(super) fn is_own(path: &[u8]) -> bool {
+    let refused = |path: &[u8]| {
+        rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .is_ok_and(|file| refuse_own(&file) == Err(Errno::ACCESS))
+    };
+    refused(path) || refused(split(trim(path).0).0)
+}
+
+/// What a path leads to that is neither a regular file nor a directory, in words.
+pub(super) fn special(path: &[u8]) -> Option<&'static str> {
+    let stat = rustix::fs::statat(CWD, path, AtFlags::empty()).ok()?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => Some("a named pipe (FIFO)"),
+        FileType::Socket => Some("a socket"),
+        FileType::CharacterDevice => Some("a character device"),
+        FileType::BlockDevice => Some("a block device"),
+        _ => None,
+    }
 }
 
 /// The same, where links at the end are followed to what has, or could have, a name that is no link. ELOOP.

@@ -324,3 +324,89 @@ fn names_are_changed_and_kept() {
     };
     assert_eq!((failure.errno, failure.path), (libc::ENOENT, bytes(&at("a"))));
 }
+
+#[test]
+fn what_proc_holds_of_the_worker_itself_is_refused_by_whatever_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| bytes(&directory.path().join(name));
+    let own = format!("/proc/{}", std::process::id());
+    std::os::unix::fs::symlink("/proc/self/mem", directory.path().join("memory")).unwrap();
+    std::os::unix::fs::symlink(&own, directory.path().join("all")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/exe", directory.path().join("program")).unwrap();
+    let served = Served::new();
+    let refused = |reply: Reply, rule: bool| match reply {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.errno, libc::EACCES, "{failure:?}");
+            assert_eq!(!failure.rule.is_empty(), rule, "{failure:?}");
+        }
+        other => panic!("{other:?}"),
+    };
+    let read = |path: Vec<u8>| {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        served.send(
+            Operation::Read {
+                path,
+                offset: 0,
+                length: Some(1),
+            },
+            Some(&writer),
+        );
+        drop(writer);
+        let reply = served.reply();
+        drop(reader);
+        reply
+    };
+    for path in [
+        b"/proc/self/maps".to_vec(),
+        b"/proc/thread-self/mem".to_vec(),
+        b"/proc/../proc/self/task/../environ".to_vec(),
+        format!("{own}/cmdline").into_bytes(),
+        at("memory"),
+        at("all/stat"),
+    ] {
+        refused(read(path.clone()), true);
+        let follow = true;
+        refused(served.ask(Operation::Stat { path, follow }), true);
+    }
+    refused(read(at("program")), false);
+    for path in [b"/proc/self/".to_vec(), b"/proc/self/task".to_vec(), at("all")] {
+        let (after, limit) = (Vec::new(), 10);
+        refused(served.ask(Operation::List { path, after, limit }), true);
+    }
+    let path = b"/proc/self/root".to_vec();
+    refused(served.ask(Operation::Stat { path, follow: false }), true);
+    for mode in [WriteMode::Replace, WriteMode::Append, WriteMode::Create] {
+        let path = b"/proc/self/mem".to_vec();
+        let write = Write {
+            path,
+            mode,
+            ..replace(Path::new(""))
+        };
+        refused(Served::new().write(write, b"x"), true);
+    }
+    // What is nobody's own is there.
+    let stat = |path: &[u8]| {
+        served.ask(Operation::Stat {
+            path: path.to_vec(),
+            follow: true,
+        })
+    };
+    assert!(matches!(stat(b"/proc/meminfo"), Reply::Info(_)));
+    assert!(matches!(stat(b"/proc"), Reply::Info(_)));
+}
+
+#[test]
+fn what_is_no_regular_file_is_said_to_be_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, found) in [
+        (socket.as_path(), "a socket"),
+        (Path::new("/dev/null"), "a character device"),
+    ] {
+        match Served::new().write(replace(path), b"x") {
+            Reply::Failed(failure) => assert_eq!((failure.errno, &*failure.found), (libc::EOPNOTSUPP, found)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

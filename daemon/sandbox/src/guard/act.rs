@@ -537,7 +537,17 @@ impl Guard {
                 place.demand_directory()?;
                 self.note(&place);
                 self.rules.note_departure(&self.trees, place.tree, &place.relative());
-                done(rustix::fs::unlinkat(&place.parent, &place.name, flags))
+                let gone = rustix::fs::statat(&place.parent, &place.name, AtFlags::SYMLINK_NOFOLLOW)
+                    .ok()
+                    .filter(|stat| flags.contains(AtFlags::REMOVEDIR) || stat.st_nlink == 1);
+                let result = rustix::fs::unlinkat(&place.parent, &place.name, flags);
+                // The file system gives its number to the next one, which is another.
+                if let (Ok(()), Some(stat)) = (&result, gone) {
+                    self.started.forget((stat.st_dev, stat.st_ino));
+                    self.rules.forget((stat.st_dev, stat.st_ino));
+                    self.aliases.forget((stat.st_dev, stat.st_ino));
+                }
+                done(result)
             }
             Operation::Rename { from, to, flags } => self.rename(caller, from, to, flags),
             Operation::Link { from, to, flags } => self.link(caller, from, to, flags),
@@ -656,6 +666,7 @@ impl Guard {
                     .judge(&self.trees, place.tree, &place.relative(), Change::Write)
                 {
                     Verdict::Refuse(_) => Err(Errno::ACCESS),
+                    _ if self.aliases.refuses(&place).is_some() => Err(Errno::ACCESS),
                     _ => Ok(Done::Value(0)),
                 }
             }
@@ -726,7 +737,13 @@ impl Guard {
     fn judge(&mut self, place: &Place, change: Change) -> Result<Judged, Errno> {
         let path = place.relative();
         let rule = match self.rules.judge(&self.trees, place.tree, &path, change) {
-            Verdict::Allow => return Ok(Judged::Permitted),
+            Verdict::Allow => match matches!(change, Change::Write | Change::Attributes)
+                .then(|| self.aliases.refuses(place))
+                .flatten()
+            {
+                Some(rule) => rule,
+                None => return Ok(Judged::Permitted),
+            },
             Verdict::Refuse(rule) => rule,
             Verdict::Adopt => {
                 match repository::adopt(&self.trees, &self.started, place)? {

@@ -5,6 +5,7 @@
 //! change fail, or happen in another directory of the same tree than the one a racing caller last named. It cannot let a change by:
 //! what is not carried out here is carried out by the kernel on a mount that is read-only.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -40,6 +41,16 @@ pub(crate) struct Tree {
     pub sources: Vec<(OsString, PathBuf)>,
     /// Places in it, relative to its root, that the view mounted something else over. What is there is not the tree's, and the kernel's to handle.
     pub covered: Vec<PathBuf>,
+    /// A directory whose path was longer than `/proc` tells, with where it was: what is done next is mostly done in it, or beside it.
+    pub far: RefCell<Option<Far>>,
+}
+
+/// Where a directory was when it was looked for last. Only a guess: it may have been moved since.
+#[derive(Debug)]
+pub(crate) struct Far {
+    identity: (u64, u64),
+    /// From the tree's root.
+    path: PathBuf,
 }
 
 impl Tree {
@@ -51,6 +62,7 @@ impl Tree {
             repository: false,
             sources: Vec::new(),
             covered: Vec::new(),
+            far: RefCell::new(None),
         }
     }
 
@@ -318,12 +330,22 @@ fn walk_links(trees: &[Tree], caller: Caller<'_>, from: i32, path: &[u8]) -> Res
         };
         // The kernel will say the same, and what it does is harmless.
         let Ok(seen) = opened else { return Ok(None) };
-        let real = path_of(&seen)?;
+        let (real, far) = match named(&seen) {
+            // What is known is taken: a wrong guess is not made twice.
+            Err(Errno::NAMETOOLONG) => (climb(&seen, &near_far(trees))?, true),
+            result => (result?, false),
+        };
         let Some((tree, directory)) = containing(trees, &real) else {
             return Ok(None);
         };
         match open_beneath(&trees[tree], directory) {
             Ok(parent) if same(&seen, &parent)? => {
+                if far {
+                    trees[tree].far.replace(Some(Far {
+                        identity: identity(&parent)?,
+                        path: directory.to_owned(),
+                    }));
+                }
                 return Ok(Some(Place {
                     tree,
                     parent,
@@ -333,7 +355,7 @@ fn walk_links(trees: &[Tree], caller: Caller<'_>, from: i32, path: &[u8]) -> Res
                     dots: false,
                 }));
             }
-            // It was renamed or removed meanwhile.
+            // It was renamed or removed meanwhile, or is not where it was last.
             Ok(_) | Err(Errno::LOOP | Errno::NOENT | Errno::NOTDIR) => {}
             Err(error) => return Err(error),
         }
@@ -439,13 +461,32 @@ fn open_piece(from: &OwnedFd, directory: &Path) -> Result<OwnedFd, Errno> {
 /// The path of a descriptor of ours. NAMETOOLONG for one that is too long to be named and not a directory, or too deep.
 pub(super) fn path_of(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     match named(fd) {
-        Err(Errno::NAMETOOLONG) => climb(fd),
+        Err(Errno::NAMETOOLONG) => climb(fd, &[]),
         result => result,
     }
 }
 
-/// The path of a directory that `/proc` cannot name: from it up to one that it can, with each name looked for in the directory above.
-fn climb(fd: &OwnedFd) -> Result<PathBuf, Errno> {
+/// The directories that were looked for last and those above them, with where they were.
+fn near_far(trees: &[Tree]) -> Vec<((u64, u64), PathBuf)> {
+    let mut known = Vec::new();
+    for tree in trees {
+        let Some(Far { identity: far, path }) = tree.far.take() else {
+            continue;
+        };
+        if let Some(above) = path.parent()
+            && let Ok(directory) = open_beneath(tree, above)
+            && let Ok(identity) = identity(&directory)
+        {
+            known.push((identity, tree.path.join(above)));
+        }
+        known.push((far, tree.path.join(path)));
+    }
+    known
+}
+
+/// The path of a directory that `/proc` cannot name: from it up to one that it can, or whose path is `known`, with each name looked for in the
+/// directory above. Whoever knows any must look whether it is there.
+fn climb(fd: &OwnedFd, known: &[((u64, u64), PathBuf)]) -> Result<PathBuf, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut looked_at = 0;
     let mut names: Vec<OsString> = Vec::new();
@@ -455,8 +496,13 @@ fn climb(fd: &OwnedFd) -> Result<PathBuf, Errno> {
             error => error,
         })?;
     loop {
-        let above = rustix::fs::openat(&below, "..", flags, Mode::empty())?;
         let sought = rustix::fs::fstat(&below)?;
+        if let Some((_, path)) = known.iter().find(|(known, _)| *known == (sought.st_dev, sought.st_ino)) {
+            let mut path = path.clone();
+            path.extend(names.iter().rev());
+            return Ok(path);
+        }
+        let above = rustix::fs::openat(&below, "..", flags, Mode::empty())?;
         let mut found = None;
         for entry in rustix::fs::Dir::read_from(&above)? {
             let entry = entry?;
@@ -492,6 +538,11 @@ fn named(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = rustix::fs::readlinkat(CWD, link, Vec::with_capacity(256))?;
     Ok(PathBuf::from(OsString::from_vec(path.into_bytes())))
+}
+
+/// Device and inode.
+fn identity(file: &OwnedFd) -> Result<(u64, u64), Errno> {
+    rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 fn same(left: &OwnedFd, right: &OwnedFd) -> Result<bool, Errno> {

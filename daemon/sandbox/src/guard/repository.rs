@@ -73,6 +73,12 @@ impl Started {
         }
     }
 
+    /// A directory is gone, and its number may be another's.
+    pub fn forget(&mut self, directory: (u64, u64)) {
+        self.known
+            .retain(|(device, inode, _), _| (*device, *inode) != directory);
+    }
+
     /// Whether the configuration in a directory is remembered.
     pub fn knows(&self, directory: &OwnedFd) -> bool {
         key(directory, OsStr::new("config")).is_ok_and(|key| self.known.contains_key(&key))

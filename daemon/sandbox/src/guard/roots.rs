@@ -7,8 +7,10 @@
 //!
 //! Deliberately absent: what a nested repository names outside its own working tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -102,24 +104,23 @@ impl Roots {
         born: impl Fn(&Path) -> bool,
     ) -> Option<String> {
         let mut root = PathBuf::new();
+        let mut near = Near::new(&trees[tree]);
         for index in 1..names.len() {
             root.push(names[index - 1]);
+            near.enter(names[index - 1]);
             // Among git's own files there is no working tree.
             if super::rules::same_name(names[index - 1], ".git") {
                 return None;
             }
-            let met = (!self.known.is_empty())
-                .then(|| identity(&trees[tree], &root))
-                .flatten();
+            let met = (!self.known.is_empty()).then(|| near.identity("")).flatten();
             let met = met.filter(|here| self.known.contains_key(here));
             let here = match met {
                 Some(here) => here,
                 None => {
-                    let mark = root.join(".git");
-                    if identity(&trees[tree], &mark).is_none() || born(&mark) {
+                    if near.identity(".git").is_none() || born(&root.join(".git")) {
                         continue;
                     }
-                    let Some(here) = identity(&trees[tree], &root) else {
+                    let Some(here) = near.identity("") else {
                         continue;
                     };
                     let repositories = repository::repositories(trees, tree, &root);
@@ -164,6 +165,66 @@ impl Roots {
             let named = repository::programs_below(trees, tree, root, repositories, &self.everywhere);
             self.known.insert(identity, named);
         }
+    }
+}
+
+/// A directory on the way down in a tree. One far down is looked up from one near it, so that a path of thousands of names does not
+/// cost the kernel the square of that.
+pub(super) struct Near<'t> {
+    tree: &'t Tree,
+    /// What is looked up from; `None`: the tree's root.
+    base: Option<OwnedFd>,
+    /// From there to the directory.
+    path: PathBuf,
+    names: usize,
+    /// It is not there any more, and so is nothing below it.
+    gone: bool,
+}
+
+/// Names that are looked up at once, at most.
+const NAMES_AT_ONCE: usize = 16;
+
+impl<'t> Near<'t> {
+    pub fn new(tree: &'t Tree) -> Self {
+        Near {
+            tree,
+            base: None,
+            path: PathBuf::new(),
+            names: 0,
+            gone: false,
+        }
+    }
+
+    /// Goes one name down.
+    pub fn enter(&mut self, name: &OsStr) {
+        if self.names == NAMES_AT_ONCE {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::openat(self.base(), &self.path, flags, Mode::empty()) {
+                Ok(base) => self.base = Some(base),
+                Err(_) => self.gone = true,
+            }
+            self.path.clear();
+            self.names = 0;
+        }
+        self.path.push(name);
+        self.names += 1;
+    }
+
+    fn base(&self) -> &OwnedFd {
+        self.base.as_ref().unwrap_or(&self.tree.root)
+    }
+
+    /// Device and inode of what has a name in it, or of itself.
+    pub fn identity(&self, name: &str) -> Option<(u64, u64)> {
+        if self.gone {
+            return None;
+        }
+        let path = match name {
+            "" => Cow::Borrowed(&self.path),
+            name => Cow::Owned(self.path.join(name)),
+        };
+        let stat = rustix::fs::statat(self.base(), path.as_path(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_dev, stat.st_ino))
     }
 }
 

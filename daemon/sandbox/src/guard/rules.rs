@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::place::{PATH_MAX, Tree, open_beneath};
-use super::roots::Roots;
+use super::roots::{Near, Roots};
 use super::{index, state};
 
 /// What a change does to a name.
@@ -165,9 +165,19 @@ impl Rules {
                 return Some(why.map_or_else(|| by_policy(protected), str::to_owned));
             }
         }
-        for (index, _) in names.iter().enumerate().skip(1) {
-            let rest: PathBuf = names[index..].iter().collect();
-            let root: PathBuf = names[..index].iter().collect();
+        // A path may have thousands of names: what is put together of them for each is bounded.
+        let longest = self.longest_protected();
+        let firsts: Vec<Option<&OsStr>> = self.protected.iter().map(|path| path.iter().next()).collect();
+        let mut root = PathBuf::new();
+        for index in 1..names.len() {
+            root.push(names[index - 1]);
+            let begins =
+                |first: &Option<&OsStr>| first.is_none_or(|first| same(names[index].as_bytes(), first.as_bytes()));
+            if !firsts.iter().any(begins) {
+                continue;
+            }
+            // With one name more than any that is protected it is as far below as it would be with all.
+            let rest: PathBuf = names[index..].iter().take(longest + 1).collect();
             let concerned = |protected: &&PathBuf| concerns(view, &root, &rest, protected, change);
             if let Some(protected) = self.protected.iter().find(concerned)
                 && self.is_root(view, &root)
@@ -189,6 +199,12 @@ impl Rules {
                 .map(|protected| of_repository(protected));
         }
         None
+    }
+
+    /// How many names the longest path has that the policy protects.
+    fn longest_protected(&self) -> usize {
+        let lengths = self.protected.iter().map(|protected| protected.iter().count());
+        lengths.max().unwrap_or(0)
     }
 
     /// What is protected at the root of a tree, with why if it is not by the policy.
@@ -217,7 +233,9 @@ impl Rules {
                 return Some(why.map_or_else(|| by_policy(protected), str::to_owned));
             }
         }
-        for index in 1..names.len() {
+        // What has more names than a protected path holds none.
+        let first = names.len().saturating_sub(self.longest_protected()).max(1);
+        for index in first..names.len() {
             let rest: PathBuf = names[index..].iter().collect();
             let root: PathBuf = names[..index].iter().collect();
             if let Some(protected) = self.protected.iter().find(|protected| holds(protected, &rest))
@@ -414,6 +432,11 @@ impl Rules {
         }
     }
 
+    /// What had a number is gone: the next one that gets it was not made here.
+    pub fn forget(&mut self, identity: (u64, u64)) {
+        self.born.remove(&identity);
+    }
+
     /// Remembers the root of a repository before its `.git`, or the root itself, gets another name or none.
     pub fn note_departure(&mut self, trees: &[Tree], tree: usize, path: &Path) {
         if let Some(root) = self.departing(Look { trees, tree }, path) {
@@ -491,7 +514,7 @@ fn common_directory(change: Change) -> Verdict {
 }
 
 /// The rule that protects a name at the root of a tree.
-fn by_policy(protected: &Path) -> String {
+pub(super) fn by_policy(protected: &Path) -> String {
     format!("filesystem.protect: {}", protected.display())
 }
 
@@ -523,6 +546,10 @@ pub(super) fn same_name(name: &OsStr, other: &str) -> bool {
 }
 
 fn same(name: &[u8], other: &[u8]) -> bool {
+    // Nearly always; and a path may have thousands of names.
+    if name.is_ascii() && other.is_ascii() {
+        return name.eq_ignore_ascii_case(other);
+    }
     folded(name).eq_ignore_ascii_case(&folded(other))
 }
 
@@ -649,7 +676,22 @@ impl Look<'_> {
 
     /// The repository that a path lies in, not counting the path itself.
     pub fn holder(self, path: &Path) -> Option<&Path> {
-        path.ancestors().skip(1).find(|above| self.is_repository(above))
+        // Each is looked at from near it, so that a path of thousands of names does not cost the square of that; and only what could be one
+        // is looked at from the root.
+        let mut near = Near::new(&self.trees[self.tree]);
+        let mut could_be = vec![true];
+        let mut in_worktrees = false;
+        let names = path.parent()?.iter();
+        for name in names {
+            near.enter(name);
+            could_be.push(in_worktrees || same_name(name, ".git") || near.identity(SHAPE[0]).is_some());
+            in_worktrees = same_name(name, "worktrees");
+        }
+        let above = path.ancestors().skip(1).zip(could_be.into_iter().rev());
+        above
+            .filter(|(_, could_be)| *could_be)
+            .map(|(above, _)| above)
+            .find(|above| self.is_repository(above))
     }
 
     /// Whether directories hold a symbolic link anywhere, or too much to tell.

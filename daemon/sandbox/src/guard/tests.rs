@@ -4,13 +4,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
-use super::place::{Tree, containing, open_beneath, path_of};
+use super::aliases::Aliases;
+use super::place::{Place, Tree, containing, open_beneath, path_of};
 use super::repository;
 use super::roots::Roots;
-use super::rules::{Change, Kind, Rules, Verdict, is_repository_root};
+use super::rules::{Change, Kind, Look, Rules, Verdict, is_repository_root};
 
+use crate::spec::Program;
 use Change::{Attributes, Create, MoveAway, Remove, Replace, Write};
 
 /// A tree with a repository of its own, a nested one, a bare one and a linked worktree.
@@ -282,4 +285,131 @@ fn paths_longer_than_the_kernel_takes_are_found_and_looked_at() {
     let trees = [tree];
     let verdict = rules.judge(&trees, 0, &relative.join(".git/hooks/x"), Create(Kind::File));
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+}
+
+#[test]
+fn names_are_protected_however_deep_their_repository_lies() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = open(&fs::canonicalize(directory.path()).unwrap());
+    let deep: PathBuf = vec!["d"; 3000].iter().collect();
+    for depth in [15, 16, 17, 33, 3000] {
+        let mut relative = PathBuf::new();
+        for name in deep.iter().take(depth) {
+            let above = open_beneath(&tree, &relative).unwrap();
+            relative.push(name);
+            match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let root = open_beneath(&tree, &relative).unwrap();
+        rustix::fs::mkdirat(&root, ".git", Mode::from_raw_mode(0o700)).unwrap();
+        let trees = std::slice::from_ref(&tree);
+        let program = |path: &str| Program {
+            path: path.into(),
+            why: "outside names it".to_owned(),
+        };
+        let roots = Roots::new(&[program("tools/hook")]);
+        let rules = Rules::new(vec![PathBuf::from(".vscode/x")], true, vec![Vec::new()], roots);
+        for (path, refused) in [
+            (".vscode/x", true),
+            (".vscode/x/y", true),
+            (".vscode/z", false),
+            ("e/.vscode/x", false),
+            ("tools/hook", true),
+            ("tools/other", false),
+        ] {
+            let verdict = rules.judge(trees, 0, &relative.join(path), Create(Kind::File));
+            assert_eq!(
+                matches!(verdict, Verdict::Refuse(_)),
+                refused,
+                "{depth} {path} {verdict:?}"
+            );
+        }
+        rustix::fs::unlinkat(&root, ".git", AtFlags::REMOVEDIR).unwrap();
+    }
+}
+
+#[test]
+fn a_file_is_protected_by_its_other_names_too() {
+    let example = Example::new();
+    let root = example.trees[0].path.clone();
+    let protected = [
+        (".vscode/tasks.json", Some("filesystem.protect: .vscode")),
+        (".git/config", Some("git: config")),
+        (".git/hooks/pre-commit", Some("git: hooks")),
+        (".git/info/attributes", Some("git: info/attributes")),
+        (".git/worktrees/w/commondir", Some("git: commondir")),
+        (".git/modules/deep/er/config", Some("git: config")),
+        (".git/HEAD", None),
+        (".git/hooks/x.sample", None),
+        ("src/main.rs", None),
+    ];
+    let place = |path: &str| {
+        let path = Path::new(path);
+        let directory = path.parent().unwrap().to_owned();
+        Place {
+            tree: 0,
+            parent: open_beneath(&example.trees[0], &directory).unwrap(),
+            directory,
+            name: path.file_name().unwrap().to_owned(),
+            must_be_directory: false,
+            dots: false,
+        }
+    };
+    for (index, (path, _)) in protected.iter().enumerate() {
+        if !root.join(path).exists() {
+            example.make(path, "");
+        }
+        fs::hard_link(root.join(path), root.join(format!("alias{index}"))).unwrap();
+    }
+    let mut aliases = Aliases::new();
+    aliases.look(&example.trees, 0, Path::new(".vscode"), "filesystem.protect: .vscode");
+    aliases.look_at_git(&example.trees, 0);
+    for (index, (path, rule)) in protected.into_iter().enumerate() {
+        let found = aliases.refuses(&place(&format!("alias{index}")));
+        assert_eq!(found.is_some(), rule.is_some(), "{path}: {found:?}");
+        let says = rule.is_none_or(|rule| found.is_some_and(|found| found.starts_with(rule) && found.contains(path)));
+        assert!(says, "{path}");
+        assert_eq!(aliases.refuses(&place(path)), None, "{path} by its own name");
+    }
+    // A number that is another's now.
+    let alias = rustix::fs::statat(&example.trees[0].root, "alias0", AtFlags::empty()).unwrap();
+    aliases.forget((alias.st_dev, alias.st_ino));
+    assert_eq!(aliases.refuses(&place("alias0")), None);
+}
+
+#[test]
+fn what_a_path_lies_in_is_the_innermost_repository() {
+    let example = Example::new();
+    let deep: PathBuf = vec!["d"; 40].iter().collect();
+    let whole = example.trees[0].path.clone();
+    fs::create_dir_all(whole.join(&deep)).unwrap();
+    for part in ["deep/objects", "deep/refs", "d/d/bare/objects", "d/d/bare/refs"] {
+        fs::create_dir_all(whole.join(part)).unwrap();
+    }
+    fs::create_dir_all(whole.join(&deep).join(".git/refs/heads")).unwrap();
+    fs::write(whole.join("d/d/bare/HEAD"), "").unwrap();
+    let look = Look {
+        trees: &example.trees,
+        tree: 0,
+    };
+    let inner = deep.join(".git");
+    for (path, holder) in [
+        (PathBuf::new(), None),
+        ("x".into(), None),
+        ("plain/objects/x".into(), None),
+        // It has no HEAD.
+        ("deep/refs/x".into(), None),
+        (".git".into(), None),
+        (".git/x".into(), Some(Path::new(".git"))),
+        (".git/worktrees/w/x".into(), Some(Path::new(".git/worktrees/w"))),
+        ("nested/.git/a/b/c".into(), Some(Path::new("nested/.git"))),
+        ("d/d/bare/refs/x".into(), Some(Path::new("d/d/bare"))),
+        ("d/d/bare".into(), None),
+        (inner.join("refs/heads/x"), Some(&inner)),
+        (inner.clone(), None),
+    ] {
+        assert_eq!(look.holder(&path), holder, "{}", path.display());
+    }
 }

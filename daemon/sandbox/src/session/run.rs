@@ -18,6 +18,9 @@ use crate::{launcher, processes, wire};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// Signals that are kept for a run that has no process yet. Whoever sends more sends the same again.
+const MAX_EARLY: usize = 16;
+
 /// Rounds of killing: the next one is due, and how long the pause after it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rounds {
@@ -88,6 +91,8 @@ pub(super) struct Run {
     /// The socket of its keeper, until that hangs up.
     keeper_socket: Option<OwnedFd>,
     leader: Option<Leader>,
+    /// Signals that came before it was known.
+    early: Vec<(i32, SignalScope)>,
     /// How its main process ended, where init reaped it.
     reaped: Option<ExitStatus>,
     /// Where its watched calls wait, until none of its processes is left.
@@ -111,6 +116,7 @@ impl Run {
             keeper: None,
             keeper_socket: None,
             leader: None,
+            early: Vec::new(),
             reaped: None,
             listener: None,
             refusals: Refusals::default(),
@@ -252,6 +258,9 @@ impl Run {
                         process: fds.pop(),
                     });
                     self.start();
+                    for (signal, scope) in std::mem::take(&mut self.early) {
+                        self.signal(signal, scope);
+                    }
                 }
                 Ok(Some((Kept::NotForked(errno), _))) => self.fail(SpawnError::new("fork", errno, "")),
                 Ok(Some((Kept::Ended { status, usage }, _))) => {
@@ -351,13 +360,20 @@ impl Run {
         self.daemon = None;
     }
 
-    pub fn signal(&self, signal: i32, scope: SignalScope) {
-        let Some(leader) = &self.leader else { return };
+    /// Sends a signal; to a run that has no process yet, as soon as it has.
+    pub fn signal(&mut self, signal: i32, scope: SignalScope) {
         let ended = self.has_ended();
+        let Some(leader) = &self.leader else {
+            if !ended && self.early.len() < MAX_EARLY {
+                self.early.push((signal, scope));
+            }
+            return;
+        };
         match scope {
             SignalScope::Tree => {
-                let keeper = self.keeper.map(|keeper| processes::below(keeper.as_raw()));
-                keeper.into_iter().flatten().for_each(|pid| sys::kill(pid, signal));
+                if let Some(keeper) = self.keeper {
+                    processes::signal_below(keeper.as_raw(), signal);
+                }
             }
             SignalScope::Leader => {
                 if let Some(process) = leader.process.as_ref().filter(|_| !ended) {

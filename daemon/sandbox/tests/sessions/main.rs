@@ -31,6 +31,7 @@ const TESTS: &[Test] = tests! {
         what_makes_no_sense_is_refused
         operations_on_files_are_a_run_like_others
         signals_reach_the_leader_or_the_tree
+        a_signal_that_comes_early_is_not_lost
         cpu_time_is_each_runs_own
         what_is_refused_is_told_to_whom_it_was_refused_to
         hundreds_of_runs_leave_nothing;
