@@ -165,6 +165,8 @@ enum Said {
         finish: bool,
         /// Its life's name in the audit log.
         instance: String,
+        /// Whether it listens where the TCP listener does.
+        tcp: bool,
     },
     /// It was taken over from.
     Passed,
@@ -319,14 +321,18 @@ impl TakeOver {
 }
 
 impl Control {
-    /// Takes over, as this instance. Returns when the other daemon accepts no more, with the channel to what it keeps; with `finish` when everything it
+    /// Takes over, as this instance, with the TCP listener or without. Returns when the other daemon accepts no more, with the channel to what it keeps; with `finish` when everything it
     /// had is over, without one: one that dies while it finishes keeps nothing.
     ///
     /// # Errors
     /// When the other one had given up waiting, or could not hand over: then it goes on.
-    pub fn take(&self, finish: bool, instance: &str) -> Result<Option<UnixStream>, HandOverError> {
-        let instance = instance.to_owned();
-        send_packet(self.0.as_fd(), &Said::Take { finish, instance }, &[]).map_err(|_| HandOverError::Silent)?;
+    pub fn take(&self, finish: bool, instance: &str, tcp: bool) -> Result<Option<UnixStream>, HandOverError> {
+        let take = Said::Take {
+            finish,
+            instance: instance.to_owned(),
+            tcp,
+        };
+        send_packet(self.0.as_fd(), &take, &[]).map_err(|_| HandOverError::Silent)?;
         limit(self.0.as_fd(), Duration::ZERO)?;
         match receive_packet::<Told>(self.0.as_fd())? {
             Some((Told::Taken, descriptors)) if !finish => {
@@ -375,6 +381,8 @@ pub struct Successor {
     pub finish: bool,
     /// Its life's name in the audit log.
     pub instance: String,
+    /// Whether it listens where the TCP listener does.
+    pub tcp: bool,
 }
 
 /// What becomes of a daemon that took over.
@@ -438,10 +446,11 @@ impl Handed {
             send_packet(control.as_fd(), &Answer::More, some)?;
         }
         match receive_packet::<Said>(control.as_fd())? {
-            Some((Said::Take { finish, instance }, _)) => Ok(Some(Successor {
+            Some((Said::Take { finish, instance, tcp }, _)) => Ok(Some(Successor {
                 control,
                 finish,
                 instance,
+                tcp,
             })),
             Some(_) => Err(HandOverError::Incomplete),
             None => Ok(None),

@@ -259,6 +259,7 @@ pub async fn serve(
         store: spill.as_ref().ok().cloned(),
         audit: audit.clone(),
         drain: config.drain_grace + 2 * END_TIMEOUT,
+        tcp: config.tcp.as_ref().map(|tcp| tcp.listen),
     };
     let predecessor = match take_over {
         Some(there) => Some(taking.clone().take(there, &forward).await?),
@@ -316,6 +317,10 @@ pub async fn serve(
         closing.close();
         if let Some(predecessor) = &predecessor {
             predecessor.passed();
+        }
+        // Nobody would accept there.
+        if let Some(listening) = listening.as_mut().filter(|_| !next.tcp) {
+            listening.close_tcp();
         }
         if next.finish {
             listening = None;

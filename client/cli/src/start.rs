@@ -447,7 +447,7 @@ pub fn version_notice(connected: &Connected) -> Option<String> {
     let ours = env!("CARGO_PKG_VERSION");
     let VersionResponse { version, pid, .. } = &connected.version;
     (version != ours).then(|| {
-        format!("the daemon is version {version}, this program {ours}; `kill {pid}` ends the daemon, the next command starts a new one")
+        format!("the daemon (process {pid}) is version {version}, this program {ours}; `fumehood daemon reload` puts a daemon of this version in its place")
     })
 }
 

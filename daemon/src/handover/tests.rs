@@ -79,11 +79,14 @@ fn everything_is_offered_taken_and_told_to_its_end() {
     assert_eq!(there.offer.instance, "old");
 
     let taking = std::thread::spawn(move || {
-        let channel = there.control.take(false, "new").unwrap();
+        let channel = there.control.take(false, "new", true).unwrap();
         (there.control, channel)
     });
     let successor = old.join().unwrap().unwrap().expect("a successor");
-    assert_eq!((successor.finish, successor.instance.as_str()), (false, "new"));
+    assert_eq!(
+        (successor.finish, successor.tcp, successor.instance.as_str()),
+        (false, true, "new")
+    );
     let (mut own, theirs) = UnixStream::pair().unwrap();
     successor.taken(Some(theirs.as_fd())).unwrap();
     drop(theirs);
@@ -132,13 +135,13 @@ fn an_old_daemon_that_breaks_off_hands_nothing_over() {
     let place = Place::new();
     let old = place.offers(place.handed(1), None);
     let there = TakeOver::ask(&place.socket()).unwrap();
-    let taking = std::thread::spawn(move || there.control.take(false, "new").map(|channel| channel.is_some()));
+    let taking = std::thread::spawn(move || there.control.take(false, "new", true).map(|channel| channel.is_some()));
     drop(old.join().unwrap().unwrap());
     assert!(matches!(taking.join().unwrap(), Err(HandOverError::Silent)));
     // One that was to finish, and died, has nothing any more.
     let old = place.offers(place.handed(1), None);
     let there = TakeOver::ask(&place.socket()).unwrap();
-    let taking = std::thread::spawn(move || there.control.take(true, "new").map(|channel| channel.is_some()));
+    let taking = std::thread::spawn(move || there.control.take(true, "new", true).map(|channel| channel.is_some()));
     drop(old.join().unwrap().unwrap());
     assert!(!taking.join().unwrap().unwrap());
 }

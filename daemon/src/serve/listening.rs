@@ -97,6 +97,11 @@ impl Listening {
         })
     }
 
+    /// Listens no more over TCP: the daemon that serves listens elsewhere, or not at all.
+    pub(super) fn close_tcp(&mut self) {
+        self.tcp = None;
+    }
+
     /// This process serves from here on, in another one's place: its socket is for whom the configuration names.
     pub(super) fn take_place(&self, config: &Config) {
         let Some(socket) = &self.socket else { return };

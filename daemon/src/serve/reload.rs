@@ -1,6 +1,7 @@
 //! A planned restart, on both sides: taking over from a daemon, and going on for one that took over.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub(super) struct Taking {
     pub audit: Option<AuditLog>,
     /// How long a daemon takes to end, at most, whose successor has died.
     pub drain: Duration,
+    /// Where this one listens over TCP.
+    pub tcp: Option<SocketAddr>,
 }
 
 impl Taking {
@@ -48,7 +51,8 @@ impl Taking {
         let (control, finish) = (Arc::new(control), self.finish);
         let (asking, own) = (Arc::clone(&control), self.audit.as_ref().map(AuditLog::instance));
         let own = own.unwrap_or_default().to_owned();
-        let taken = tokio::task::spawn_blocking(move || asking.take(finish, &own)).await;
+        let tcp = self.tcp.is_some() && self.tcp == offer.tcp;
+        let taken = tokio::task::spawn_blocking(move || asking.take(finish, &own, tcp)).await;
         let channel = taken.map_err(|error| ServeError::Serve(error.to_string()))??;
         tracing::info!(
             instance = offer.instance,
