@@ -475,11 +475,7 @@ where
         Box::pin(async move {
             let (parts, mut body) = request.into_parts();
             let read = first_message(&mut body).await;
-            let about = match read.first() {
-                // Compressed ones are not taken anyway.
-                Some(0) => About::of(parts.uri.path(), &read[PREFIX_BYTES.min(read.len())..]),
-                _ => None,
-            };
+            let about = message_in(&read).and_then(|message| About::of(parts.uri.path(), message));
             let whole = Body::new(Begun {
                 read: Some(read).filter(|read| !read.is_empty()),
                 rest: body,
@@ -499,6 +495,12 @@ where
             }
         })
     }
+}
+
+/// The first message of what was read, if it is whole; what comes behind it may be there as well. Compressed ones are not taken anyway.
+fn message_in(read: &[u8]) -> Option<&[u8]> {
+    let [0, a, b, c, d, rest @ ..] = read else { return None };
+    rest.get(..u32::from_be_bytes([*a, *b, *c, *d]) as usize)
 }
 
 /// What was read of a body until its first message was whole, or until no more came.

@@ -378,7 +378,7 @@ fn attach_position(run: &Run, from_seq: u64, position: Option<v1::attach_start::
         None | Some(Wire::Now(false)) => {
             let newest = run.last_seq();
             // Of a lost run others may have had more than was saved: they hear of its end.
-            if from_seq > newest + 1 && run.is_lost() {
+            if from_seq > newest && run.is_lost() {
                 return Ok(Position::Seq(newest));
             }
             if from_seq > newest + 1 {

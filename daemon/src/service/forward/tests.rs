@@ -143,6 +143,20 @@ fn what_is_malformed_or_of_no_known_kind_stays_here() {
 }
 
 #[test]
+fn the_first_message_ends_where_it_says() {
+    let framed = |message: &[u8]| [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+    let get = v1::GetRequest { run_id: "r".to_owned() }.encode_to_vec();
+    let two = [framed(&get), framed(b"\xff\xff of another kind")].concat();
+    assert_eq!(message_in(&two), Some(&get[..]), "whatever has arrived behind it");
+    assert_eq!(message_in(&framed(b"")), Some(&b""[..]));
+    for cut in 0..PREFIX_BYTES + get.len() {
+        assert_eq!(message_in(&two[..cut]), None, "{cut}");
+    }
+    let compressed = [&[1][..], &two[1..]].concat();
+    assert_eq!(message_in(&compressed), None);
+}
+
+#[test]
 fn who_asks_is_believed_only_where_it_is_said() {
     let peer = Peer {
         identity: crate::peer::Identity::Certificate {

@@ -94,7 +94,8 @@ async fn when_the_old_daemon_is_killed_its_runs_are_lost_and_read_from_the_new_o
     reload(&house);
     let new = house.client().await;
     start(&house, &new, "mine", &until("stop")).await;
-    let following = house.cli().args(["logs", "--follow", "kept"]).start();
+    let mut following = house.cli().args(["logs", "--follow", "kept"]).start();
+    following.wait_for("begun");
     let waiting = {
         let new = new.clone();
         tokio::spawn(async move { new.wait("kept", None).await })
