@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use crate::error::Error;
 use crate::resume::{Reconnect, retry};
 use crate::run::{RunEvents, RunHandle, RunInput};
+use crate::unsent::Unsent;
 
 /// Largest message taken from the daemon, in bytes: a page of runs or a policy's text; events are far smaller.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
@@ -39,18 +40,19 @@ const INPUT_QUEUE: usize = 4;
 /// A connection to a daemon. Clones share it; calls may be made at the same time.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) approvals: ApprovalsClient<Channel>,
-    pub(crate) sessions: SessionsClient<Channel>,
-    pub(crate) files: FilesClient<Channel>,
-    runs: RunsClient<Channel>,
-    policies: PoliciesClient<Channel>,
-    learning: LearningClient<Channel>,
-    node: NodeClient<Channel>,
+    pub(crate) approvals: ApprovalsClient<Unsent>,
+    pub(crate) sessions: SessionsClient<Unsent>,
+    pub(crate) files: FilesClient<Unsent>,
+    runs: RunsClient<Unsent>,
+    policies: PoliciesClient<Unsent>,
+    learning: LearningClient<Unsent>,
+    node: NodeClient<Unsent>,
     pub(crate) reconnect: Reconnect,
 }
 
 impl Client {
     pub(crate) fn over(channel: Channel) -> Self {
+        let channel = Unsent::over(channel);
         Self {
             approvals: ApprovalsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),
             sessions: SessionsClient::new(channel.clone()).max_decoding_message_size(MAX_RESPONSE_BYTES),

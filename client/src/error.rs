@@ -13,6 +13,9 @@ use crate::files::FileError;
 /// The domain of the daemon's own error details.
 const DOMAIN: &str = "fumehood";
 
+/// The reason of a daemon that another one takes over from.
+const RESTARTING: &str = "RESTARTING";
+
 /// Why a call did not do what it says. How a *command* ended is never here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -233,6 +236,10 @@ impl From<Status> for Error {
                     .collect();
                 Self::Precondition { message, violations }
             }
+            // Between two daemons: the next one knows, and is reached by the same call.
+            Code::Unavailable if ours && details.error_info().is_some_and(|info| info.reason == RESTARTING) => {
+                Self::Transport { source: message.into() }
+            }
             Code::Unavailable if ours => Self::Unavailable { message, retry_after },
             Code::Unimplemented => Self::Unsupported,
             Code::DeadlineExceeded => Self::Deadline { message },
@@ -396,6 +403,15 @@ mod tests {
             Error::from(Status::from_error(Box::new(reset))),
             Error::Transport { .. }
         ));
+    }
+
+    #[test]
+    fn a_daemon_that_is_being_followed_by_another_is_as_a_broken_connection() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(RESTARTING, DOMAIN, std::collections::HashMap::new());
+        let restarting = Status::with_error_details(Code::Unavailable, "ask again", details);
+        let error = Error::from(restarting);
+        assert!(error.is_broken_connection(), "{error:?}");
     }
 
     #[test]

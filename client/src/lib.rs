@@ -96,6 +96,7 @@ mod run;
 mod running;
 mod session;
 mod socket;
+mod unsent;
 
 pub use approvals::ApprovalChanges;
 pub use client::Client;

@@ -376,10 +376,11 @@ impl Driver {
                     };
                 }
                 Turn::Event(Ok(Some(event))) => {
-                    if event.seq <= self.last_seq {
+                    // The end of a lost run may have a number that was another event's, which was not saved.
+                    if event.seq <= self.last_seq && !matches!(event.event, Some(Event::Finished(_))) {
                         continue;
                     }
-                    self.last_seq = last_seq_of(&event);
+                    self.last_seq = last_seq_of(&event).max(self.last_seq);
                     match &event.event {
                         Some(Event::Output(_) | Event::Gap(_)) => self.reached = true,
                         // Nobody is left to read: who writes on is told so.

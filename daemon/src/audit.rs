@@ -23,7 +23,7 @@
 //!     prev, seq = record["hash"], seq + 1
 //! ```
 //!
-//! Kinds: `log_opened`, `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
+//! Kinds: `log_opened`, `log_continued` (by a daemon that took over from one that still writes about its own runs), `intent`, `end`, `interrupted`, `denied` (a run refused by policy), `request_refused` (no policy decided), `peer_denied`, `policy_trusted`, `policy_untrusted`,
 //! `policies_reloaded`, `file` (an operation on files); and about questions to people
 //! `approval_requested`, `approval_resolved`, `approval_applied` (an earlier answer let a run pass), `approval_expired`, `approval_withdrawn`,
 //! `approval_interrupted` (its daemon died; nobody answered, and the run did not start), `approval_rule_removed`; and about what was done to a

@@ -1,5 +1,7 @@
 //! The daemon's command line, shared by `fumehoodd` and `fumehood daemon`.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::{Config, LogFormat, Overrides, REFERENCE};
+use crate::handover::{Places, TakeOver};
 use crate::launch::Launching;
 use crate::serve::{self, ServeError};
 use crate::walls::{self, Opened};
@@ -39,6 +42,9 @@ pub struct DaemonArgs {
     /// Started by a client: end after 15 minutes without a run or a connection
     #[arg(long, hide = true)]
     auto: bool,
+    /// Take over from the daemon that serves this socket; what is in the way is said on standard output too
+    #[arg(long, value_name = "PATH", hide = true)]
+    take_over: Option<PathBuf>,
     /// End after so many seconds without a run or a connection
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,
@@ -77,13 +83,27 @@ pub fn run(arguments: DaemonArgs) -> ExitCode {
         print!("{REFERENCE}");
         return ExitCode::SUCCESS;
     }
+    let taking_over = arguments.take_over.is_some();
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fumehoodd: {}", telemetry::chain(&error));
+            let error = telemetry::chain(&error);
+            eprintln!("fumehoodd: {error}");
+            if taking_over {
+                // Who started it may be gone.
+                let _ = writeln!(std::io::stdout(), "{error}");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// What this process was told after `daemon`, for one that takes over from it.
+pub(crate) fn own_arguments() -> Vec<Vec<u8>> {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    arguments.next_if(|first| first == "daemon");
+    let arguments = arguments.filter(|argument| !argument.as_encoded_bytes().starts_with(b"--take-over="));
+    arguments.map(OsString::into_encoded_bytes).collect()
 }
 
 /// In this order: what needs everything, the daemon's walls, which must come before threads, then the runtime.
@@ -91,19 +111,28 @@ fn start(arguments: DaemonArgs) -> Result<(), ServeError> {
     if arguments.auto {
         fumehood_sandbox::forget_caller().map_err(ServeError::Runtime)?;
     }
+    let take_over = arguments.take_over.clone();
     let config = Config::load(arguments.overrides())?;
     let inherited = systemd::listeners()?;
+    // Nothing changes for the other daemon before everything that can fail here has not.
+    let mut take_over = take_over.map(|socket| TakeOver::ask(&socket)).transpose()?;
+    if let Some(there) = &take_over {
+        there.offer.places.same_as(&Places::of(&config))?;
+    }
     telemetry::init(&config.log)?;
     raise_limits();
     let launching = Launching::start(&config.scratch_dir)?;
-    let opened = Opened::open(&config)?;
-    walls::raise(&config, inherited.is_empty())?;
+    let opened = Opened::open(&config, take_over.as_mut())?;
+    let own_socket = take_over
+        .as_ref()
+        .map_or(inherited.is_empty(), |there| there.lock.is_some());
+    walls::raise(&config, own_socket)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("fumehoodd")
         .build()
         .map_err(ServeError::Runtime)?;
-    let result = runtime.block_on(serve::serve(config, inherited, opened, launching.clone()));
+    let result = runtime.block_on(serve::serve(config, inherited, opened, launching.clone(), take_over));
     // A connection that does not end must not keep the daemon from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     launching.end();

@@ -73,6 +73,8 @@ pub struct Config {
     pub output: Output,
     /// How long runs may go on after SIGTERM; zero ends them at once.
     pub drain_grace: Duration,
+    /// Whether a daemon that takes over from another waits until that one's runs are over.
+    pub reload_finish: bool,
     /// After how long an idle daemon ends; `None` is never.
     pub idle_exit: Option<Duration>,
     /// Where runs get their temporary files.
@@ -445,6 +447,7 @@ impl Config {
             keep_bytes,
             max_keep_bytes,
             output,
+            reload_finish: file.reload_finish.unwrap_or(false),
             drain_grace: file.drain_grace.unwrap_or(Duration::from_secs(10)),
             idle_exit: flags
                 .idle_exit

@@ -14,6 +14,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod files;
+pub mod handover;
 pub mod launch;
 pub mod listen;
 pub mod lower;

@@ -12,7 +12,7 @@ pub mod unix;
 
 use std::time::Duration;
 
-pub use accept::{Admission, Endpoint, Incoming, incoming};
+pub use accept::{Admission, Closing, Endpoint, Incoming, incoming};
 pub use connection::Connection;
 
 /// How long a connection may take for its TLS handshake and HTTP/2 preface.

@@ -4,10 +4,14 @@
 //! there are may go on for the grace, then they are ended, and the record of their end is written before the log is closed. A
 //! second signal ends the grace.
 
+mod end;
+mod listening;
+mod places;
+mod reload;
+
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fumehood_proto::FILE_DESCRIPTOR_SET;
 use fumehood_proto::v1::approvals_server::ApprovalsServer;
@@ -19,22 +23,28 @@ use fumehood_proto::v1::runs_server::RunsServer;
 use fumehood_proto::v1::sessions_server::SessionsServer;
 use fumehood_sandbox::LaunchError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
-use tonic::service::InterceptorLayer;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt as _;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::{Request, Status};
 
+use self::end::{END_TIMEOUT, Server, Signals, close_all, drain, idle};
+use self::listening::Listening;
+use self::places::{answers_directory, open_audit, open_spill, private_places};
+use self::reload::{Custody, LOST, Left, Taking, hand_over, handed_audit};
 use crate::approvals::{Approvals, Judges};
-use crate::audit::{self, AuditLog};
+use crate::audit;
 use crate::config::{Config, ConfigError};
 use crate::files::Files;
+use crate::handover::{HandOverError, Successor, TakeOver};
 use crate::launch::Launching;
-use crate::listen::{self, Admission, Endpoint, tls, unix};
+use crate::listen::{self, Admission, tls, unix};
 use crate::peer::Peer;
-use crate::policy::{Policies, StoreError};
-use crate::run::{Adopted, Bounds, Keeper, RunTable, SpillBounds, SpillStore, Surroundings};
+use crate::policy::StoreError;
+use crate::run::{Bounds, RunTable, Surroundings};
 use crate::service::{
-    ApprovalsService, Door, FilesService, IntakeLayer, LearningService, NodeService, PoliciesService, RunsService,
-    SessionsService,
+    ApprovalsService, Calls, Door, FilesService, Forward, ForwardLayer, Here, IntakeLayer, LearningService,
+    NodeService, PoliciesService, RunsService, SessionsService, from_successor,
 };
 use crate::session::{SessionBounds, SessionTable};
 use crate::systemd;
@@ -46,14 +56,8 @@ const MAX_MESSAGE_BYTES: usize = 8 << 20;
 /// How long connections may take to end once the runs are over.
 const CONNECTIONS_GRACE: Duration = Duration::from_secs(1);
 
-/// What background processes of sessions have after the stop signal when the daemon ends.
-const SESSIONS_GRACE: Duration = Duration::from_secs(2);
-
-/// How long ended runs may take to be gone.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a run ended that the daemon before this one was running.
-const LOST: &str = "the daemon was killed, or its machine failed; what had been saved of the run is there";
+/// What sees every call first.
+type Interceptor = fn(Request<()>) -> Result<Request<()>, Status>;
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,9 @@ pub enum ServeError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] audit::OpenError),
+    /// The daemon that it was to take over from.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
     /// Its socket.
     #[error(transparent)]
     Bind(#[from] unix::BindError),
@@ -107,11 +114,15 @@ pub async fn serve(
     inherited: Vec<std::os::unix::net::UnixListener>,
     opened: Opened,
     launching: Launching,
+    mut take_over: Option<TakeOver>,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(|error| ServeError::Serve(error.to_string()))?;
     let Opened { policies, tcp } = opened;
-    let audit = open_audit(&config).await?;
-    let (endpoints, socket) = endpoints(&config, inherited, tcp)?;
+    let audit = match handed_audit(take_over.as_mut()) {
+        Some(handed) => Some(handed.await?),
+        None => open_audit(&config).await?,
+    };
+    let listening = Listening::new(&config, inherited, tcp, take_over.as_mut())?;
     test_machine(&launching).await;
     let mut launcher_lost = tokio::spawn(launching.clone().keep_alive());
 
@@ -146,14 +157,7 @@ pub async fn serve(
         retained: config.retained_runs,
         retain_for: config.retain_for,
     });
-    let incoming = listen::incoming(
-        endpoints,
-        Admission {
-            allowed_uids: config.allowed_uids.clone(),
-            audit: audit.clone(),
-        },
-    );
-    let connections = incoming.connections();
+    let forward = Forward::default();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<RunsServer<RunsService>>().await;
     health.set_serving::<SessionsServer<SessionsService>>().await;
@@ -172,10 +176,7 @@ pub async fn serve(
         audit: audit.clone(),
         sessions: Some(sessions.clone()),
     };
-    let answers = ApprovalsService {
-        approvals,
-        policies: policies.clone(),
-    };
+    let answers_of = policies.clone();
     let policies = PoliciesService {
         policies,
         audit: audit.clone(),
@@ -187,6 +188,19 @@ pub async fn serve(
     let hangups = signal(SignalKind::hangup()).map_err(|error| ServeError::Serve(error.to_string()))?;
     let reader = tokio::spawn(read_again(policies.clone(), hangups));
     let files = Files::new(launching.clone(), audit.clone(), config.audit.required);
+    let forwarding = ForwardLayer {
+        forward: forward.clone(),
+        here: Here {
+            runs: runs.clone(),
+            sessions: sessions.clone(),
+            approvals: approvals.clone(),
+        },
+    };
+    let answers = ApprovalsService {
+        approvals,
+        policies: answers_of,
+        forward: forward.clone(),
+    };
     let node = NodeService {
         launching,
         runs: runs.clone(),
@@ -197,6 +211,7 @@ pub async fn serve(
         sessions: sessions.clone(),
         door: door.clone(),
         surroundings,
+        forward: forward.clone(),
     };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -204,55 +219,155 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let describe = |error: tonic_reflection::server::Error| ServeError::Serve(error.to_string());
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = listen::server()
-        .layer(InterceptorLayer::new(only_allowed))
-        .layer(IntakeLayer::default())
-        .add_service(
-            FilesServer::new(FilesService {
-                files: files.clone(),
-                door: door.clone(),
-                sessions: sessions.clone(),
-            })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            RunsServer::new(RunsService {
-                runs: runs.clone(),
-                door,
-            })
-            .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(SessionsServer::new(in_sessions).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(PoliciesServer::new(policies))
-        .add_service(ApprovalsServer::new(answers))
-        .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
-        .add_service(NodeServer::new(node))
-        .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(describe)?)
-        // Tools older than 2024 know only this one.
-        .add_service(reflection().build_v1alpha().map_err(describe)?)
-        .serve_with_incoming_shutdown(incoming, async {
-            let _ = stopped.await;
-        });
-    let mut server = tokio::spawn(server);
-    systemd::ready();
-    tracing::info!(socket = %config.socket.display(), pid = std::process::id(), "serving");
-
-    let ended = tokio::select! {
-        () = signals.next() => Ended::Asked,
-        () = idle(config.idle_exit, runs.active(), sessions.living(), connections) => Ended::Idle,
-        lost = &mut launcher_lost => Ended::Broken(match lost {
-            Ok(error) => crate::telemetry::chain(&error),
-            Err(error) => error.to_string(),
-        }),
-        result = &mut server => Ended::Broken(match result {
-            Ok(Ok(())) => "the server ended by itself".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        }),
+    let routes = Routes::new(
+        FilesServer::new(FilesService {
+            files: files.clone(),
+            door: door.clone(),
+            sessions: sessions.clone(),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES),
+    )
+    .add_service(
+        RunsServer::new(RunsService {
+            runs: runs.clone(),
+            door,
+            forward: forward.clone(),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES),
+    )
+    .add_service(SessionsServer::new(in_sessions).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    .add_service(PoliciesServer::new(policies))
+    .add_service(ApprovalsServer::new(answers))
+    .add_service(LearningServer::new(LearningService { runs: runs.clone() }))
+    .add_service(NodeServer::new(node))
+    .add_service(health_service)
+    .add_service(reflection().build_v1().map_err(describe)?)
+    // Tools older than 2024 know only this one.
+    .add_service(reflection().build_v1alpha().map_err(describe)?);
+    let calls = Calls::default();
+    let serving = |who: Interceptor| {
+        listen::server()
+            .layer(InterceptorLayer::new(who))
+            .layer(IntakeLayer::counting(calls.clone()))
+            .layer(forwarding.clone())
+            .add_routes(routes.clone())
     };
-    systemd::stopping();
+    let behind = take_over.as_ref().map_or(0, |there| there.offer.predecessors + 1);
+    let taking = Taking {
+        finish: config.reload_finish,
+        runs: runs.clone(),
+        store: spill.as_ref().ok().cloned(),
+        audit: audit.clone(),
+        drain: config.drain_grace + 2 * END_TIMEOUT,
+        tcp: config.tcp.as_ref().map(|tcp| tcp.listen),
+    };
+    let predecessor = match take_over {
+        Some(there) => Some(taking.clone().take(there, &forward).await?),
+        None => None,
+    };
+    let custody = Custody {
+        runs: &runs,
+        sessions: &sessions,
+        forward: &forward,
+        calls: &calls,
+        patience: config.retain_for,
+    };
+    let (mut listening, mut took_over) = (Some(listening), predecessor.is_some());
+    let mut servers: Vec<Server> = Vec::new();
+    let mut successor = None;
+    let ended = loop {
+        let Some(listeners) = &listening else {
+            break Ended::Asked;
+        };
+        if took_over {
+            listeners.take_place(&config);
+        }
+        let failed = |error: io::Error| ServeError::Serve(error.to_string());
+        let (successors, asking) = mpsc::channel(1);
+        let incoming = listen::incoming(
+            listeners.endpoints().map_err(failed)?,
+            Admission {
+                allowed_uids: config.allowed_uids.clone(),
+                audit: audit.clone(),
+                successors: Some(successors),
+            },
+        );
+        let (connections, closing) = (incoming.connections(), incoming.closing());
+        let (stop, stopped) = oneshot::channel();
+        let server = serving(only_allowed).serve_with_incoming_shutdown(incoming, until(stopped));
+        let mut server = Server::new(stop, tokio::spawn(server));
+        systemd::ready(took_over);
+        tracing::info!(socket = %config.socket.display(), pid = std::process::id(), "serving");
+
+        let handed = listeners.handed(&config).map_err(failed)?;
+        let ended = tokio::select! {
+            () = signals.next() => Ended::Asked,
+            () = idle(config.idle_exit, runs.active(), sessions.living(), connections, &forward) => Ended::Idle,
+            successor = hand_over(asking, handed, audit.as_ref(), &forward, behind) => Ended::Succeeded(successor),
+            lost = &mut launcher_lost => Ended::Broken(lost_launcher(lost)),
+            result = &mut server.task => Ended::Broken(match result {
+                Ok(Ok(())) => "the server ended by itself".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            }),
+        };
+        servers.push(server);
+        let Ended::Succeeded(next) = ended else { break ended };
+        // What is connected goes on here; whoever connects from now on, there.
+        closing.close();
+        if let Some(predecessor) = &predecessor {
+            predecessor.passed();
+        }
+        // Nobody would accept there.
+        if let Some(listening) = listening.as_mut().filter(|_| !next.tcp) {
+            listening.close_tcp();
+        }
+        if next.finish {
+            listening = None;
+            successor = Some(next);
+            break Ended::Asked;
+        }
+        let channel = |stream| {
+            let (stop, stopped) = oneshot::channel();
+            let only = tokio_stream::once(Ok::<_, io::Error>(stream)).chain(tokio_stream::pending());
+            let server = serving(from_successor).serve_with_incoming_shutdown(only, until(stopped));
+            Server::new(stop, tokio::spawn(server))
+        };
+        let left = tokio::select! {
+            left = custody.keep(&next, &mut servers, &mut listening, channel) => left,
+            () = signals.next() => Left::Unreachable,
+            lost = &mut launcher_lost => {
+                successor = Some(next);
+                break Ended::Broken(lost_launcher(lost));
+            }
+        };
+        match left {
+            Left::Alone => {
+                custody.set_succeeded(false);
+                taking.adopt(&next.instance, false).await;
+                tracing::error!("the daemon that took over died; this one serves again");
+                took_over = true;
+            }
+            Left::Over(until) => {
+                successor = Some(next);
+                break Ended::Over(until);
+            }
+            Left::Unreachable => {
+                successor = Some(next);
+                break Ended::Asked;
+            }
+        }
+    };
+    if successor.is_none() {
+        systemd::stopping();
+    }
+    // When this one fails, the one before it serves again, should it still be there; on the same socket.
+    let falls_back = matches!(ended, Ended::Broken(_)) && successor.is_none() && forward.is_living();
+    if let Some(predecessor) = &predecessor
+        && !falls_back
+    {
+        predecessor.give_up();
+    }
     reader.abort();
     runs.drain();
     sessions.drain();
@@ -264,16 +379,26 @@ pub async fn serve(
         .await;
     drain(&runs, &mut signals, config.drain_grace).await;
     close_all(&sessions).await;
-    // Whoever connects from here on finds no socket and starts another daemon.
-    if let Some(socket) = socket
-        && let Err(error) = socket.remove()
-    {
-        tracing::warn!(%error, "the socket is left behind");
+    if !falls_back {
+        // It drains as this one did, and has its own grace.
+        let _ = tokio::time::timeout(config.drain_grace + END_TIMEOUT, forward.gone()).await;
+        // Whoever connects from here on finds no socket and starts another daemon.
+        if let Some(listening) = listening
+            && successor.is_none()
+        {
+            listening.remove();
+        }
     }
-    let _ = stop.send(());
-    if !server.is_finished() && tokio::time::timeout(CONNECTIONS_GRACE, &mut server).await.is_err() {
-        server.abort();
-    }
+    servers.iter_mut().for_each(Server::stop);
+    let last_answers = match ended {
+        // What there is to be read is on disk and with the successor; what was read already is still on its way.
+        Ended::Over(until) => until,
+        _ => {
+            let until = Instant::now() + CONNECTIONS_GRACE;
+            end_servers(&mut servers, until).await;
+            until
+        }
+    };
     files.end().await;
     runs.forget_old();
     if let Ok(spill) = spill {
@@ -284,9 +409,16 @@ pub async fn serve(
     {
         tracing::error!(%error, "the audit log is not complete");
     }
+    if let Some(successor) = successor {
+        if successor.finish {
+            let _ = successor.taken(None);
+        }
+        successor.ended();
+    }
+    end_servers(&mut servers, last_answers).await;
     match ended {
         Ended::Broken(error) => Err(ServeError::Serve(error)),
-        Ended::Asked | Ended::Idle => {
+        Ended::Asked | Ended::Idle | Ended::Over(_) | Ended::Succeeded(_) => {
             tracing::info!("ended");
             Ok(())
         }
@@ -297,112 +429,31 @@ pub async fn serve(
 enum Ended {
     Asked,
     Idle,
+    /// All that was kept for a successor is over; those that read it have until then.
+    Over(Instant),
     Broken(String),
+    Succeeded(Successor),
 }
 
-/// Opens the audit log. Where nobody chose its place and another daemon of this user writes there (one was started in a login
-/// session, one by cron), the next free of `audit-2.jsonl` to `audit-9.jsonl` beside it is taken; where that place cannot be written
-/// (a service user without a home), the scratch directory, which is on disk and private to the user too.
-async fn open_audit(config: &Config) -> Result<Option<AuditLog>, ServeError> {
-    let mut paths = vec![config.audit.path.clone()];
-    if audit::default_path().as_ref() == Some(&config.audit.path) {
-        paths.extend((2..=audit::MAX_LOGS).map(|number| audit::further_path(&config.audit.path, number)));
-    }
-    let instance = RunTable::new_id();
-    let elsewhere = (paths.len() > 1).then(|| config.scratch_dir.join("audit.jsonl"));
-    let open = move || {
-        let mut opened = AuditLog::open(&paths[0], &instance);
-        for path in &paths[1..] {
-            if !matches!(opened, Err(audit::OpenError::InUse { .. })) {
-                break;
-            }
-            opened = AuditLog::open(path, &instance);
-        }
-        if let (Err(audit::OpenError::Io { .. }), Some(elsewhere)) = (&opened, &elsewhere) {
-            tracing::warn!(path = %elsewhere.display(), "the usual place of the audit log cannot be written; taking another");
-            opened = AuditLog::open(elsewhere, &instance);
-        }
-        opened
-    };
-    let opened = tokio::task::spawn_blocking(open).await;
-    match opened.map_err(|error| ServeError::Serve(error.to_string()))? {
-        Ok(audit) => Ok(Some(audit)),
-        Err(error) if config.audit.required => Err(error.into()),
-        Err(error) => {
-            tracing::error!(%error, "there is no audit log, and the configuration does not require one");
-            Ok(None)
+/// Lets servers that were stopped end until then, and cuts what is left.
+async fn end_servers(servers: &mut [Server], until: Instant) {
+    for server in servers {
+        if !server.has_ended(until).await {
+            server.task.abort();
         }
     }
 }
 
-/// Takes the place for files of output, with the runs that earlier daemons of the socket left there. Without one, runs go on: each says so
-/// that asks for a file.
-async fn open_spill(config: &Config) -> Result<Result<(SpillStore, Vec<Adopted>), String>, ServeError> {
-    let bounds = SpillBounds {
-        run_bytes: config.output.run_bytes,
-        total_bytes: config.output.total_bytes,
-        reserve_bytes: config.output.reserve_bytes,
-    };
-    let (directory, instance) = (config.output.dir.clone(), RunTable::new_id());
-    let keeper = Keeper {
-        socket: config.socket.clone(),
-        retain_for: config.retain_for,
-    };
-    let opened = tokio::task::spawn_blocking(move || SpillStore::open(&directory, &instance, bounds, &keeper)).await;
-    let opened = opened.map_err(|error| ServeError::Serve(error.to_string()))?;
-    Ok(opened.map_err(|error| {
-        let why = crate::telemetry::chain(&error).to_string();
-        tracing::error!(
-            why,
-            "no output of runs is written to files, and no run will be known when the daemon is started again"
-        );
-        why
-    }))
+/// Returns when it is said, or cannot be any more.
+async fn until(stopped: oneshot::Receiver<()>) {
+    let _ = stopped.await;
 }
 
-/// Where answers for always are: beside the audit log, in a directory of their own.
-fn answers_directory(config: &Config, audit: Option<&AuditLog>) -> PathBuf {
-    let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
-    log.with_file_name("approvals")
-}
-
-/// What no command may reach: the daemon's socket, audit log, answers for always, configuration, policies, list of trusted files and scratch
-/// directory and the output of runs. Where one of them lies in
-/// the directory that Fumehood makes for it, that directory.
-fn private_places(config: &Config, audit: Option<&AuditLog>, policies: &Policies) -> Arc<[PathBuf]> {
-    let log = audit.map(|audit| audit.path()).unwrap_or(&config.audit.path);
-    let head = log.with_extension("head");
-    let answers = answers_directory(config, audit);
-    let files = [
-        Some(config.socket.as_path()),
-        config.file.as_deref(),
-        Some(&config.audit.path),
-        Some(log),
-        Some(&head),
-        Some(policies.trust().path()),
-        Some(&answers),
-    ];
-    let own_name = std::ffi::OsString::from(format!("fumehood-{}", config.uid));
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let place = |path: &Path| {
-        let path = real(path);
-        let ours = |parent: &&Path| {
-            parent
-                .file_name()
-                .is_some_and(|name| name == "fumehood" || *name == *own_name)
-        };
-        path.parent().filter(ours).map(Path::to_owned).unwrap_or(path)
-    };
-    let directories = config
-        .policy_dirs
-        .iter()
-        .chain(&config.system_policy_dirs)
-        .chain([&config.scratch_dir, &config.output.dir])
-        .map(|path| real(path));
-    let mut places: Vec<_> = files.into_iter().flatten().map(place).chain(directories).collect();
-    places.sort();
-    places.dedup();
-    places.into()
+fn lost_launcher(lost: Result<LaunchError, tokio::task::JoinError>) -> String {
+    match lost {
+        Ok(error) => crate::telemetry::chain(&error),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Reads the policies again at each SIGHUP.
@@ -411,32 +462,6 @@ async fn read_again(policies: PoliciesService, mut hangups: Signal) {
         // What came of it is in both logs.
         let _ = policies.read_again("signal").await;
     }
-}
-
-/// Where to listen: what systemd handed over, or the configured socket; and TCP where configured.
-fn endpoints(
-    config: &Config,
-    inherited: Vec<std::os::unix::net::UnixListener>,
-    tcp: Option<(std::net::TcpListener, tls::Acceptor)>,
-) -> Result<(Vec<Endpoint>, Option<unix::Socket>), ServeError> {
-    let failed = |error: io::Error| ServeError::Serve(error.to_string());
-    let mut endpoints = Vec::new();
-    let mut own = None;
-    for listener in inherited {
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-        endpoints.push(Endpoint::Unix(listener));
-    }
-    if endpoints.is_empty() {
-        let reach = unix::Reach::of(&config.allowed_uids, config.uid);
-        let (listener, socket) = unix::bind(&config.socket, reach)?;
-        endpoints.push(Endpoint::Unix(listener));
-        own = Some(socket);
-    }
-    if let Some((listener, acceptor)) = tcp {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-        endpoints.push(Endpoint::Tls(listener, acceptor));
-    }
-    Ok((endpoints, own))
 }
 
 /// Tries everything that must not work, and says what got through.
@@ -464,106 +489,5 @@ fn only_allowed(request: Request<()>) -> Result<Request<()>, Status> {
     match Peer::of(&request) {
         Ok(_) => Ok(request),
         Err(error) => Err(crate::service::refuse(error)),
-    }
-}
-
-/// Waits for the runs to be over; when the grace or the patience is, ends them.
-async fn drain(runs: &RunTable, signals: &mut Signals, grace: Duration) {
-    let mut active = runs.active();
-    let over = |active: &mut watch::Receiver<usize>| {
-        let mut active = active.clone();
-        async move { active.wait_for(|active| *active == 0).await.is_ok() }
-    };
-    if *active.borrow() > 0 {
-        tracing::info!(runs = *active.borrow(), ?grace, "draining");
-    }
-    let hurried = tokio::select! {
-        _ = over(&mut active) => return,
-        () = tokio::time::sleep(grace) => false,
-        () = signals.next() => true,
-    };
-    let grace = if hurried {
-        Duration::ZERO
-    } else {
-        Duration::from_secs(2)
-    };
-    tracing::info!(runs = *active.borrow(), hurried, "ending the runs that are left");
-    runs.end_all(grace).await;
-    let ended = tokio::select! {
-        _ = over(&mut active) => true,
-        () = async { signals.next().await; runs.end_all(Duration::ZERO).await; std::future::pending().await } => true,
-        () = tokio::time::sleep(END_TIMEOUT) => false,
-    };
-    if !ended {
-        tracing::error!(
-            runs = *active.borrow(),
-            "some runs did not end; the launcher's end takes them along"
-        );
-    }
-}
-
-/// Closes the sessions, whose runs are over.
-async fn close_all(sessions: &SessionTable) {
-    sessions.end_all(SESSIONS_GRACE);
-    let mut living = sessions.living();
-    let closed = living.wait_for(|living| *living == 0);
-    if tokio::time::timeout(SESSIONS_GRACE + END_TIMEOUT, closed)
-        .await
-        .is_err()
-    {
-        tracing::error!("some sessions did not end; the launcher's end takes them along");
-    }
-}
-
-/// Resolves when nothing ran, no session was open and nobody was connected for `period`; never without one.
-async fn idle(
-    period: Option<Duration>,
-    mut active: watch::Receiver<usize>,
-    mut sessions: watch::Receiver<usize>,
-    mut connections: watch::Receiver<usize>,
-) {
-    let Some(period) = period else {
-        return std::future::pending().await;
-    };
-    loop {
-        let busy = [&mut active, &mut sessions, &mut connections].map(|count| *count.borrow_and_update() > 0);
-        let busy = busy.contains(&true);
-        let changed = async {
-            tokio::select! {
-                result = active.changed() => result.is_ok(),
-                result = sessions.changed() => result.is_ok(),
-                result = connections.changed() => result.is_ok(),
-            }
-        };
-        if busy {
-            if !changed.await {
-                return;
-            }
-        } else if tokio::time::timeout(period, changed).await.is_err() {
-            tracing::info!(?period, "nothing to do; ending");
-            return;
-        }
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -16,6 +16,7 @@ mod approvals;
 mod convert;
 mod explain;
 mod files;
+mod forward;
 mod intake;
 mod learning;
 mod node;
@@ -28,7 +29,8 @@ mod status;
 
 pub use approvals::ApprovalsService;
 pub use files::FilesService;
-pub use intake::IntakeLayer;
+pub use forward::{Forward, ForwardLayer, Here, Moved, from_successor};
+pub use intake::{Calls, IntakeLayer};
 pub use learning::LearningService;
 pub use node::NodeService;
 pub use policies::PoliciesService;

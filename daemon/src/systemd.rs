@@ -53,9 +53,11 @@ pub fn listeners() -> Result<Vec<UnixListener>, ActivationError> {
     Ok(listeners)
 }
 
-/// Says that the daemon serves.
-pub fn ready() {
-    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+/// Says that the daemon serves, and that it is the unit's main process from here on where it took over from another.
+pub fn ready(took_over: bool) {
+    let ready = [NotifyState::Ready, NotifyState::Status("serving")];
+    let process = took_over.then(|| NotifyState::MainPid(std::process::id()));
+    notify(&ready.into_iter().chain(process).collect::<Vec<_>>());
 }
 
 /// Says that the daemon is ending: it takes no more runs and waits for those there are.
@@ -141,7 +143,7 @@ mod tests {
         let flags = nix::fcntl::fcntl(&taken[0], nix::fcntl::FcntlArg::F_GETFD).unwrap();
         assert_eq!(flags & nix::libc::FD_CLOEXEC, nix::libc::FD_CLOEXEC);
         taken[0].accept().unwrap();
-        ready();
+        ready(false);
         stopping();
     }
 
@@ -155,6 +157,6 @@ mod tests {
     #[test]
     fn without_systemd_there_is_nothing() {
         assert!(listeners().unwrap().is_empty());
-        ready();
+        ready(false);
     }
 }

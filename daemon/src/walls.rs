@@ -13,6 +13,7 @@ use fumehood_sandbox::Needs;
 use fumehood_sandbox::spec::State;
 
 use crate::config::Config;
+use crate::handover::TakeOver;
 use crate::listen::{tls, unix};
 use crate::policy::{Policies, PolicyStore, Sources, TrustStore};
 use crate::serve::ServeError;
@@ -28,11 +29,11 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens what the configuration names.
+    /// Opens what the configuration names. The TCP address is taken from the daemon that this one takes over from, where that has it.
     ///
     /// # Errors
     /// When a policy or certificate is wrong or the address cannot be listened on.
-    pub fn open(config: &Config) -> Result<Opened, ServeError> {
+    pub fn open(config: &Config, take_over: Option<&mut TakeOver>) -> Result<Opened, ServeError> {
         if config.policy_dirs_named {
             PolicyStore::expect(&config.policy_dirs)?;
         }
@@ -46,9 +47,17 @@ impl Opened {
         let _ = audit_directory(&config.audit.path);
         let trust = TrustStore::beside(&config.audit.path);
         let policies = Policies::load(sources, config.access.clone(), config.inline_policies, trust)?;
+        let handed = take_over.and_then(|there| {
+            let same = there.offer.tcp == config.tcp.as_ref().map(|tcp| tcp.listen);
+            there.tcp.take().filter(|_| same)
+        });
         let tcp = config.tcp.as_ref().map(|tcp| {
             let acceptor = tls::Acceptor::new(tcp)?;
-            let listener = TcpListener::bind(tcp.listen).and_then(|listener| {
+            let listener = match handed {
+                Some(listener) => Ok(listener),
+                None => TcpListener::bind(tcp.listen),
+            };
+            let listener = listener.and_then(|listener| {
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             });

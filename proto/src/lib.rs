@@ -5,9 +5,11 @@
 //! `cargo run -p fumehood-proto --example generate`.
 //!
 //! [`convert`] holds conversions of leaves (durations, timestamps, names of signals and errors). Conversions of whole
-//! messages are absent on purpose: they belong to those who give the messages a meaning.
+//! messages are absent on purpose: they belong to those who give the messages a meaning. [`resend`] is what both ends need to repeat a
+//! request that nobody heard.
 
 pub mod convert;
+pub mod resend;
 
 /// The generated messages, clients and servers of package `fumehood.v1`.
 #[allow(clippy::all, clippy::pedantic, rust_2018_idioms, rustdoc::all, unused_qualifications)]

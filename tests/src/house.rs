@@ -448,6 +448,23 @@ impl House {
         status
     }
 
+    /// Takes note that the daemon this house started has ended, if it has: another one took its place.
+    pub fn reap(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Some(status) = child.try_wait().expect("wait")
+        {
+            assert!(status.success(), "the daemon ended with {status}: {}", self.log());
+            self.child = None;
+        }
+    }
+
+    /// Takes no account of how the daemon ends that this house started.
+    pub fn forget(&mut self) {
+        if self.child.is_some() {
+            let _ = self.wait_for_end();
+        }
+    }
+
     /// `kill -9` of the daemon.
     pub fn kill_daemon(&mut self) {
         self.note_instances();

@@ -162,9 +162,20 @@ fn rule_row(rule: &ApprovalRule) -> Vec<String> {
     ]
 }
 
+/// Tells what waits and what changes, until the daemon ends; one that takes over from it is followed in turn.
 async fn watch(client: &Client, json: bool) -> Result<u8, Failure> {
     let mut changes = client.watch_approvals().await?;
-    while let Some(change) = changes.next().await? {
+    loop {
+        let change = match changes.next().await {
+            Ok(Some(change)) => change,
+            Ok(None) => return Ok(0),
+            Err(error) if error.is_broken_connection() => {
+                // What waits is told again.
+                changes = client.watch_approvals().await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if json {
             let (kind, mut value) = match &change {
                 Change::Pending(pending) => ("pending", json::pending_approval(pending)),
@@ -183,7 +194,6 @@ async fn watch(client: &Client, json: bool) -> Result<u8, Failure> {
             Change::Gap(gap) => tell(&format!("{} changes were lost; what waits is told again", gap.lost)),
         }
     }
-    Ok(0)
 }
 
 /// Asks a person at a terminal about each question that waits.

@@ -65,7 +65,7 @@ pub enum Command {
     Deny(DenyArgs),
     /// Examine the audit log
     Audit(AuditArgs),
-    /// Be the daemon, in the foreground
+    /// Be the daemon, in the foreground; or `daemon reload`: have a new one take the running one's place
     Daemon(crate::daemon::Args),
     /// Show the versions of this program and of the running daemon
     Version(ConnectArgs),

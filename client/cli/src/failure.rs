@@ -23,6 +23,8 @@ pub enum Failure {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
+    HandOver(#[from] crate::daemon::HandOverError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
     Call(#[from] fumehood_client::Error),

@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     };
     match command {
         // These have no use for a runtime of ours.
-        Command::Daemon(args) => daemon::run(args),
+        Command::Daemon(daemon::Args { command: None, daemon }) => daemon::run(daemon),
         Command::RestoreTerminal(before) => {
             tty::restorer::run(&before);
             ExitCode::SUCCESS
@@ -100,7 +100,11 @@ fn talk(command: Command) -> ExitCode {
             Command::Approve(args) => approve::approve(args).await,
             Command::Deny(args) => approve::deny(args).await,
             Command::Version(args) => listing::version(args).await,
-            Command::Daemon(_) | Command::Audit(_) | Command::RestoreTerminal(_) => Ok(0),
+            Command::Daemon(daemon) => match daemon.command {
+                Some(daemon::Command::Reload(args)) => start::reload(args).await,
+                None => Ok(0),
+            },
+            Command::Audit(_) | Command::RestoreTerminal(_) => Ok(0),
         }
     });
     code(done)

@@ -20,10 +20,13 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::args::ConnectArgs;
+use crate::daemon::ReloadArgs;
 use crate::failure::{Failure, chain};
 
 /// A daemon that was started answers within this time, or has failed.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+/// A daemon that takes over from another may wait for runs and sessions that are to be over before.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 /// Somebody else who holds the lock is waited for this long: their patience and a little.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// A daemon that is reached answers its first call within this time.
@@ -55,6 +58,10 @@ const KEPT_VARIABLES: [&str; 11] = [
     "DBUS_SESSION_BUS_ADDRESS",
     "NO_COLOR",
 ];
+/// What a daemon that takes over keeps beside them, to speak with the service manager.
+const MANAGER_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "JOURNAL_STREAM", "INVOCATION_ID"];
+/// Bytes of what a daemon says that did not take over.
+const SAID_BYTES: u64 = 8_000;
 /// Prefixes of further variables that are kept.
 const KEPT_PREFIXES: [&str; 2] = ["XDG_", "FUMEHOOD_"];
 
@@ -78,6 +85,16 @@ pub enum StartError {
         log: PathBuf,
         tail: String,
     },
+    #[error(
+        "the new daemon ended before it took over ({status}), and the running one goes on (process {running}); the new one said:\n{said}"
+    )]
+    NotTakenOver {
+        status: ExitStatus,
+        running: i32,
+        said: String,
+    },
+    #[error("the new daemon (process {pid}) has not taken over after {} seconds; it may still do so, the running one goes on until then", RELOAD_PATIENCE.as_secs())]
+    Slow { pid: u32 },
     #[error("the daemon was started (process {pid}) and does not listen on {} after {} seconds; its log, {}, ends with:\n{tail}", socket.display(), START_PATIENCE.as_secs(), log.display())]
     Silent {
         pid: u32,
@@ -122,6 +139,62 @@ pub async fn connect_existing(args: &ConnectArgs) -> Result<Result<Connected, Pa
     let place = Place::find(args)?;
     let found = place.reach().await?;
     Ok(found.ok_or(place.socket))
+}
+
+/// Has a new daemon, of this program, take the place of the running one, with the command line that that one was given.
+pub async fn reload(args: ReloadArgs) -> Result<u8, Failure> {
+    let place = Place::find(&ConnectArgs {
+        socket: args.socket,
+        no_start: true,
+    })?;
+    let Some(before) = place.reach().await? else {
+        return Err(Failure::NotStarted(place.socket));
+    };
+    let running = before.version.pid;
+    if before.version.draining {
+        return Err(Failure::Draining { pid: running });
+    }
+    drop(before);
+    let (arguments, directory) = crate::daemon::told(&place.socket)?;
+    // A service manager's journal is where its daemon's log goes; what this program started has a file.
+    let log = match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => None,
+        None => Some(place.open_log()?),
+    };
+    let written = log
+        .as_ref()
+        .and_then(|log| log.metadata().ok())
+        .map_or(0, |found| found.len());
+    let mut child = place
+        .spawn_successor(&arguments, &directory, log.as_ref())
+        .map_err(StartError::Spawn)?;
+    let gave_up = Instant::now() + RELOAD_PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().map_err(StartError::Spawn)? {
+            // Both daemons write to the log; only the new one to this.
+            let mut said = String::new();
+            if let Some(output) = child.stdout.take() {
+                let _ = output.take(SAID_BYTES).read_to_string(&mut said);
+            }
+            let said = match (said.trim(), log) {
+                ("", Some(log)) => format!("  (nothing; the log of both ends with)\n{}", tail(log, written)),
+                ("", None) => "  (nothing; see the journal)".to_owned(),
+                (said, _) => format!("  {}", said.replace('\n', "\n  ")),
+            };
+            return Err(StartError::NotTakenOver { status, running, said }.into());
+        }
+        // While the old one finishes its runs, connections wait.
+        if let Ok(Some(connected)) = place.reach().await
+            && u32::try_from(connected.version.pid) == Ok(child.id())
+        {
+            println!("process {} took over from process {running}", child.id());
+            return Ok(0);
+        }
+        if Instant::now() > gave_up {
+            return Err(StartError::Slow { pid: child.id() }.into());
+        }
+        tokio::time::sleep(PAUSES.1).await;
+    }
 }
 
 /// Where the daemon is.
@@ -264,6 +337,31 @@ impl Place {
         spawn().map_err(StartError::Spawn)
     }
 
+    /// Starts this same program as the daemon that takes over, as the running one was started.
+    fn spawn_successor(&self, arguments: &[OsString], directory: &Path, log: Option<&File>) -> io::Result<Child> {
+        let mut take_over = OsString::from("--take-over=");
+        take_over.push(&self.socket);
+        let to_manager = |name: &OsStr| MANAGER_VARIABLES.iter().any(|known| name == *known);
+        let errors = match log {
+            Some(log) => Stdio::from(log.try_clone()?),
+            None => Stdio::inherit(),
+        };
+        Command::new("/proc/self/exe")
+            .arg0("fumehood")
+            .arg("daemon")
+            .args(arguments)
+            .arg(take_over)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| kept(name) || to_manager(name)))
+            .env(fumehood_client::SOCKET_VARIABLE, &self.socket)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+    }
+
     fn await_start(&self, child: &mut Child, log: File, before: u64) -> Result<(), StartError> {
         let (gave_up, mut pause) = (Instant::now() + START_PATIENCE, PAUSES.0);
         let path = self.directory().join(LOG_NAME);
@@ -349,7 +447,7 @@ pub fn version_notice(connected: &Connected) -> Option<String> {
     let ours = env!("CARGO_PKG_VERSION");
     let VersionResponse { version, pid, .. } = &connected.version;
     (version != ours).then(|| {
-        format!("the daemon is version {version}, this program {ours}; `kill {pid}` ends the daemon, the next command starts a new one")
+        format!("the daemon (process {pid}) is version {version}, this program {ours}; `fumehood daemon reload` puts a daemon of this version in its place")
     })
 }
 

@@ -67,3 +67,4 @@ pub use terminal::resize as resize_terminal;
 #[doc(hidden)]
 pub use view::is_kernels_file_system;
 pub use wire::try_decoders;
+pub use wire::{pair as packet_pair, receive as receive_packet, send as send_packet};

@@ -24,7 +24,10 @@ const MAX_FDS: usize = 8;
 const MAX_SPEC_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A connected pair, close-on-exec at both ends.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -39,7 +42,10 @@ const CROWD_PATIENCE: Duration = Duration::from_secs(5);
 const CROWD_PAUSE: Duration = Duration::from_millis(2);
 
 /// Sends one message. Fails with EPIPE, not with a signal, when the other end is gone.
-pub(crate) fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+///
+/// # Errors
+/// Also when the message is longer than 32 KiB.
+pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = encode(message)?;
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
@@ -67,7 +73,10 @@ pub(crate) fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[Bor
 }
 
 /// Receives one message; `None` at end of file. A non-blocking socket gives `WouldBlock`.
-pub(crate) fn receive<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+///
+/// # Errors
+/// Also when what came is no such message.
+pub fn receive<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
     let mut bytes = vec![0u8; MAX_MESSAGE_BYTES];
     let mut control = nix::cmsg_space!([std::os::fd::RawFd; MAX_FDS]);
     let mut slices = [IoSliceMut::new(&mut bytes)];

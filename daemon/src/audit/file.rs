@@ -1,7 +1,8 @@
 //! The log as a file: opened and locked, its tail verified and mended, records appended and made durable.
 
+use std::borrow::Cow;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use super::chain::{Broken, Expect};
 use super::head;
 use super::record::{
-    ApprovalInterrupted, Entry, Interrupted, LogOpened, MAX_LINE_BYTES, RecordRef, SessionInterrupted, now,
+    ApprovalInterrupted, Entry, Interrupted, LogContinued, LogOpened, MAX_LINE_BYTES, RecordRef, SessionInterrupted,
+    now,
 };
 use super::verify::{Scan, Stop};
 
@@ -132,6 +134,14 @@ pub(super) struct LogFile {
     file: File,
     head: File,
     path: PathBuf,
+    /// This life of the daemon.
+    instance: String,
+    /// The instance that opened or continued the log last: records without an instance are its own.
+    latest: String,
+    /// Whether other daemons write to it too: each adds to what is there then.
+    shared: bool,
+    /// What is to be written before anything else.
+    first: Option<Entry>,
     /// Length of the records that are durable, in bytes.
     len: u64,
     expect: Expect,
@@ -142,13 +152,6 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Opens or creates the log, cuts off a torn last line, closes the runs of a daemon that died, and notes the opening.
     pub fn open(path: &Path, instance: &str) -> Result<(LogFile, Opened), OpenError> {
-        let io = |what| {
-            move |source| OpenError::Io {
-                what,
-                path: path.to_owned(),
-                source,
-            }
-        };
         if !path.is_absolute() || path.file_name().is_none() || path == head::path_of(path) {
             return Err(OpenError::Path { path: path.to_owned() });
         }
@@ -156,6 +159,25 @@ impl LogFile {
         private_directory(directory)?;
         let file = open_file(path)?;
         lock(&file, path)?;
+        LogFile::begin(file, path, instance, None)
+    }
+
+    /// Goes on with a log that a living daemon, of instance `before`, writes to as well and has handed over: the `file` is the one that it has
+    /// open, with its lock. Nobody's runs are closed, and nothing is written yet: the first record will be preceded by one that says so, and
+    /// may come only when the other daemon shares the log.
+    pub fn take_over(file: File, path: &Path, instance: &str, before: &str) -> Result<(LogFile, Opened), OpenError> {
+        LogFile::begin(file, path, instance, Some(before))
+    }
+
+    fn begin(file: File, path: &Path, instance: &str, before: Option<&str>) -> Result<(LogFile, Opened), OpenError> {
+        let io = |what| {
+            move |source| OpenError::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let directory = path.parent().unwrap_or(Path::new("/"));
         // The daemon that held the lock may have been told to use another file since this one was opened.
         if !is_same_file(&file, path).map_err(io("look at"))? {
             return Err(OpenError::NotALog {
@@ -178,8 +200,8 @@ impl LogFile {
             0 => Scan::new(path, known.as_ref()),
             _ => Scan::from_middle(path, known.as_ref()),
         };
-        (&file).seek(SeekFrom::Start(start)).map_err(io("read"))?;
-        scan.run(&mut BufReader::new((&file).take(len - start)), false)
+        let reader = At { file: &file, at: start }.take(len - start);
+        scan.run(&mut BufReader::new(reader), false)
             .map_err(|stop| match stop {
                 Stop::Read(source) => OpenError::Io {
                     what: "read",
@@ -191,10 +213,11 @@ impl LogFile {
                     OpenError::Broken(Broken { line, ..broken })
                 }
             })?;
-        if len < size {
+        // A living daemon may be in the middle of a line.
+        if len < size && before.is_none() {
             file.set_len(len).map_err(io("cut the torn last line off"))?;
         }
-        let expect = scan.expect.unwrap_or_else(Expect::first);
+        let expect = scan.expect.take().unwrap_or_else(Expect::first);
         let missing_seq = known
             .as_ref()
             .filter(|known| known.seq >= expect.seq)
@@ -204,71 +227,49 @@ impl LogFile {
             file,
             head,
             path: path.to_owned(),
+            instance: instance.to_owned(),
+            latest: instance.to_owned(),
+            shared: before.is_some(),
+            first: None,
             len,
             expect,
             failed: None,
         };
-
-        let mut open: Vec<_> = scan.open.into_iter().collect();
-        open.sort_by_key(|(_, run)| run.intent_seq);
-        let mut entries = Vec::with_capacity(open.len() + 1);
-        for (run_id, run) in &open {
-            let interrupted = Interrupted {
-                run_id,
-                instance: &run.instance,
-                intent_seq: run.intent_seq,
-            };
-            entries.push(Entry::new("interrupted", &interrupted));
-        }
-        let mut questions: Vec<_> = scan.questions.into_iter().collect();
-        questions.sort_by_key(|(_, question)| question.request_seq);
-        for (approval_id, question) in &questions {
-            let interrupted = ApprovalInterrupted {
-                approval_id,
-                run_id: &question.run_id,
-                instance: &question.instance,
-                request_seq: question.request_seq,
-            };
-            entries.push(Entry::new("approval_interrupted", &interrupted));
-        }
-        let mut sessions: Vec<_> = scan.sessions.into_iter().collect();
-        sessions.sort_by_key(|(_, session)| session.created_seq);
-        for (session_id, session) in &sessions {
-            let interrupted = SessionInterrupted {
-                session_id,
-                instance: &session.instance,
-                created_seq: session.created_seq,
-            };
-            entries.push(Entry::new("session_interrupted", &interrupted));
-        }
-        // The opening comes last: the next opening looks for open runs only after it, so it must not be there without
-        // the interrupted records.
-        entries.push(Entry::new(
-            "log_opened",
-            &LogOpened {
+        if let Some(before) = before {
+            let continued = LogContinued {
                 instance,
                 version: env!("CARGO_PKG_VERSION"),
-                interrupted: open.len() as u64,
-                dropped_bytes: size - len,
-                missing_seq,
-                head_missing,
-            },
-        ));
-        let entries: Vec<Entry> = entries
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?;
+                goes_on: &[before],
+            };
+            let entry = Entry::new("log_continued", &continued);
+            log.first = Some(entry.map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?);
+            return Ok((log, Opened::default()));
+        }
+
+        let (mut entries, open) =
+            closing(scan, None).map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?;
+        // The opening comes last: the next opening looks for open runs only after it, so it must not be there without
+        // the interrupted records.
+        let opening = LogOpened {
+            instance,
+            version: env!("CARGO_PKG_VERSION"),
+            interrupted: open.len() as u64,
+            dropped_bytes: size - len,
+            missing_seq,
+            head_missing,
+        };
+        let opening = Entry::new("log_opened", &opening);
+        entries.push(opening.map_err(|error| OpenError::Append(AuditError::Encode(error.to_string())))?);
         log.append(&entries.iter().collect::<Vec<_>>())
             .map_err(OpenError::Append)?;
         // A new file's name must be durable as well.
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .map_err(io("make durable"))?;
-        let interrupted = open.into_iter().map(|(run_id, _)| run_id).collect();
         Ok((
             log,
             Opened {
-                interrupted,
+                interrupted: open,
                 dropped_bytes: size - len,
                 missing_seq,
             },
@@ -280,6 +281,127 @@ impl LogFile {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
+        if !self.shared {
+            return self.write(entries);
+        }
+        let io = |source| AuditError::Write {
+            path: head::path_of(&self.path),
+            source: Arc::new(source),
+        };
+        self.head = head::turn(&self.path, self.head.try_clone().ok()).map_err(io)?;
+        let written = self.catch_up().and_then(|()| self.write_shared(entries));
+        let _ = self.head.unlock();
+        written
+    }
+
+    /// To be called when it is this one's turn, with all that others wrote taken in.
+    fn write_shared(&mut self, entries: &[&Entry]) -> Result<Vec<RecordRef>, AuditError> {
+        let first = self.first.clone();
+        let latest = first.is_some() || self.latest == self.instance;
+        let entries = entries.iter().map(|entry| match latest {
+            true => Cow::Borrowed(*entry),
+            false => Cow::Owned(entry.of_instance(&self.instance)),
+        });
+        let entries: Vec<_> = first.iter().map(Cow::Borrowed).chain(entries).collect();
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut records = self.write(&entries.iter().map(|entry| &**entry).collect::<Vec<_>>())?;
+        if self.first.take().is_some() {
+            self.latest = self.instance.clone();
+            records.remove(0);
+        }
+        Ok(records)
+    }
+
+    /// The open file, which keeps the log locked for as long as anybody has it.
+    pub fn lend(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// From here on another daemon, to which the file was lent, writes to the log as well.
+    pub fn share(&mut self) {
+        self.shared = true;
+    }
+
+    /// Closes what a daemon left open that wrote to this log too and has died.
+    pub fn interrupt(&mut self, dead: &str) -> Result<Vec<RecordRef>, AuditError> {
+        let path = self.path.clone();
+        let io = move |source| AuditError::Write {
+            path: path.clone(),
+            source: Arc::new(source),
+        };
+        self.head = head::turn(&self.path, self.head.try_clone().ok()).map_err(&io)?;
+        let entries = self.left_open(dead, io);
+        let _ = self.head.unlock();
+        let entries = entries?;
+        match entries.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.append(&entries.iter().collect::<Vec<_>>()),
+        }
+    }
+
+    /// The records that close what a dead instance left open. To be called when it is this one's turn.
+    fn left_open(&mut self, dead: &str, io: impl Fn(io::Error) -> AuditError) -> Result<Vec<Entry>, AuditError> {
+        self.catch_up()?;
+        let start = start_of_segment(&self.file, self.len).map_err(&io)?;
+        let mut scan = Scan::from_middle(&self.path, None);
+        let records = At {
+            file: &self.file,
+            at: start,
+        };
+        scan.run(&mut BufReader::new(records.take(self.len - start)), false)
+            .map_err(|stop| self.someone_else(stop))?;
+        let (entries, _) = closing(scan, Some(dead)).map_err(|error| AuditError::Encode(error.to_string()))?;
+        Ok(entries)
+    }
+
+    /// Takes in what other daemons have written since. To be called when it is this one's turn.
+    fn catch_up(&mut self) -> Result<(), AuditError> {
+        let look = |source| AuditError::Write {
+            path: self.path.clone(),
+            source: Arc::new(source),
+        };
+        let size = self.file.metadata().map_err(look)?.len();
+        if size <= self.len {
+            return Ok(());
+        }
+        let len = end_of_last_line(&self.file, size).map_err(look)?.max(self.len);
+        let mut scan = Scan::from_middle(&self.path, None);
+        scan.expect = Some(self.expect.clone());
+        let new = At {
+            file: &self.file,
+            at: self.len,
+        }
+        .take(len - self.len);
+        scan.run(&mut BufReader::new(new), false)
+            .map_err(|stop| self.someone_else(stop))?;
+        if len < size {
+            // Who wrote it died in the middle of a line: it is nobody else's turn.
+            self.file.set_len(len).map_err(look)?;
+        }
+        if let Some(latest) = scan.latest() {
+            self.latest = latest.to_owned();
+        }
+        self.expect = scan.expect.take().unwrap_or_else(Expect::first);
+        self.len = len;
+        Ok(())
+    }
+
+    fn someone_else(&self, stop: Stop) -> AuditError {
+        match stop {
+            Stop::Read(source) => AuditError::Write {
+                path: self.path.clone(),
+                source: Arc::new(source),
+            },
+            Stop::Broken(broken) => AuditError::Changed {
+                path: self.path.clone(),
+                what: format!("what was added is no record of a daemon's: {}", broken.fault),
+            },
+        }
+    }
+
+    fn write(&mut self, entries: &[&Entry]) -> Result<Vec<RecordRef>, AuditError> {
         self.unchanged()?;
         let time = now();
         let mut expect = self.expect.clone();
@@ -361,6 +483,60 @@ impl LogFile {
             ));
         }
         Ok(())
+    }
+}
+
+/// The records that close what a scan found open, of one instance or of all, and the ids of the runs.
+fn closing(scan: Scan<'_>, of: Option<&str>) -> Result<(Vec<Entry>, Vec<String>), serde_json::Error> {
+    let counts = |instance: &str| of.is_none_or(|of| of == instance);
+    let mut open: Vec<_> = scan.open.into_iter().filter(|(_, run)| counts(&run.instance)).collect();
+    open.sort_by_key(|(_, run)| run.intent_seq);
+    let mut entries = Vec::with_capacity(open.len() + 1);
+    for (run_id, run) in &open {
+        let interrupted = Interrupted {
+            run_id,
+            instance: &run.instance,
+            intent_seq: run.intent_seq,
+        };
+        entries.push(Entry::new("interrupted", &interrupted)?);
+    }
+    let mut questions: Vec<_> = scan.questions.into_iter().collect();
+    questions.retain(|(_, question)| counts(&question.instance));
+    questions.sort_by_key(|(_, question)| question.request_seq);
+    for (approval_id, question) in &questions {
+        let interrupted = ApprovalInterrupted {
+            approval_id,
+            run_id: &question.run_id,
+            instance: &question.instance,
+            request_seq: question.request_seq,
+        };
+        entries.push(Entry::new("approval_interrupted", &interrupted)?);
+    }
+    let mut sessions: Vec<_> = scan.sessions.into_iter().collect();
+    sessions.retain(|(_, session)| counts(&session.instance));
+    sessions.sort_by_key(|(_, session)| session.created_seq);
+    for (session_id, session) in &sessions {
+        let interrupted = SessionInterrupted {
+            session_id,
+            instance: &session.instance,
+            created_seq: session.created_seq,
+        };
+        entries.push(Entry::new("session_interrupted", &interrupted)?);
+    }
+    Ok((entries, open.into_iter().map(|(run_id, _)| run_id).collect()))
+}
+
+/// Reads from a place of its own: daemons that share a log share its position.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl io::Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
     }
 }
 

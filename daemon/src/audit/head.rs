@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::record::RecordRef;
@@ -35,6 +35,25 @@ pub(super) fn open(log: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(file)
+}
+
+/// Waits until no other daemon that shares the log writes to it; until the result is unlocked or dropped, none does. `held` is the head as it
+/// is open; where another file is at the path by now, that one is opened, so that all wait for the same.
+pub(super) fn turn(log: &Path, held: Option<File>) -> io::Result<File> {
+    let mut held = held;
+    loop {
+        let file = match held.take() {
+            Some(file) => file,
+            None => open(log)?,
+        };
+        file.lock()?;
+        let opened = file.metadata()?;
+        match std::fs::symlink_metadata(path_of(log)) {
+            Ok(found) if (found.dev(), found.ino()) == (opened.dev(), opened.ino()) => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
 }
 
 /// Notes the last record.

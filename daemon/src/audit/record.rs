@@ -252,6 +252,17 @@ pub(super) struct LogOpened<'a> {
     pub head_missing: bool,
 }
 
+/// A daemon took over from one that goes on with its own runs and writes to the log as well. Kind `log_continued`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LogContinued<'a> {
+    /// The daemon's instance id.
+    pub instance: &'a str,
+    /// The daemon's version.
+    pub version: &'a str,
+    /// The instance it took over from. What that one writes from here on about what it begins names it as `instance`.
+    pub goes_on: &'a [&'a str],
+}
+
 /// A run whose daemon ended before the run's end was recorded. Kind `interrupted`.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Interrupted<'a> {
@@ -503,6 +514,16 @@ impl Entry {
                 denial_count: end.denial_count,
             },
         )
+    }
+
+    /// The same record, with the instance that writes it where it begins something: it is not the one that began to write last.
+    pub fn of_instance(&self, instance: &str) -> Entry {
+        let mut entry = self.clone();
+        if matches!(self.kind, "intent" | "approval_requested" | "session_created") && entry.payload.ends_with('}') {
+            entry.payload.pop();
+            entry.payload.push_str(&format!(r#","instance":"{instance}"}}"#));
+        }
+        entry
     }
 
     /// The record's line with its newline, and its hash.

@@ -1,5 +1,7 @@
 //! The log as its users see it: written, attacked, opened again, verified.
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

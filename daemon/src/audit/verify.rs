@@ -196,6 +196,11 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Who began to write last, of what was read.
+    pub fn latest(&self) -> Option<&str> {
+        Some(self.instance.as_str()).filter(|instance| !instance.is_empty())
+    }
+
     /// Reads to the end. `growing`: a last line without a newline is being written and is not yet a record.
     pub fn run(&mut self, reader: &mut impl io::BufRead, growing: bool) -> Result<(), Stop> {
         let mut line = Vec::with_capacity(4096);
@@ -252,13 +257,18 @@ impl<'a> Scan<'a> {
             self.report.head_missing_at.get_or_insert(record.seq);
         }
         let run_id = record.run_id.as_deref().unwrap_or_default();
+        // While several daemons write, those that did not begin last say who they are.
+        let instance = || match &record.instance {
+            Some(instance) => instance.clone().into_owned(),
+            None => self.instance.clone(),
+        };
         match &*record.kind {
-            "log_opened" => self.instance = record.instance.as_deref().unwrap_or_default().to_owned(),
+            "log_opened" | "log_continued" => self.instance = record.instance.as_deref().unwrap_or_default().to_owned(),
             "intent" => {
                 self.report.intents += 1;
                 let open = OpenRun {
                     intent_seq: record.seq,
-                    instance: self.instance.clone(),
+                    instance: instance(),
                 };
                 self.open.insert(run_id.to_owned(), open);
             }
@@ -274,7 +284,7 @@ impl<'a> Scan<'a> {
                 let open = OpenQuestion {
                     run_id: run_id.to_owned(),
                     request_seq: record.seq,
-                    instance: self.instance.clone(),
+                    instance: instance(),
                 };
                 let id = record.approval_id.as_deref().unwrap_or_default();
                 self.questions.insert(id.to_owned(), open);
@@ -285,7 +295,7 @@ impl<'a> Scan<'a> {
             "session_created" => {
                 let open = OpenSession {
                     created_seq: record.seq,
-                    instance: self.instance.clone(),
+                    instance: instance(),
                 };
                 let id = record.session_id.as_deref().unwrap_or_default();
                 self.sessions.insert(id.to_owned(), open);

@@ -3,6 +3,7 @@
 //! Group commit: whatever waits when the disk is free is written and made durable together, so that a hundred runs that
 //! start at once wait for one sync, not for a hundred.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,17 +41,98 @@ pub struct AuditLog {
     jobs: mpsc::Sender<Job>,
     path: Arc<PathBuf>,
     opened: Arc<Opened>,
+    instance: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Job {
     entry: Option<Entry>,
+    /// Something else that is to be done, between records.
+    errand: Option<Errand>,
     /// Whether it is kept when it cannot be written now.
     keep: bool,
     reply: oneshot::Sender<Result<RecordRef, AuditError>>,
 }
 
+/// What the writer does beside writing records that it is given.
+#[derive(Debug)]
+enum Errand {
+    /// [`AuditLog::lend`].
+    Lend(oneshot::Sender<std::io::Result<File>>),
+    /// [`AuditLog::share`].
+    Share,
+    /// [`AuditLog::go_on`].
+    GoOn,
+    /// [`AuditLog::interrupt`].
+    Interrupt(String),
+}
+
 impl AuditLog {
+    /// Prepares to go on with a log that another daemon has handed over and writes to as well, blocking. `file` is the log as that one has it open
+    /// ([`AuditLog::lend`]), `before` its instance. Nothing may be recorded before that one shares the log.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn take_over(file: File, path: &Path, instance: &str, before: &str) -> Result<AuditLog, OpenError> {
+        AuditLog::start(LogFile::take_over(file, path, instance, before)?, path, instance)
+    }
+
+    /// Which life of the daemon this is.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// This daemon's open file, for another daemon that may write to the log too once it is shared: the lock is on it, and stays until all who
+    /// have it have closed it.
+    ///
+    /// # Errors
+    /// When the log is closed, or there is no descriptor left.
+    pub async fn lend(&self) -> std::io::Result<File> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || std::io::Error::other(AuditError::Closed);
+        self.errand(Errand::Lend(reply)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Lets another daemon write to the log too; returns when this one minds it.
+    ///
+    /// # Errors
+    /// When the log is closed.
+    pub async fn share(&self) -> Result<(), AuditError> {
+        let answer = self.errand(Errand::Share).await?;
+        answer.await.unwrap_or(Err(AuditError::Closed)).map(drop)
+    }
+
+    /// Records that this daemon goes on with a log that was handed over, and is shared now.
+    ///
+    /// # Errors
+    /// What is in the way; it is recorded before the next record.
+    pub async fn go_on(&self) -> Result<(), AuditError> {
+        let answer = self.errand(Errand::GoOn).await?;
+        answer.await.unwrap_or(Err(AuditError::Closed)).map(drop)
+    }
+
+    /// Closes the runs, questions and sessions of a daemon as interrupted that wrote to this log too and has died.
+    ///
+    /// # Errors
+    /// What is in the way; the next daemon that opens the log does it.
+    pub async fn interrupt(&self, instance: &str) -> Result<(), AuditError> {
+        let answer = self.errand(Errand::Interrupt(instance.to_owned())).await?;
+        answer.await.unwrap_or(Err(AuditError::Closed)).map(drop)
+    }
+
+    async fn errand(&self, errand: Errand) -> Result<oneshot::Receiver<Result<RecordRef, AuditError>>, AuditError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            entry: None,
+            errand: Some(errand),
+            keep: false,
+            reply,
+        };
+        self.jobs.send(job).await.map_err(|_| AuditError::Closed)?;
+        Ok(answer)
+    }
+
     /// Opens or creates the log at an absolute path, blocking. `instance` names this life of the daemon.
     ///
     /// Cuts off a half-written last line, closes the runs of an earlier daemon as `interrupted`, and holds an exclusive lock
@@ -59,7 +141,10 @@ impl AuditLog {
     /// # Errors
     /// See [`OpenError`]; a log that was tampered with since it was last opened is not written to.
     pub fn open(path: &Path, instance: &str) -> Result<AuditLog, OpenError> {
-        let (file, opened) = LogFile::open(path, instance)?;
+        AuditLog::start(LogFile::open(path, instance)?, path, instance)
+    }
+
+    fn start((file, opened): (LogFile, Opened), path: &Path, instance: &str) -> Result<AuditLog, OpenError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("audit".to_owned())
@@ -80,6 +165,7 @@ impl AuditLog {
             jobs,
             path: Arc::new(path.to_owned()),
             opened: Arc::new(opened),
+            instance: instance.into(),
         })
     }
 
@@ -182,6 +268,7 @@ impl AuditLog {
         let (reply, _) = oneshot::channel();
         let job = Job {
             entry: Some(entry.map_err(|error| error.to_string())?),
+            errand: None,
             keep: false,
             reply,
         };
@@ -198,6 +285,7 @@ impl AuditLog {
             .jobs
             .send(Job {
                 entry: None,
+                errand: None,
                 keep: false,
                 reply,
             })
@@ -222,6 +310,7 @@ impl AuditLog {
         self.jobs
             .send(Job {
                 entry: Some(entry),
+                errand: None,
                 keep,
                 reply,
             })
@@ -253,6 +342,9 @@ impl Writer {
             {
                 batch.push(job);
             }
+            for job in batch.extract_if(.., |job| job.errand.is_some()) {
+                self.run_errand(job);
+            }
             let closing = batch.iter().position(|job| job.entry.is_none());
             let rest = closing.map(|at| batch.split_off(at)).unwrap_or_default();
             let result = self.commit(std::mem::take(&mut batch));
@@ -266,6 +358,28 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    fn run_errand(&mut self, job: Job) {
+        let done = match job.errand {
+            Some(Errand::Lend(file)) => {
+                let _ = file.send(self.file.lend());
+                return;
+            }
+            Some(Errand::Share) => {
+                self.file.share();
+                Ok(Vec::new())
+            }
+            Some(Errand::GoOn) => self.file.append(&[]),
+            Some(Errand::Interrupt(instance)) => self.file.interrupt(&instance),
+            None => return,
+        };
+        let none = || RecordRef {
+            seq: 0,
+            hash: String::new(),
+        };
+        let last = |mut records: Vec<RecordRef>| records.pop().unwrap_or_else(none);
+        let _ = job.reply.send(done.map(last));
     }
 
     /// The next thing to do: at once when nothing is owed, else no later than [`RETRY`].

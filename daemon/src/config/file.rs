@@ -82,6 +82,8 @@ pub struct File {
     pub output_total_bytes: Option<u64>,
     /// `output.reserve_bytes`.
     pub output_reserve_bytes: Option<u64>,
+    /// `reload.runs`: whether they are waited for.
+    pub reload_finish: Option<bool>,
     /// `audit.path`.
     pub audit_path: Option<PathBuf>,
     /// `audit.required`.
@@ -200,6 +202,9 @@ impl File {
             file.output_run_bytes = output.take("run_bytes", disk_size);
             file.output_total_bytes = output.take("total_bytes", disk_size);
             file.output_reserve_bytes = output.take("reserve_bytes", disk_size);
+        });
+        root.table("reload", |reload| {
+            file.reload_finish = reload.take("runs", reload_runs);
         });
         root.table("audit", |audit| {
             file.audit_path = audit.take("path", absolute_path);
@@ -445,6 +450,14 @@ fn labels(value: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
         Ok((key.to_string(), value.to_owned()))
     };
     table.iter().map(pair).collect()
+}
+
+fn reload_runs(value: &DeValue<'_>) -> Result<bool, String> {
+    match string(value, "\"survive\" or \"finish\"")? {
+        "survive" => Ok(false),
+        "finish" => Ok(true),
+        other => Err(format!("{other:?} is neither \"survive\" nor \"finish\"")),
+    }
 }
 
 fn log_format(value: &DeValue<'_>) -> Result<LogFormat, String> {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::Stream as AsyncStream;
 
-use super::connection::{Connection, Stream};
+use super::connection::{Connection, Preface, Stream};
 use super::tls;
 use super::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_REFUSED_CONNECTIONS};
 use crate::audit::{AuditLog, PeerDenied};
@@ -23,6 +23,10 @@ const READY: usize = 16;
 
 /// How long accepting pauses when the process or the machine has no descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long connections stay as they are when nothing more is accepted, before their clients are told to make new ones: a client that has
+/// just connected gets its first calls through.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Refused peers are recorded one by one up to so many in [`DENIED_PERIOD`], and counted beyond.
 const DENIED_RECORDS: u32 = 10;
@@ -44,6 +48,8 @@ pub struct Admission {
     pub allowed_uids: Vec<u32>,
     /// Gets a `peer_denied` record for each refused connection (10 a minute; more are counted).
     pub audit: Option<AuditLog>,
+    /// Gets the connections of processes of the daemon's own user that want to take over; while one is being heard, no other is.
+    pub successors: Option<mpsc::Sender<UnixStream>>,
 }
 
 /// The connections that are through their handshake. Dropping it ends the accepting and closes the endpoints.
@@ -51,9 +57,26 @@ pub struct Admission {
 pub struct Incoming {
     ready: mpsc::Receiver<Connection>,
     places: Places,
+    closing: Arc<watch::Sender<bool>>,
+}
+
+/// Closes the endpoints.
+#[derive(Clone, Debug)]
+pub struct Closing(Arc<watch::Sender<bool>>);
+
+impl Closing {
+    /// Accepts nothing more; connections that were accepted still come through, and a moment later there are no more.
+    pub fn close(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 impl Incoming {
+    /// What ends the accepting without dropping what was accepted.
+    pub fn closing(&self) -> Closing {
+        Closing(Arc::clone(&self.closing))
+    }
+
     /// How many connections are being served; changes wake the receiver. For a daemon that ends when nobody is there.
     pub fn connections(&self) -> watch::Receiver<usize> {
         self.places.served.subscribe()
@@ -72,15 +95,16 @@ impl AsyncStream for Incoming {
 pub fn incoming(endpoints: Vec<Endpoint>, admission: Admission) -> Incoming {
     let (through, ready) = mpsc::channel(READY);
     let places = Places::new();
+    let closing = Arc::new(watch::Sender::new(false));
     let gate = Arc::new(Gate {
         admission,
         places: places.clone(),
         denials: Mutex::new(Denials::default()),
     });
     for endpoint in endpoints {
-        tokio::spawn(accept(endpoint, gate.clone(), through.clone()));
+        tokio::spawn(accept(endpoint, gate.clone(), through.clone(), closing.subscribe()));
     }
-    Incoming { ready, places }
+    Incoming { ready, places, closing }
 }
 
 /// What all handshakes share.
@@ -91,7 +115,12 @@ struct Gate {
     denials: Mutex<Denials>,
 }
 
-async fn accept(endpoint: Endpoint, gate: Arc<Gate>, through: mpsc::Sender<Connection>) {
+async fn accept(
+    endpoint: Endpoint,
+    gate: Arc<Gate>,
+    through: mpsc::Sender<Connection>,
+    mut closing: watch::Receiver<bool>,
+) {
     // Dropping the set ends its tasks.
     let mut handshakes = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
@@ -100,6 +129,7 @@ async fn accept(endpoint: Endpoint, gate: Arc<Gate>, through: mpsc::Sender<Conne
             accepted = accept_one(&endpoint, &gate) => accepted,
             Some(_) = handshakes.join_next(), if !handshakes.is_empty() => continue,
             () = through.closed() => return,
+            Ok(_) = closing.wait_for(|closing| *closing) => break,
         };
         let handshake = match accepted {
             Ok(handshake) => handshake,
@@ -132,6 +162,10 @@ async fn accept(endpoint: Endpoint, gate: Arc<Gate>, through: mpsc::Sender<Conne
             }
         }));
     }
+    drop(endpoint);
+    let linger = tokio::time::sleep(LINGER);
+    while handshakes.join_next().await.is_some() {}
+    linger.await;
 }
 
 type Handshake = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
@@ -192,9 +226,20 @@ impl Gate {
 
     /// Waits for the first bytes of HTTP/2 and finds a place.
     async fn let_in(&self, mut stream: Stream, peer: Peer) -> Option<Connection> {
-        if let Err(error) = stream.read_preface().await {
-            tracing::debug!(%peer, %error, "a connection ended before it was HTTP/2");
-            return None;
+        match stream.read_preface().await {
+            Ok(Preface::Http2) => {}
+            Ok(Preface::HandOver) => {
+                let own = peer.is_user(nix::unistd::geteuid().as_raw());
+                if let (true, Stream::Unix(stream), Some(successors)) = (own, stream, &self.admission.successors) {
+                    // Without a place it is closed, which is an answer.
+                    let _ = successors.try_send(stream);
+                }
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection ended before it was HTTP/2");
+                return None;
+            }
         }
         let Some(place) = self.places.take(peer.allowed) else {
             tracing::warn!(%peer, most = MAX_CONNECTIONS, "too many connections: one was closed");

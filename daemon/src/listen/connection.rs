@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::accept::Place;
+use crate::handover;
 use crate::peer::Peer;
 
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
@@ -63,6 +64,13 @@ impl Silence {
     }
 }
 
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preface {
+    Http2,
+    HandOver,
+}
+
 #[derive(Debug)]
 pub(super) enum Stream {
     Unix(UnixStream),
@@ -87,8 +95,8 @@ impl Connection {
 }
 
 impl Stream {
-    /// Reads the HTTP/2 preface, and stops at the first byte that is none of it.
-    pub(super) async fn read_preface(&mut self) -> io::Result<()> {
+    /// Reads the HTTP/2 preface, or that of a daemon that wants to take over, and stops at the first byte that is none of it.
+    pub(super) async fn read_preface(&mut self) -> io::Result<Preface> {
         let mut read = [0; PREFACE.len()];
         let mut length = 0;
         while length < PREFACE.len() {
@@ -100,11 +108,14 @@ impl Stream {
             if more == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if !PREFACE.starts_with(&read[..length]) {
+            if !PREFACE.starts_with(&read[..length]) && !handover::PREFACE.starts_with(&read[..length]) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "no HTTP/2 preface"));
             }
         }
-        Ok(())
+        Ok(match read == *PREFACE {
+            true => Preface::Http2,
+            false => Preface::HandOver,
+        })
     }
 }
 

@@ -63,6 +63,7 @@ fn everybody() -> Admission {
     Admission {
         allowed_uids: vec![nix::unistd::geteuid().as_raw()],
         audit: None,
+        successors: None,
     }
 }
 
@@ -114,6 +115,7 @@ async fn a_stranger_gets_a_refusal_for_every_call_and_a_record_for_each_connecti
     let admission = Admission {
         allowed_uids: vec![own + 1],
         audit: Some(audit.clone()),
+        successors: None,
     };
     let served = serve(vec![Endpoint::Unix(listener)], admission).await;
     let channel = connect(&path).await;
@@ -385,6 +387,7 @@ async fn tcp_lets_in_who_has_a_certificate_and_records_who_has_not() {
     let admission = Admission {
         allowed_uids: vec![],
         audit: Some(audit.clone()),
+        successors: None,
     };
     let served = serve(vec![Endpoint::Tls(listener, acceptor)], admission).await;
 
@@ -429,6 +432,7 @@ async fn the_identity_is_the_certificates_first_name() {
             Admission {
                 allowed_uids: vec![],
                 audit: None,
+                successors: None,
             },
         );
         // The call itself is never answered; the connection is all that is looked at.

@@ -28,6 +28,14 @@ impl Reach {
         let others = allowed_uids.iter().any(|&uid| uid != own && uid != 0);
         if others { Reach::Everybody } else { Reach::Owner }
     }
+
+    /// The mode of the socket.
+    fn mode(self) -> u32 {
+        match self {
+            Reach::Owner => 0o600,
+            Reach::Everybody => 0o666,
+        }
+    }
 }
 
 /// Why the socket cannot be listened on.
@@ -86,7 +94,7 @@ pub enum BindError {
 pub struct Socket {
     path: PathBuf,
     inode: (u64, u64),
-    _lock: File,
+    lock: File,
 }
 
 /// Listens on a Unix socket at an absolute path, blocking for a moment. The listener does not block.
@@ -114,11 +122,7 @@ pub fn bind(path: &Path, reach: Reach) -> Result<(tokio::net::UnixListener, Sock
     let listener = UnixListener::bind(path).map_err(io("listen on"))?;
     // Until here the umask decided. In a directory that nobody else can write to, nobody can have exchanged the path, and
     // whoever connected meanwhile is judged by uid like everybody.
-    let mode = match reach {
-        Reach::Owner => 0o600,
-        Reach::Everybody => 0o666,
-    };
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(io("set the mode of"))?;
+    std::fs::set_permissions(path, Permissions::from_mode(reach.mode())).map_err(io("set the mode of"))?;
     let found = std::fs::symlink_metadata(path).map_err(io("look at"))?;
     listener.set_nonblocking(true).map_err(io("listen on"))?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(io("listen on"))?;
@@ -127,12 +131,52 @@ pub fn bind(path: &Path, reach: Reach) -> Result<(tokio::net::UnixListener, Sock
         Socket {
             path: path.to_owned(),
             inode: (found.dev(), found.ino()),
-            _lock: lock,
+            lock,
         },
     ))
 }
 
 impl Socket {
+    /// The socket that another daemon listened on, with its lock, both handed over.
+    pub fn handed(path: &Path, inode: (u64, u64), lock: File) -> Socket {
+        Socket {
+            path: path.to_owned(),
+            inode,
+            lock,
+        }
+    }
+
+    /// Notes in the lock that this process serves.
+    ///
+    /// # Errors
+    /// When the lock cannot be written.
+    pub fn note_process(&self) -> io::Result<()> {
+        let mut lock = &self.lock;
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())
+    }
+
+    /// Sets who can reach it, if the path is still this one.
+    ///
+    /// # Errors
+    /// When its mode cannot be changed.
+    pub fn open_to(&self, reach: Reach) -> io::Result<()> {
+        let found = std::fs::symlink_metadata(&self.path)?;
+        match (found.dev(), found.ino()) == self.inode && found.mode() & 0o777 != reach.mode() {
+            true => std::fs::set_permissions(&self.path, Permissions::from_mode(reach.mode())),
+            false => Ok(()),
+        }
+    }
+
+    /// What another daemon needs to go on with it: device and inode, and its lock.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn hand_over(&self) -> io::Result<((u64, u64), File)> {
+        Ok((self.inode, self.lock.try_clone()?))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

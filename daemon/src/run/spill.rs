@@ -115,8 +115,12 @@ struct Shared {
     used: AtomicU64,
     /// For names of files that are unlike each other.
     next_key: AtomicU64,
-    /// Held as long as this daemon lives: on its own directory, and on those that it took over.
-    _locks: Vec<File>,
+    /// Held until the files are closed: on its own directory, and on those that it took over.
+    locks: Mutex<Vec<File>>,
+    /// Where it was made, for whom, and within which bounds.
+    parent: PathBuf,
+    keeper: Keeper,
+    bounds: SpillBounds,
 }
 
 #[derive(Debug)]
@@ -124,6 +128,8 @@ enum Work {
     /// A journal has something that is not written, or is closed. Each is queued once at a time.
     Write(Arc<Journal>),
     Remove(Arc<SpillFile>),
+    /// Directories that were taken over, and the files of finished runs in them.
+    Adopted(Vec<PathBuf>, Vec<Arc<SpillFile>>),
     End(Sender<()>),
 }
 
@@ -208,7 +214,7 @@ impl SpillStore {
             std::fs::set_permissions(parent, private).map_err(io("close to others", parent))?;
         }
         let (directory, lock) = adopt::make(parent, instance, keeper).map_err(io("make a directory in", parent))?;
-        let mut left = adopt::adopt(parent, &directory, keeper, bounds.total_bytes);
+        let mut left = adopt::adopt(parent, &directory, keeper, bounds.total_bytes, 0);
         left.locks.push(lock);
         let (work, queue) = channel();
         // Also those that are not sealed yet: they go as the others do.
@@ -218,7 +224,10 @@ impl SpillStore {
             work,
             used: AtomicU64::new(used),
             next_key: AtomicU64::new(left.next_key),
-            _locks: left.locks,
+            locks: Mutex::new(left.locks),
+            parent: parent.to_owned(),
+            keeper: keeper.clone(),
+            bounds,
         });
         let writer = Writer {
             directories: left.directories.into_iter().chain([shared.directory.clone()]).collect(),
@@ -233,6 +242,24 @@ impl SpillStore {
             .spawn(move || writer.work(&queue))
             .map_err(io("start the thread that writes to", parent))?;
         Ok((SpillStore { shared }, left.runs))
+    }
+
+    /// Takes over what daemons of the same socket left that have died since. Blocks for as long as reading it takes.
+    pub fn adopt(&self) -> Vec<Adopted> {
+        let shared = &self.shared;
+        let free = shared.bounds.total_bytes.saturating_sub(self.used_bytes());
+        // A range of keys of their own.
+        let key = shared.next_key.fetch_add(adopt::MAX_FILES as u64, Ordering::Relaxed);
+        let left = adopt::adopt(&shared.parent, &shared.directory, &shared.keeper, free, key);
+        let used: u64 = left.runs.iter().map(|run| run.file.bytes.load(Ordering::Relaxed)).sum();
+        shared.used.fetch_add(used, Ordering::Relaxed);
+        shared
+            .locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(left.locks);
+        let _ = shared.work.send(Work::Adopted(left.directories, left.finished));
+        left.runs
     }
 
     /// A file for a run; it is made when something is written.
@@ -266,6 +293,8 @@ impl SpillStore {
         if self.shared.work.send(Work::End(done)).is_ok() {
             let _ = ended.recv();
         }
+        // Another daemon may take them over from here on.
+        self.shared.locks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -339,6 +368,10 @@ impl Writer {
             match next {
                 Some(Work::Write(journal)) => waiting.push_back(journal),
                 Some(Work::Remove(file)) => self.remove(&file),
+                Some(Work::Adopted(directories, finished)) => {
+                    self.directories.extend(directories);
+                    self.finished.extend(finished);
+                }
                 Some(Work::End(done)) => {
                     while let Some(journal) = waiting.pop_front() {
                         if self.write(&journal) {

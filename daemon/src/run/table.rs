@@ -18,6 +18,7 @@ use super::model::{CancelCause, Denials, Ending, Event, Finished, Phase, Request
 use super::saved::{Described, Saved};
 use super::spill::{Adopted, SpillStore, Spilled};
 use crate::audit::AuditLog;
+use crate::handover::Claims;
 use crate::peer::Peer;
 use crate::session::Ended;
 
@@ -363,6 +364,9 @@ pub enum StartError {
     /// The id is taken by a run of the same peer with another request.
     #[error("run id {0:?} is taken by a run with another request; choose another id")]
     Exists(String),
+    /// The daemon was taken over from.
+    #[error("another daemon has taken over; ask again over a new connection")]
+    Elsewhere,
     /// The session takes no more runs.
     #[error("session {id:?} is closed ({}): {}; create another", ended.end.name(), ended.detail)]
     SessionClosed {
@@ -405,6 +409,8 @@ struct Runs {
     ended_bytes: usize,
     /// The first so many of those have given up the memory that their files made needless.
     trimmed: usize,
+    /// While another daemon serves in this one's place.
+    claims: Option<Claims>,
 }
 
 /// What is to be known of a finished run to forget it.
@@ -454,6 +460,10 @@ impl RunTable {
         }
         if shared.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
+        }
+        let forbids = |claims: &Claims| claims.forbids(&key, Instant::now());
+        if request.session.is_none() && runs.claims.as_ref().is_some_and(forbids) {
+            return Err(StartError::Elsewhere);
         }
         let session = request.session.as_ref().map(|place| Arc::clone(&place.session));
         let closed = |ended| {
@@ -545,7 +555,7 @@ impl RunTable {
         self.shared.active.send_modify(|active| *active -= 1);
     }
 
-    /// Takes the runs that earlier daemons left, before any other. Those that they did not see the end of are lost, for the reason given.
+    /// Takes the runs that earlier daemons left, before any other or beside those there are. Those that they did not see the end of are lost, for the reason given.
     pub fn restore(&self, mut adopted: Vec<Adopted>, store: &SpillStore, why: &str) {
         if adopted.is_empty() {
             return;
@@ -556,6 +566,14 @@ impl RunTable {
         let (mut lost, count) = (0, adopted.len());
         let mut runs = lock(&self.shared.runs);
         for Adopted { file, saved, found } in adopted {
+            let key = saved.described.peer.qualified(&saved.described.id);
+            // The same id was taken again here since: that one counts.
+            if let Some(known) = runs.by_id.get(&key)
+                && known.order > saved.described.order
+            {
+                store.remove(&file);
+                continue;
+            }
             let sealed = saved.sealed.is_some();
             let age = saved.finished_at().and_then(|at| now.duration_since(at).ok());
             runs.last_order = runs.last_order.max(saved.described.order);
@@ -568,7 +586,6 @@ impl RunTable {
             if !sealed {
                 run.seal();
             }
-            let key = run.peer.qualified(&run.id);
             // One of the same id was released, and its file could not be removed; the later one counts.
             if let Some(earlier) = runs.by_id.insert(key, Arc::clone(&run)) {
                 earlier.journal.discard();
@@ -596,6 +613,27 @@ impl RunTable {
             .values()
             .filter(|run| run.id == id && may_see(peer, &run.peer));
         others.max_by_key(|run| run.order).cloned()
+    }
+
+    /// Another daemon serves in this one's place, or no longer does.
+    pub fn set_succeeded(&self, succeeded: bool) {
+        lock(&self.shared.runs).claims = succeeded.then(|| Claims::new(Instant::now()));
+    }
+
+    /// Asks in the name of the daemon that took over for a run of this very peer's. Where there is none, there will be none here any more.
+    pub fn claim(&self, peer: &Peer, id: &str) -> Option<Arc<Run>> {
+        let mut runs = lock(&self.shared.runs);
+        let key = peer.qualified(id);
+        let known = runs.by_id.get(&key).cloned();
+        if let (None, Some(claims)) = (&known, &mut runs.claims) {
+            claims.leave(key, Instant::now());
+        }
+        known
+    }
+
+    /// Whether a run that this very peer started has this id.
+    pub fn has_own(&self, peer: &Peer, id: &str) -> bool {
+        lock(&self.shared.runs).by_id.contains_key(&peer.qualified(id))
     }
 
     /// The runs this peer may see, newest first.

@@ -15,6 +15,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::forward::{Forward, Successors};
 use super::runs::peer;
 use super::status::{self, Refused};
 use crate::approvals::{Answer, Approvals, Change, Given, Lasting, Means, POLICY_CHANGED, Pending, Resolution};
@@ -35,6 +36,8 @@ pub struct ApprovalsService {
     pub approvals: Approvals,
     /// The policies, to say which answers were given under one that has changed.
     pub policies: Policies,
+    /// Questions of the daemon before this one.
+    pub forward: Forward,
 }
 
 type Changes = Pin<Box<dyn Stream<Item = Result<v1::WatchApprovalsResponse, Status>> + Send>>;
@@ -46,7 +49,33 @@ impl Service for ApprovalsService {
     async fn watch(&self, request: Request<v1::WatchApprovalsRequest>) -> Result<Response<Changes>, Status> {
         let peer = peer(&request)?;
         let (changes, stream) = mpsc::channel(CHANGES);
-        tokio::spawn(tell(self.approvals.clone(), peer, changes));
+        let from_successor = request.extensions().get::<Successors>().is_some();
+        let (forward, approvals) = (self.forward.clone(), self.approvals.clone());
+        let (elsewhere, said) = (self.forward.clone(), changes.clone());
+        let tell = async move {
+            // What waits there comes before this daemon says that all was told; what changes there, as it comes.
+            if let Some(mut there) = forward.watch_questions(&peer).await {
+                while let Ok(Some(response)) = there.message().await {
+                    if matches!(response.change, Some(v1::watch_approvals_response::Change::CaughtUp(_))) {
+                        break;
+                    }
+                    if changes.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::spawn(tell_of_there(there, changes.clone()));
+            }
+            tell(approvals, peer, changes).await;
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tell => {}
+                () = elsewhere.moved(from_successor) => {
+                    let moved = status::restarting("another daemon has taken over; watch again, and what waits is told again");
+                    let _ = said.send(Err(moved)).await;
+                }
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -56,8 +85,10 @@ impl Service for ApprovalsService {
     ) -> Result<Response<v1::ListApprovalsResponse>, Status> {
         let peer = peer(&request)?;
         let pending = self.approvals.list(&peer);
+        let here = pending.iter().map(|pending| self.pending(&peer, pending));
+        let there = self.forward.questions(&peer).await;
         Ok(Response::new(v1::ListApprovalsResponse {
-            pending: pending.iter().map(|pending| self.pending(&peer, pending)).collect(),
+            pending: here.chain(there).collect(),
         }))
     }
 
@@ -135,6 +166,24 @@ impl Service for ApprovalsService {
 impl ApprovalsService {
     fn pending(&self, peer: &Peer, pending: &Pending) -> v1::PendingApproval {
         self::pending(&self.approvals, peer, pending)
+    }
+}
+
+/// Tells a watcher what changes in the daemon before this one, until that is gone or it stops listening.
+async fn tell_of_there(
+    mut there: tonic::Streaming<v1::WatchApprovalsResponse>,
+    told: mpsc::Sender<Result<v1::WatchApprovalsResponse, Status>>,
+) {
+    loop {
+        let response = tokio::select! {
+            response = there.message() => response,
+            () = told.closed() => return,
+        };
+        // That it has caught up again after a gap is between the two of them.
+        let Ok(Some(response)) = response else { return };
+        if told.send(Ok(response)).await.is_err() {
+            return;
+        }
     }
 }
 

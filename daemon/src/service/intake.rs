@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
@@ -37,10 +37,47 @@ const PREFIX_BYTES: usize = 5;
 /// From how many peers on those are forgotten that have nothing here.
 const PEERS: usize = 64;
 
-/// Puts every call under its peer's budget.
+/// Puts every call under its peer's budget, and counts it.
 #[derive(Clone, Debug, Default)]
 pub struct IntakeLayer {
     peers: Arc<Mutex<HashMap<String, Budget>>>,
+    calls: Calls,
+}
+
+/// How many calls are being answered that come to an end by themselves; clones share the count.
+#[derive(Clone, Debug)]
+pub struct Calls(watch::Sender<usize>);
+
+/// Counts as a call until it is dropped.
+#[derive(Debug)]
+struct Counted(watch::Sender<usize>);
+
+impl Default for Calls {
+    fn default() -> Self {
+        Calls(watch::Sender::new(0))
+    }
+}
+
+impl Calls {
+    /// Their number; changes wake the receiver.
+    pub fn number(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+
+    /// Those that only follow what happens have no end of their own.
+    fn count(&self, path: &str) -> Option<Counted> {
+        let ends = path.starts_with("/fumehood.") && !path.ends_with("Approvals/Watch");
+        ends.then(|| {
+            self.0.send_modify(|calls| *calls += 1);
+            Counted(self.0.clone())
+        })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
 }
 
 /// What one peer may have here.
@@ -51,6 +88,14 @@ struct Budget {
 }
 
 impl IntakeLayer {
+    /// One that counts calls there.
+    pub fn counting(calls: Calls) -> IntakeLayer {
+        IntakeLayer {
+            calls,
+            ..IntakeLayer::default()
+        }
+    }
+
     fn budget(&self, peer: Option<&Peer>) -> Budget {
         let name = peer.map(Peer::to_string).unwrap_or_default();
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,11 +153,19 @@ where
             }
         };
         let request = request.map(|inner| Body::new(Incoming::new(inner, budget.bytes, Arc::clone(&call))));
+        let counted = self.layer.calls.count(request.uri().path());
         let response = self.inner.call(request);
         Box::pin(async move {
             let response = response.await?;
             // A call is open while it is answered or its client may still say something, whichever is longer.
-            Ok(reworded(response).map(|inner| Body::new(Answer { inner, _call: call })))
+            let answer = |inner| {
+                Body::new(Answer {
+                    inner,
+                    _call: call,
+                    _counted: counted,
+                })
+            };
+            Ok(reworded(response).map(answer))
         })
     }
 }
@@ -151,6 +204,7 @@ struct Incoming {
 struct Answer {
     inner: Body,
     _call: Arc<OwnedSemaphorePermit>,
+    _counted: Option<Counted>,
 }
 
 impl http_body::Body for Answer {

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
+use super::forward::{EARLIER, Forward, ROOM_BYTES, Successors};
 use super::request::{Checked, Door, OnDisconnect, check_size};
 use super::status::{self, Refused};
 use crate::peer::Peer;
@@ -57,6 +58,8 @@ pub struct RunsService {
     pub runs: RunTable,
     /// What checks requests.
     pub door: Door,
+    /// Runs of the daemon before this one.
+    pub forward: Forward,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::RunEvent, Status>> + Send>>;
@@ -211,7 +214,11 @@ impl Runs for RunsService {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let run = self.find(&peer(&request)?, &request.get_ref().run_id)?;
+        let (peer, id) = (peer(&request)?, &request.get_ref().run_id);
+        let run = match request.extensions().get::<Successors>() {
+            Some(Successors { claim: true }) => self.runs.claim(&peer, id).ok_or_else(|| status::no_such_run(id))?,
+            _ => self.find(&peer, id)?,
+        };
         Ok(Response::new(v1::GetResponse {
             run: Some(convert::run_info(&run, false)),
         }))
@@ -224,19 +231,29 @@ impl Runs for RunsService {
             page_size,
             page_token,
         } = request.into_inner();
-        let states: HashSet<i32> = states.into_iter().collect();
+        // Runs that the daemon before this one keeps come after its own: they are older.
+        let earlier = |page_size, page_token: &str| v1::ListRequest {
+            states: states.clone(),
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) };
+        if let Some(token) = page_token.strip_prefix(EARLIER) {
+            return Ok(Response::new(self.forward.runs(&peer, earlier(size, token)).await));
+        }
+        let wanted: HashSet<i32> = states.iter().copied().collect();
         let before: u64 = match page_token.as_str() {
             "" => u64::MAX,
             token => token
                 .parse()
                 .map_err(|_| status::invalid_field("page_token", "not one that List gave"))?,
         };
-        let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
+        let size = size as usize;
         let mut page: Vec<v1::RunInfo> = Vec::new();
         let (mut bytes, mut last, mut more) = (0, 0, false);
         for run in self.runs.list(&peer).into_iter().filter(|run| run.order < before) {
             let info = convert::run_info(&run, true);
-            if !states.is_empty() && !states.contains(&info.state) {
+            if !wanted.is_empty() && !wanted.contains(&info.state) {
                 continue;
             }
             bytes += info.encoded_len();
@@ -247,7 +264,17 @@ impl Runs for RunsService {
             last = run.order;
             page.push(info);
         }
-        let next_page_token = if more { last.to_string() } else { String::new() };
+        let mut next_page_token = if more { last.to_string() } else { String::new() };
+        if !more && self.forward.is_living() {
+            let room = if bytes < ROOM_BYTES { size - page.len() } else { 0 };
+            if room == 0 {
+                next_page_token = EARLIER.to_owned();
+            } else {
+                let there = self.forward.runs(&peer, earlier(room as u32, "")).await;
+                page.extend(there.runs);
+                next_page_token = there.next_page_token;
+            }
+        }
         Ok(Response::new(v1::ListResponse {
             runs: page,
             next_page_token,
@@ -361,7 +388,7 @@ fn attach_position(
         None | Some(Wire::Now(false)) => {
             let newest = run.last_seq();
             // Of a lost run others may have had more than was saved: they hear of its end.
-            if from_seq > newest + 1 && run.is_lost() {
+            if from_seq > newest && run.is_lost() {
                 return Ok(Position::Seq(newest));
             }
             if from_seq > newest + 1 {

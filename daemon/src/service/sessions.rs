@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use super::forward::{EARLIER, Forward, ROOM_BYTES, Successors};
 use super::place::session_digest;
 use super::request::Door;
 use super::runs::{MAX_PAGE, MAX_PAGE_BYTES, MAX_REASON_BYTES, PAGE, duration, peer};
@@ -35,6 +36,8 @@ pub struct SessionsService {
     pub door: Door,
     /// What sessions have in common with runs.
     pub surroundings: Surroundings,
+    /// Sessions of the daemon before this one.
+    pub forward: Forward,
 }
 
 #[tonic::async_trait]
@@ -77,7 +80,17 @@ impl Sessions for SessionsService {
         request: Request<v1::DescribeSessionRequest>,
     ) -> Result<Response<v1::DescribeSessionResponse>, Status> {
         let peer = peer(&request)?;
+        let claimed = matches!(request.extensions().get(), Some(Successors { claim: true }));
         let v1::DescribeSessionRequest { session_id } = request.into_inner();
+        if claimed {
+            // It is only to be known whether there is one.
+            let known = self.sessions.claim(&peer, &session_id);
+            let session = known.ok_or_else(|| status::no_such_session(&session_id))?;
+            return Ok(Response::new(v1::DescribeSessionResponse {
+                session: Some(info(&session)),
+                contents: None,
+            }));
+        }
         let session = self.find(&peer, &session_id)?;
         let contents = session
             .describe()
@@ -99,7 +112,17 @@ impl Sessions for SessionsService {
             page_size,
             page_token,
         } = request.into_inner();
-        let states: HashSet<i32> = states.into_iter().collect();
+        // Sessions that the daemon before this one keeps come after its own: they are older.
+        let earlier = |page_size, page_token: &str| v1::ListSessionsRequest {
+            states: states.clone(),
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) };
+        if let Some(token) = page_token.strip_prefix(EARLIER) {
+            return Ok(Response::new(self.forward.sessions(&peer, earlier(size, token)).await));
+        }
+        let wanted: HashSet<i32> = states.iter().copied().collect();
         let before: u64 = match page_token.as_str() {
             "" => u64::MAX,
             token => {
@@ -107,7 +130,7 @@ impl Sessions for SessionsService {
                 number.map_err(|_| status::invalid_field("page_token", "not one that List gave"))?
             }
         };
-        let size = if page_size == 0 { PAGE } else { page_size.min(MAX_PAGE) } as usize;
+        let size = size as usize;
         let mut page: Vec<v1::SessionInfo> = Vec::new();
         let (mut bytes, mut last, mut more) = (0, 0, false);
         for session in self.sessions.list(&peer) {
@@ -115,7 +138,7 @@ impl Sessions for SessionsService {
                 continue;
             }
             let info = info(&session);
-            if !states.is_empty() && !states.contains(&info.state) {
+            if !wanted.is_empty() && !wanted.contains(&info.state) {
                 continue;
             }
             bytes += info.encoded_len();
@@ -126,9 +149,20 @@ impl Sessions for SessionsService {
             last = session.number;
             page.push(info);
         }
+        let mut next_page_token = if more { last.to_string() } else { String::new() };
+        if !more && self.forward.is_living() {
+            let room = if bytes < ROOM_BYTES { size - page.len() } else { 0 };
+            if room == 0 {
+                next_page_token = EARLIER.to_owned();
+            } else {
+                let there = self.forward.sessions(&peer, earlier(room as u32, "")).await;
+                page.extend(there.sessions);
+                next_page_token = there.next_page_token;
+            }
+        }
         Ok(Response::new(v1::ListSessionsResponse {
             sessions: page,
-            next_page_token: if more { last.to_string() } else { String::new() },
+            next_page_token,
         }))
     }
 

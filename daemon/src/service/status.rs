@@ -314,6 +314,18 @@ pub(super) fn unavailable(reason: &str, message: String) -> Status {
     status(Code::Unavailable, reason, message, ErrorDetails::new())
 }
 
+/// The daemon that knows is being followed by another, which will.
+pub(super) fn restarting(message: impl Into<String>) -> Status {
+    again("RESTARTING", message.into())
+}
+
+/// It cannot be done now, and soon it can.
+fn again(reason: &str, message: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(Some(RETRY_AFTER));
+    status(Code::Unavailable, reason, message, details)
+}
+
 /// This peer may not.
 pub(super) fn permission(reason: &str, message: impl Into<String>) -> Status {
     status(Code::PermissionDenied, reason, message.into(), ErrorDetails::new())
@@ -347,7 +359,7 @@ pub(super) fn files(error: &FilesError) -> Status {
             details.set_retry_info(Some(RETRY_AFTER));
             return status(Code::ResourceExhausted, "TOO_MANY_CALLS", message, details);
         }
-        FilesError::Draining => (Code::Unavailable, "DRAINING"),
+        FilesError::Draining => return again("DRAINING", message),
         FilesError::Stalled => (Code::DeadlineExceeded, "CLIENT_STALLED"),
         FilesError::Unanswered => (Code::DeadlineExceeded, "FILE_SYSTEM_SILENT"),
         FilesError::Cancelled => (Code::Cancelled, "BROKEN_OFF"),
@@ -430,11 +442,8 @@ impl From<StartError> for Refused {
     fn from(error: StartError) -> Self {
         let message = error.to_string();
         Refused(match error {
-            StartError::Draining => {
-                let mut details = ErrorDetails::new();
-                details.set_retry_info(Some(RETRY_AFTER));
-                status(Code::Unavailable, "DRAINING", message, details)
-            }
+            StartError::Draining => again("DRAINING", message),
+            StartError::Elsewhere => restarting(message),
             StartError::Full { .. } => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));
@@ -450,7 +459,8 @@ impl From<CreateError> for Refused {
     fn from(error: CreateError) -> Self {
         let message = error.to_string();
         Refused(match error {
-            CreateError::Draining => status(Code::Unavailable, "DRAINING", message, ErrorDetails::new()),
+            CreateError::Draining => again("DRAINING", message),
+            CreateError::Elsewhere => restarting(message),
             CreateError::Full(_) | CreateError::FullOfOne(_) => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(RETRY_AFTER));

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::actor::Actor;
 use super::handle::{Session, Shared};
 use super::model::{Activity, Close, Ended, SessionEnd, SessionPhase, SessionRequest, SessionSnapshot};
+use crate::handover::Claims;
 use crate::lower;
 use crate::peer::Peer;
 use crate::run::{Surroundings, may_see};
@@ -45,6 +46,9 @@ pub enum CreateError {
     /// The id is taken by a session of the same peer with another request.
     #[error("session id {0:?} is taken by a session with another request; choose another id, or close that one")]
     Exists(String),
+    /// The daemon was taken over from.
+    #[error("another daemon has taken over; ask again over a new connection")]
+    Elsewhere,
 }
 
 /// The table of sessions; clones share it.
@@ -69,6 +73,18 @@ struct Sessions {
     next_number: u64,
     /// When each of the closed ones was, with its key and number, in that order.
     closed: VecDeque<(Instant, String, u64)>,
+    /// While another daemon serves in this one's place.
+    claims: Option<Claims>,
+}
+
+impl Sessions {
+    fn may_begin(&self, key: &str) -> Result<(), CreateError> {
+        let forbids = |claims: &Claims| claims.forbids(key, Instant::now());
+        match self.claims.as_ref().is_some_and(forbids) {
+            true => Err(CreateError::Elsewhere),
+            false => Ok(()),
+        }
+    }
 }
 
 impl SessionTable {
@@ -107,6 +123,7 @@ impl SessionTable {
         if self.table.draining.load(Ordering::SeqCst) {
             return Err(CreateError::Draining);
         }
+        sessions.may_begin(&peer.qualified(id))?;
         self.table.has_room(&sessions, peer)?;
         Ok(None)
     }
@@ -133,6 +150,7 @@ impl SessionTable {
                 false => Err(CreateError::Exists(request.id)),
             };
         }
+        sessions.may_begin(&key)?;
         self.table.has_room(&sessions, &request.peer)?;
         self.table.living.send_modify(|living| *living += 1);
         let (session, actor) = prepare(request, surroundings, sessions.next_number);
@@ -169,6 +187,31 @@ impl SessionTable {
         let others = sessions.by_id.values();
         let others = others.filter(|session| session.id() == id && may_see(peer, &session.request.peer));
         others.max_by_key(|session| session.number).cloned()
+    }
+
+    /// Another daemon serves in this one's place, or no longer does.
+    pub fn set_succeeded(&self, succeeded: bool) {
+        self.sessions().claims = succeeded.then(|| Claims::new(Instant::now()));
+    }
+
+    /// Asks in the name of the daemon that took over for a session of this very peer's that is not closed. Where there is none, there will be none here
+    /// any more.
+    pub fn claim(&self, peer: &Peer, id: &str) -> Option<Arc<Session>> {
+        let mut sessions = self.sessions();
+        let key = peer.qualified(id);
+        let lives = |known: &&Arc<Session>| known.snapshot().phase != SessionPhase::Closed;
+        let known = sessions.by_id.get(&key).filter(lives).cloned();
+        if let (None, Some(claims)) = (&known, &mut sessions.claims) {
+            claims.leave(key, Instant::now());
+        }
+        known
+    }
+
+    /// Whether this very peer has a session of this id that is not closed.
+    pub fn has_own(&self, peer: &Peer, id: &str) -> bool {
+        let sessions = self.sessions();
+        let known = sessions.by_id.get(&peer.qualified(id));
+        known.is_some_and(|known| known.snapshot().phase != SessionPhase::Closed)
     }
 
     /// The sessions this peer may see, newest first.

@@ -2699,7 +2699,8 @@ pub mod runs_client {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
+    /// UNAVAILABLE          the daemon drains, or another one is taking its place (reason `RESTARTING`); RetryInfo says when to try
+    /// again, over a new connection where the reason is `RESTARTING`
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.
@@ -3085,7 +3086,8 @@ pub mod runs_server {
     /// FAILED_PRECONDITION  the run is not in a state for this call (PreconditionFailure says which)
     /// OUT_OF_RANGE         input begins beyond what was taken of it (`Stdin.offset`)
     /// RESOURCE_EXHAUSTED   too many runs, or a message over its bound (RetryInfo says when to try again)
-    /// UNAVAILABLE          the daemon drains (RetryInfo says when to try again)
+    /// UNAVAILABLE          the daemon drains, or another one is taking its place (reason `RESTARTING`); RetryInfo says when to try
+    /// again, over a new connection where the reason is `RESTARTING`
     /// Each carries ErrorInfo with domain `fumehood` and a reason in capitals.
     ///
     /// The deadline of an RPC bounds the RPC only; a command's time limit is `Limits.wall`.

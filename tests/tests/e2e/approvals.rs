@@ -12,7 +12,7 @@ use super::{builder, for_both, house};
 const STRANGER: u32 = 54_323;
 
 /// A policy that asks before `git` and `touch`, as a file in the house.
-fn policy(house: &House, name: &str, approvals: &str) -> String {
+pub(super) fn policy(house: &House, name: &str, approvals: &str) -> String {
     let text = format!(
         "version = 1\nname = \"{name}\"\nextends = [\"default\"]\n[approvals]\n{approvals}\n\
          [commands]\ndefault = \"allow\"\nunreadable = \"ask\"\n\

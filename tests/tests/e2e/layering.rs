@@ -38,7 +38,7 @@ const NAME_THE_WIRE: &[&str] = &["service/", "serve.rs"];
 
 /// In the daemon, only these name the mechanism: what becomes a sandbox (`lower`), who follows it (`run/`, `session/`), where sandboxes come
 /// from (`launch`), what works on files in them (`files`), what helps where a protection is missing (`remedy`), what must come before threads (`lib`, `cli`) or confines or
-/// stops the daemon (`walls`, `serve`); and at the door,
+/// stops the daemon (`walls`, `serve`), or sends descriptors as sandboxes get theirs (`handover`); and at the door,
 /// where states, signals and leftovers get their wire form.
 const NAME_THE_SANDBOX: &[&str] = &[
     "lower.rs",
@@ -52,6 +52,7 @@ const NAME_THE_SANDBOX: &[&str] = &[
     "lib.rs",
     "cli.rs",
     "serve.rs",
+    "handover.rs",
     "walls.rs",
     "service/node.rs",
     "service/convert.rs",

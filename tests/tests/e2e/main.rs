@@ -39,6 +39,7 @@ mod network;
 mod output;
 mod policy_tools;
 mod python;
+mod reload;
 mod requests;
 mod restart;
 mod run;

@@ -9,13 +9,13 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::builder;
 
-struct Authority {
+pub(super) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -28,7 +28,7 @@ impl Authority {
     }
 
     /// Certificate and key in PEM.
-    fn vouch(&self, name: &str) -> (String, String) {
+    pub(super) fn vouch(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
@@ -36,7 +36,7 @@ impl Authority {
 }
 
 /// A daemon on TCP, vouched for by `authority`.
-fn on_tcp(authority: &Authority) -> (House, String) {
+pub(super) fn on_tcp(authority: &Authority) -> (House, String) {
     // A port that was free a moment ago: the configuration takes no port 0, of which nobody would learn the number.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
@@ -58,7 +58,7 @@ fn on_tcp(authority: &Authority) -> (House, String) {
     (house, address)
 }
 
-fn options(authority: &Authority, cert: String, key: String) -> TlsOptions {
+pub(super) fn options(authority: &Authority, cert: String, key: String) -> TlsOptions {
     TlsOptions {
         ca: authority.pem.clone().into(),
         cert: cert.into(),

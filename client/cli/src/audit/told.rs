@@ -74,6 +74,15 @@ fn told(heading: &Heading, record: &Value) -> String {
     let reason = || last(": ", &record["reason"]);
     match heading.kind.as_str() {
         "log_opened" => log_opened(record),
+        "log_continued" => {
+            let of = |value: &Value| short(value.as_str().unwrap_or_default());
+            format!(
+                "version {} took over (instance {}); {} goes on with its own runs",
+                name(&record["version"]),
+                of(&record["instance"]),
+                list(&record["goes_on"]).iter().map(of).collect::<Vec<_>>().join(", ")
+            )
+        }
         "intent" => format!("{run} allowed by {} ({}) {}", rule(), policy(), command()),
         "denied" => format!(
             "{run} denied by {} ({}) {}{}",

@@ -43,7 +43,7 @@ const FORM: u32 = 1;
 const MAX_DAEMON_BYTES: u64 = 4096;
 
 /// Files that are looked at in a directory, at most: more than a daemon keeps runs.
-const MAX_FILES: usize = 4_000_000;
+pub(super) const MAX_FILES: usize = 4_000_000;
 
 /// After this time a directory that was never finished is one whose maker died.
 const UNFINISHED: Duration = Duration::from_secs(3600);
@@ -111,8 +111,11 @@ pub(super) fn make(parent: &Path, instance: &str, keeper: &Keeper) -> io::Result
 }
 
 /// Takes over what dead daemons of the same socket left in `parent`, beside the `own` directory, and removes what is too old or too much.
-pub(super) fn adopt(parent: &Path, own: &Path, keeper: &Keeper, total_bytes: u64) -> Left {
-    let mut left = Left::default();
+pub(super) fn adopt(parent: &Path, own: &Path, keeper: &Keeper, total_bytes: u64, first_key: u64) -> Left {
+    let mut left = Left {
+        next_key: first_key,
+        ..Left::default()
+    };
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let directory = entry.path();
         // A link is none of ours.
