@@ -375,7 +375,10 @@ const REQUESTS: &[(Variables, &[&str], Verdict, Verdict)] = {
             Deny,
             Deny,
         ),
-        (&[("X", "a[$(rm x)]")], &["ls"], Deny, Ask),
+        // Nobody evaluates it, or a shell does.
+        (&[("X", "a[$(rm x)]")], &["ls"], Deny, Allow),
+        (&[("X", "a[$(rm x)]")], &["bash", "-c", "echo \"$X\""], Deny, Allow),
+        (&[("X", "a[$(rm x)]")], &["bash", "-c", "((X))"], Deny, Ask),
         (&[("PATH", "x")], &["rm", "y"], Deny, Deny),
     ]
 };

@@ -143,6 +143,25 @@ impl Outcome {
 }
 
 impl Actor {
+    /// What a refusal says that would not be one without what lines before it left in the session.
+    fn left_before(&self, explanation: &str) -> String {
+        let alone = self.request.judged_alone().map(|(argv, env)| {
+            self.request.policy.decide(&fumehood_policies::Request {
+                tool: fumehood_policies::Tool::Shell,
+                argv,
+                caller_env: &self.request.caller_env,
+                env: &env,
+                limits: self.request.limits,
+            })
+        });
+        match (&self.request.session, alone) {
+            (Some(place), Some(Decision::Allowed(_) | Decision::Ask(_))) => {
+                place.begin.how_to_drop(place.session.id(), explanation)
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Runs the run. `place` resolves when it has a place among the running ones.
     pub(super) async fn run(mut self, place: impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static) {
         let outcome = self.live(place).await;
@@ -164,7 +183,8 @@ impl Actor {
             Decision::Allowed(grants) => grants,
             Decision::Denied(denial) => {
                 let above = prepare::standing_under(&self.request.layers);
-                return self.deny(denial.rule, denial.explanation + &above).await;
+                let left = self.left_before(&denial.explanation);
+                return self.deny(denial.rule, denial.explanation + &left + &above).await;
             }
             Decision::Ask(question) => {
                 // Whoever waits for a person keeps nobody else waiting.
@@ -369,6 +389,8 @@ impl Actor {
                         theirs = Some(shells);
                         let bytes = |text: &std::ffi::OsString| text.as_bytes().to_vec();
                         let given = command.env.iter().map(|(name, value)| (bytes(name), bytes(value)));
+                        // As if it had been given them and had unset them.
+                        let given = given.chain(place.dropped.iter().map(|name| (name.clone(), Vec::new())));
                         carrying = (line.carry != Carry::Nothing).then(|| Carrying {
                             place: place.clone(),
                             file,

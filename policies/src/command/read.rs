@@ -369,12 +369,6 @@ impl Reading {
                 );
                 self.sets_counted();
             }
-            if value.bytes().is_some_and(substitutes) {
-                self.cannot(
-                    format!("{name}=…"),
-                    "a value that holds a substitution, which a shell may run later",
-                );
-            }
         }
     }
 }
