@@ -24,6 +24,7 @@
 //! - Without the section `[commands]` everything is allowed and nothing is read.
 
 mod arithmetic;
+mod builtins;
 mod callbacks;
 mod cover;
 mod doors;
@@ -37,6 +38,7 @@ mod rules;
 mod script;
 mod shell;
 mod unwrap;
+mod values;
 mod variables;
 mod word;
 
@@ -48,4 +50,5 @@ pub(crate) use narrow::runs_anything;
 pub use read::{Assignment, Reading, Redirect, SimpleCommand, Unreadable, read, read_line, read_with};
 pub use rules::{ArgPattern, CommandRules, Finding, Judgement, NeverMatching, Pattern, Rule, Verdict};
 pub use script::stands_alone;
+pub use values::Origin;
 pub use word::Word;

@@ -154,7 +154,7 @@ impl Policy {
         if request.tool == Tool::Files {
             return Decision::Allowed(grants);
         }
-        let judgement = self.commands.judge_with(request.argv, request.env);
+        let judgement = self.commands.judge_with(request.argv, request.env, &grants.env);
         let why = judgement
             .decisive()
             .map(|finding| (finding.place.clone(), self.why(finding)));

@@ -153,8 +153,8 @@ impl Actor {
         let mut place: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>> = Box::pin(place);
         // An allow-list chooses from the caller's environment; nothing of the rest stays in memory.
         let decision = self.decide(&self.request.judged_argv(), &self.request.judged_env());
-        let left_over = match decision {
-            Decision::Denied(_) => self.denied_for_what_was_left(),
+        let left_over = match &decision {
+            Decision::Denied(denial) => self.denied_for_what_was_left(&denial.explanation),
             _ => String::new(),
         };
         let caller_env = std::mem::take(&mut self.request.caller_env);
@@ -232,18 +232,13 @@ impl Actor {
     }
 
     /// What to do about a denial where the line by itself would not be denied, but what earlier ones left it is; else empty.
-    fn denied_for_what_was_left(&self) -> String {
-        let Some(place) = &self.request.session else {
+    fn denied_for_what_was_left(&self, explanation: &str) -> String {
+        let (Some(place), Some((argv, env))) = (&self.request.session, self.request.judged_alone()) else {
             return String::new();
         };
-        let alone = self.decide(&self.request.argv, &self.request.judged_env_alone());
-        match (place.begin.summary(), alone) {
-            (left, _) if left.is_empty() => String::new(),
-            (_, Decision::Denied(_)) => String::new(),
-            (left, _) => format!(
-                "; this is not because of the line itself, but of what earlier lines of its session left it ({left}): `fumehood session reset {}` takes that away",
-                place.session.id()
-            ),
+        match self.decide(argv, &env) {
+            Decision::Denied(_) => String::new(),
+            Decision::Allowed(_) | Decision::Ask(_) => place.begin.how_to_drop(place.session.id(), explanation),
         }
     }
 
@@ -393,6 +388,8 @@ impl Actor {
                         theirs = Some(shells);
                         let bytes = |text: &std::ffi::OsString| text.as_bytes().to_vec();
                         let given = command.env.iter().map(|(name, value)| (bytes(name), bytes(value)));
+                        // As if it had been given them and had unset them.
+                        let given = given.chain(place.dropped.iter().map(|name| (name.clone(), Vec::new())));
                         carrying = (line.carry != Carry::Nothing).then(|| Carrying {
                             place: place.clone(),
                             file,

@@ -86,6 +86,8 @@ pub struct InSession {
     pub begin: Arc<Carried>,
     /// Whether the request says where it begins.
     pub cwd_named: bool,
+    /// Variables of those that it would find, which its line does nothing but unset: it is started without them.
+    pub dropped: Vec<Vec<u8>>,
 }
 
 /// A terminal for a command.
@@ -157,15 +159,23 @@ impl Request {
             Some(place) => {
                 let session = place.session.request.env.iter().cloned();
                 let all = session.chain(place.begin.assignments()).chain(self.env.iter().cloned());
-                Cow::Owned(all.collect())
+                // The last one of a name is the one that counts.
+                let all: BTreeMap<_, _> = all.collect();
+                Cow::Owned(all.into_iter().collect())
             }
         }
     }
 
-    /// [`judged_env`](Self::judged_env) as if no line had been before it.
-    pub fn judged_env_alone(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let session = self.session.iter().flat_map(|place| &place.session.request.env);
-        session.chain(&self.env).cloned().collect()
+    /// The same request without what lines before it left: argument vector and variables as rules for commands see them. `None`: they left
+    /// nothing that rules look at.
+    #[allow(clippy::type_complexity)]
+    pub fn judged_alone(&self) -> Option<(&[Vec<u8>], Vec<(Vec<u8>, Vec<u8>)>)> {
+        let place = self.session.as_ref()?;
+        if place.begin.variables.is_empty() && place.begin.text.is_empty() {
+            return None;
+        }
+        let session = place.session.request.env.iter().cloned();
+        Some((&self.argv, session.chain(self.env.iter().cloned()).collect()))
     }
 
     /// Whether a line before it has unset this variable, and the request does not set it.

@@ -73,6 +73,7 @@ impl Place {
                 session,
                 begin,
                 cwd_named,
+                dropped: Vec::new(),
             }),
         }
     }

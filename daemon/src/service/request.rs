@@ -345,7 +345,10 @@ impl Door {
         }
         check_umask(&mut wrong, umask);
         match place {
-            Some(place) if wrong.0.is_empty() => {
+            Some(mut place) if wrong.0.is_empty() => {
+                if let (Some((text, _)), Some(session)) = (&line, &mut place.session) {
+                    (session.begin, session.dropped) = session.begin.before(text);
+                }
                 let line = line.map(|(text, carry)| Line {
                     shell: place.shell(),
                     text,

@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -325,6 +326,45 @@ impl Carried {
         }
     }
 
+    /// What a line finds, and the variables that it does nothing but unset. It is started without those, so that one that no rule lets pass can be
+    /// taken away.
+    pub fn before(self: &Arc<Self>, line: &[u8]) -> (Arc<Carried>, Vec<Vec<u8>>) {
+        let is_set = |name: &&[u8]| self.variables.get(*name).is_some_and(Option::is_some);
+        let dropped: Vec<Vec<u8>> = unset_alone(line).filter(is_set).map(<[u8]>::to_vec).collect();
+        if dropped.is_empty() {
+            return (Arc::clone(self), dropped);
+        }
+        let mut carried = Carried::clone(self);
+        for name in &dropped {
+            carried.variables.insert(name.clone(), None);
+        }
+        (Arc::new(carried), dropped)
+    }
+
+    /// How what was left is dropped, for somebody who was refused for it with this explanation.
+    pub fn how_to_drop(&self, session: &str, explanation: &str) -> String {
+        let named = |name: &&str| {
+            [format!("`{name}`"), format!("{name}=")]
+                .iter()
+                .any(|shown| explanation.contains(shown))
+        };
+        let set = self.variables.iter().filter(|(_, value)| value.is_some());
+        let names = set.filter_map(|(name, _)| std::str::from_utf8(name).ok()).filter(named);
+        let names: Vec<&str> = names.take(NAMES_TOLD).collect();
+        let begin = format!(
+            "; this is not because of the line itself, but of what earlier lines of its session left it ({})",
+            self.summary()
+        );
+        let reset = format!("`fumehood session reset {session}` drops all of it");
+        match names.as_slice() {
+            [] => format!("{begin}: {reset}"),
+            names => format!(
+                "{begin}: `unset {}` as a line of its own drops that, {reset}",
+                names.join(" ")
+            ),
+        }
+    }
+
     /// What an approver has to know of it, in a few words; empty when there is nothing.
     pub fn summary(&self) -> String {
         let mut parts = Vec::new();
@@ -351,6 +391,18 @@ impl Carried {
         }
         parts.join(" and ")
     }
+}
+
+/// The names in a line that is nothing but `unset NAME...`; none of any other.
+fn unset_alone(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut words = line.split(blank).filter(|word| !word.is_empty()).peekable();
+    let unset = words.next() == Some(b"unset");
+    words.next_if_eq(&b"-v".as_slice());
+    let names = words.collect::<Vec<_>>();
+    let alone = unset && names.iter().all(|name| is_name(name));
+    names.into_iter().filter(move |_| alone)
 }
 
 /// Functions and variables named in a [summary](Carried::summary), at most.

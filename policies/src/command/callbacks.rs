@@ -11,10 +11,17 @@ impl Reading {
             short: "d:n:O:s:tu:C:c:",
             long: &[],
         };
-        self.builtin_names(name, args);
+        self.builtin_names(context, name, args);
         let Some(parsed) = self.options(name, &MAPFILE, args) else {
             return;
         };
+        if let Some(word) = args.get(parsed.operand) {
+            self.sets_array(context, name, word);
+        }
+        // It calls that with what it read.
+        if parsed.has(&["C"]) {
+            self.values.hold_anything("@");
+        }
         if let Some(callback) = parsed.value(&["C"]).cloned() {
             self.callback(context, &format!("{name} -C"), &callback);
         }
@@ -34,7 +41,7 @@ impl Reading {
             match option.as_str() {
                 "C" => self.callback(context, &format!("{name} -C"), value),
                 "W" => match value.text() {
-                    Some(text) => self.substitutions(&context.inside(name), text),
+                    Some(text) => drop(self.substitutions(&context.inside(name), text)),
                     None => self.cannot(name, "what is expanded once more is not known before it runs"),
                 },
                 _ => {}

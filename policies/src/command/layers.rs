@@ -1,5 +1,7 @@
 //! The rules of a policy with those of what stands above it.
 
+use std::collections::BTreeMap;
+
 use super::read::{Reading, read, read_line, read_with};
 use super::rules::{CommandRules, Judgement, MAX_FINDINGS, Verdict};
 
@@ -34,11 +36,17 @@ impl Commands {
         }
     }
 
-    /// Judges an argument vector with the variables that it is started with, as if they were written before it.
-    pub fn judge_with(&self, argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Judgement {
+    /// Judges an argument vector with the variables that it is started with, as if they were written before it, and what it is `given` beside
+    /// those, which matters only where a shell evaluates it.
+    pub fn judge_with(
+        &self,
+        argv: &[Vec<u8>],
+        env: &[(Vec<u8>, Vec<u8>)],
+        given: &BTreeMap<Vec<u8>, Vec<u8>>,
+    ) -> Judgement {
         match self.is_open() {
             true => open(),
-            false => self.judge_reading(&read_with(argv, env)),
+            false => self.judge_reading(&read_with(argv, env, given)),
         }
     }
 

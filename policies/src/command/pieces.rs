@@ -4,6 +4,7 @@
 //! parenthesis that a `case` in it has. This one goes over the text once; what it is not sure of is unreadable.
 
 use super::read::{Context, Dialect, Reading};
+use super::values::{Mode, Origin, printed_number};
 use super::word::{Builder, Word};
 
 /// Quotes and expansions in each other, within one word.
@@ -19,7 +20,12 @@ impl Reading {
         if matches!(text, "\"$@\"" | "\"${@}\"") {
             return match &context.positional {
                 Some(words) => words.iter().skip(1).cloned().collect(),
-                None => vec![Word::anything()],
+                None => vec![Word::Dynamic {
+                    prefix: Vec::new(),
+                    suffix: Vec::new(),
+                    many: true,
+                    origin: Origin::of("@"),
+                }],
             };
         }
         self.pieces(context, text).into_iter().collect()
@@ -33,22 +39,39 @@ impl Reading {
         self.pieces(context, text).unwrap_or_else(|| Word::known(""))
     }
 
-    /// Reads only what a text substitutes: arithmetic, a here-document, the inside of `${…}`.
-    pub(super) fn substitutions(&mut self, context: &Context, text: &str) {
+    /// Reads only what a text substitutes: a here-document, the inside of `${…}`. Gives where it comes from.
+    pub(super) fn substitutions(&mut self, context: &Context, text: &str) -> Origin {
+        self.cut_inside(context, text, Builder::default())
+    }
+
+    /// Reads what an arithmetic text substitutes, and gives where what is evaluated comes from.
+    pub(super) fn expression(&mut self, context: &Context, text: &str) -> Origin {
+        match text.contains(['$', '`', '\\']) {
+            true => self.cut_inside(context, text, Builder::of_expression()),
+            false => Origin::expression(text),
+        }
+    }
+
+    fn cut_inside(&mut self, context: &Context, text: &str, word: Builder) -> Origin {
         let mut cut = Cut {
             reading: self,
             context,
             text,
             at: 0,
             nested: 0,
-            word: Builder::default(),
+            word,
         };
-        if let Err(why) = cut.inside(None) {
-            self.cannot(text, why);
+        match cut.inside(None) {
+            Ok(()) => cut.word.finish_origin(),
+            Err(why) => {
+                self.cannot(text, why);
+                Origin::unknown()
+            }
         }
     }
 
-    fn pieces(&mut self, context: &Context, text: &str) -> Option<Word> {
+    /// A word where there is no splitting, cut at its quotes and expansions.
+    pub(super) fn pieces(&mut self, context: &Context, text: &str) -> Option<Word> {
         let mut cut = Cut {
             reading: self,
             context,
@@ -74,6 +97,24 @@ fn is_plain(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-./=:,@%+^".contains(&byte))
 }
 
+/// `{1..3}`, which becomes numbers.
+fn is_range(text: &str) -> bool {
+    let range = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+    range.is_some_and(|range| {
+        let number = |text: &str| {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        range.contains("..") && range.split("..").all(number)
+    })
+}
+
+/// Whether what follows a name in `${…}` takes letters out of its value.
+fn is_offset(rest: &str) -> bool {
+    rest.strip_prefix(':')
+        .is_some_and(|rest| !rest.starts_with(['-', '=', '+', '?']))
+}
+
 struct Cut<'a> {
     reading: &'a mut Reading,
     context: &'a Context,
@@ -93,7 +134,13 @@ impl Cut<'_> {
     fn unquoted(&mut self) -> Result<(), Why> {
         let mut braces = false;
         if self.context.dialect == Dialect::Zsh && self.text.starts_with('=') {
+            self.word.comes_from(Some(&Origin::unknown()));
             self.word.unknown();
+        }
+        if is_range(self.text) {
+            self.word.comes_from(None);
+            self.word.pattern();
+            self.at = self.text.len();
         }
         while let Some(c) = self.rest().chars().next() {
             let start = self.at;
@@ -119,19 +166,22 @@ impl Cut<'_> {
                 '$' if self.rest().starts_with('"') => {}
                 '$' => self.dollar(false)?,
                 '`' => self.backquoted(false)?,
-                '*' | '?' | '[' => self.word.pattern(),
-                '~' if start == 0 || self.text[..start].ends_with(['=', ':']) => self.word.unknown(),
-                '#' | '^' if self.context.dialect == Dialect::Zsh => self.word.pattern(),
+                '*' | '?' | '[' => self.pattern(),
+                '~' if start == 0 || self.text[..start].ends_with(['=', ':']) => {
+                    self.word.comes_from(Some(&Origin::unknown()));
+                    self.word.unknown();
+                }
+                '#' | '^' if self.context.dialect == Dialect::Zsh => self.pattern(),
                 '{' => {
                     let rest = self.rest();
                     braces |= rest.contains('}') && (rest.contains(',') || rest.contains(".."));
                     if braces {
-                        self.word.pattern();
+                        self.pattern();
                     } else {
                         self.word.known(b"{");
                     }
                 }
-                ',' | '}' if braces => self.word.pattern(),
+                ',' | '}' if braces => self.pattern(),
                 ' ' | '\t' | '\n' | ';' | '&' | '|' | '<' | '>' | '(' | ')' => {
                     return Err("the parts of this word are not clear");
                 }
@@ -185,7 +235,15 @@ impl Cut<'_> {
         }
     }
 
-    fn dynamic(&mut self, quoted: bool, many: bool) {
+    /// What becomes the names of files, or several words.
+    fn pattern(&mut self) {
+        self.word.comes_from(Some(&Origin::unknown()));
+        self.word.pattern();
+    }
+
+    /// An expansion. `origin`: `None` of a number.
+    fn dynamic(&mut self, quoted: bool, many: bool, origin: Option<&Origin>) {
+        self.word.comes_from(origin);
         match (quoted, many) {
             (false, _) => self.word.splits(),
             (true, true) => self.word.pattern(),
@@ -206,11 +264,13 @@ impl Cut<'_> {
                 let body = &self.text[self.at + 1..end];
                 self.at = end + 1;
                 let arithmetic = body.starts_with('(') && close(body, 1, b')', 0) == Ok(body.len().wrapping_sub(1));
-                self.dynamic(quoted, false);
                 if arithmetic {
+                    self.dynamic(quoted, false, None);
                     self.reading.look_at_index(body);
-                    self.deeper(&body[1..body.len() - 1]);
+                    self.evaluates(&body[1..body.len() - 1]);
                 } else {
+                    let printed = printed_number(body).unwrap_or_else(Origin::unknown);
+                    self.dynamic(quoted, false, Some(&printed));
                     self.substitution(body)?;
                 }
             }
@@ -218,9 +278,9 @@ impl Cut<'_> {
                 let end = close(self.text, self.at + 1, b']', 0)?;
                 let body = &self.text[self.at + 1..end];
                 self.at = end + 1;
-                self.dynamic(quoted, false);
+                self.dynamic(quoted, false, None);
                 self.reading.look_at_index(body);
-                self.deeper(body);
+                self.evaluates(body);
             }
             Some('{') => {
                 let end = close(self.text, self.at + 1, b'}', 0)?;
@@ -232,8 +292,9 @@ impl Cut<'_> {
                 let end = rest
                     .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
                     .unwrap_or(rest.len());
+                let origin = Origin::of(&rest[..end]);
                 self.at += end;
-                self.dynamic(quoted, false);
+                self.dynamic(quoted, false, Some(&origin));
             }
             Some(c) if c.is_ascii_digit() || "@*#?$!-".contains(c) => {
                 self.at += 1;
@@ -249,15 +310,13 @@ impl Cut<'_> {
     /// `${…}`, without its braces; a special or positional parameter.
     fn parameter(&mut self, body: &str, quoted: bool) -> Result<(), Why> {
         if let (Ok(number), Some(words)) = (body.parse::<usize>(), &self.context.positional) {
-            let value = words.get(number).map_or(Some(b"".as_slice()), Word::bytes);
+            let word = words.get(number).cloned().unwrap_or_else(|| Word::known(""));
             let whole = |value: &[u8]| std::str::from_utf8(value).is_ok_and(is_plain);
-            match value {
-                Some(value) if quoted || whole(value) => {
-                    self.word.known(value);
-                    return Ok(());
-                }
-                _ => {}
+            match word.bytes() {
+                Some(value) if quoted || whole(value) => self.word.data(value),
+                _ => self.dynamic(quoted, false, Some(&word.origin())),
             }
+            return Ok(());
         }
         // `${ command; }` and `${|command; }` of newer shells have no name.
         let name = body.trim_start_matches(['!', '#']);
@@ -278,28 +337,127 @@ impl Cut<'_> {
             self.reading.look_at_name(name);
         }
         // An index, an offset and a length are arithmetic.
-        let offset = rest
-            .strip_prefix(':')
-            .is_some_and(|rest| !rest.starts_with(['-', '=', '+', '?']));
-        if offset || rest.contains('[') {
+        if is_offset(rest) || rest.contains('[') {
             self.reading.look_at_arithmetic(rest);
         }
-        self.dynamic(quoted, body.contains('@'));
-        self.deeper(body);
+        let origin = self.expanded(body)?;
+        self.dynamic(quoted, body.contains('@'), origin.as_ref());
         Ok(())
     }
 
-    fn deeper(&mut self, body: &str) {
-        if body.contains(['$', '`']) {
-            let inner = self.context.inside("");
-            let inner = Context {
-                via: self.context.via.clone(),
-                ..inner
-            };
-            if self.reading.may_parse(&inner, body) {
-                self.reading.substitutions(&inner, body);
+    /// Where the text of `${…}` comes from; `None`: it is a number.
+    fn expanded(&mut self, body: &str) -> Result<Option<Origin>, Why> {
+        let sign = body.chars().next().filter(|c| body.len() > 1 && "#!".contains(*c));
+        let rest = &body[usize::from(sign.is_some())..];
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        let (mut name, mut rest) = rest.split_at(end);
+        if name.is_empty() {
+            match body {
+                "#" | "?" | "$" | "!" => return Ok(None),
+                _ if sign.is_none() && rest.starts_with(['@', '*']) => rest = &rest[1..],
+                "#@" | "#*" => return Ok(None),
+                _ => {
+                    self.deeper(rest);
+                    return Ok(Some(Origin::unknown()));
+                }
             }
         }
+        if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            name = "@";
+        }
+        let mut all = false;
+        if rest.starts_with('[') {
+            let end = close(rest, 1, b']', 0)?;
+            let index = &rest[1..end];
+            rest = &rest[end + 1..];
+            all = matches!(index, "@" | "*");
+            if !all {
+                self.within(index, |reading, context| reading.evaluates_index(context, name, index));
+            }
+        }
+        let value = Origin::of(name);
+        match sign {
+            Some('#') if rest.is_empty() => return Ok(None),
+            Some('!') if all && rest.is_empty() => return Ok(Some(Origin::of(&format!("!{name}")))),
+            Some('!') if !matches!(rest, "@" | "*") => {
+                // The name of a variable.
+                self.reading
+                    .values
+                    .evaluates(&format!("${{{body}}}"), value, Mode::Name);
+                // Which one, is not known.
+                if rest.starts_with('=') || rest.starts_with(":=") {
+                    self.reading.values.anything();
+                }
+                self.deeper(rest);
+                return Ok(Some(Origin::unknown()));
+            }
+            Some(_) => {
+                self.deeper(rest);
+                return Ok(Some(Origin::unknown()));
+            }
+            None if rest.is_empty() => return Ok(Some(value)),
+            None => {}
+        }
+        if is_offset(rest) {
+            self.evaluates(&rest[1..]);
+            return Ok(Some(if all || name == "@" {
+                value
+            } else {
+                Origin::part_of(name)
+            }));
+        }
+        let other = self.deeper(rest);
+        Ok(Some(match rest.as_bytes() {
+            [b'%' | b'#', ..] => Origin::part_of(name),
+            // A pattern, and behind it what is put in its place: a slash in the pattern makes too much of it.
+            [b'/', rest @ ..] => {
+                let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+                let with = rest.iter().position(|byte| *byte == b'/').map(|at| &rest[at + 1..]);
+                let mut origin = Origin::part_of(name);
+                match with {
+                    None | Some(b"") => {}
+                    Some(with) if with.iter().all(u8::is_ascii_digit) => {}
+                    Some(_) => origin.add(&Origin::unknown()),
+                }
+                origin
+            }
+            [b'-' | b'=' | b'+' | b'?', ..] | [b':', b'-' | b'=' | b'+' | b'?', ..] => {
+                let mut origin = value;
+                origin.add(&other);
+                if rest.starts_with('=') || rest.starts_with(":=") {
+                    self.reading.values.hold(name, &other);
+                }
+                origin
+            }
+            _ => Origin::unknown(),
+        }))
+    }
+
+    /// Reads a text within this one, if there may be something to read in it.
+    fn within(&mut self, text: &str, read: impl FnOnce(&mut Reading, &Context)) {
+        let inner = Context {
+            via: self.context.via.clone(),
+            ..self.context.inside("")
+        };
+        if !text.contains(['$', '`']) || self.reading.may_parse(&inner, text) {
+            read(self.reading, &inner);
+        }
+    }
+
+    /// Notes that a text within this one is arithmetic.
+    fn evaluates(&mut self, text: &str) {
+        self.within(text, |reading, context| reading.evaluates(context, text));
+    }
+
+    fn deeper(&mut self, body: &str) -> Origin {
+        let mut origin = Origin::unknown();
+        if !body.contains(['$', '`']) {
+            return Origin::text(body.as_bytes());
+        }
+        self.within(body, |reading, context| origin = reading.substitutions(context, body));
+        origin
     }
 
     fn substitution(&mut self, body: &str) -> Result<(), Why> {
@@ -325,7 +483,8 @@ impl Cut<'_> {
         }
         let body = &self.text[self.at..self.at + end];
         self.at += end + 1;
-        self.dynamic(quoted, false);
+        let printed = printed_number(body).unwrap_or_else(Origin::unknown);
+        self.dynamic(quoted, false, Some(&printed));
         self.substitution(body)
     }
 

@@ -5,7 +5,10 @@
 //! 32 KiB to one script and 128 KiB to all of a line's, 8 levels of compound commands in one script (a grammar without memory
 //! takes time that doubles with each), 16 levels of scripts and wrappers in each other, 512 commands, 4096 words.
 
+use std::collections::BTreeMap;
+
 use super::shell::is_git_command;
+use super::values::{Origin, Values};
 use super::word::{Word, printable};
 
 /// Longest script, in bytes.
@@ -20,7 +23,7 @@ const MAX_UNREADABLE: usize = 64;
 /// So many variables are named.
 const MAX_NAMES: usize = 8;
 /// Of what cannot be read so many characters are shown.
-const MAX_SHOWN_CHARS: usize = 160;
+pub(super) const MAX_SHOWN_CHARS: usize = 160;
 
 /// What an argument vector or a shell line runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub struct Reading {
     pub(super) counts: bool,
     /// Where a shell looks for what it reads at its start may have been changed.
     pub(super) startup: bool,
+    /// Values of variables, and where they are evaluated; empty when everything has been read.
+    pub(super) values: Values,
+    /// Scripts, wrappers and substitutions around the first script.
+    pub(super) first_via: usize,
     /// Everything that it takes to read more.
     budget: Budget,
 }
@@ -147,12 +154,17 @@ impl Context {
 
 /// Reads an argument vector as `execvp` would start it.
 pub fn read(argv: &[Vec<u8>]) -> Reading {
-    read_with(argv, &[])
+    read_with(argv, &[], &BTreeMap::new())
 }
 
-/// Reads an argument vector that is started with variables, as if they were written before it: `NAME=value program`.
-pub fn read_with(argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Reading {
+/// Reads an argument vector that is started with variables, as if they were written before it: `NAME=value program`. What is `given` beside
+/// those says no more than what a shell evaluates where it evaluates variables.
+pub fn read_with(argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)], given: &BTreeMap<Vec<u8>, Vec<u8>>) -> Reading {
     let mut reading = Reading::default();
+    for (name, value) in given {
+        let name = String::from_utf8_lossy(name);
+        reading.values.hold(&name, &Origin::text(value));
+    }
     let words = argv.iter().map(|word| Word::Known(word.clone())).collect();
     let assignments = env
         .iter()
@@ -162,6 +174,7 @@ pub fn read_with(argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Reading {
         })
         .collect();
     reading.command(&Context::top(), words, assignments, Vec::new(), Input::Unknown);
+    reading.settle();
     reading
 }
 
@@ -169,6 +182,7 @@ pub fn read_with(argv: &[Vec<u8>], env: &[(Vec<u8>, Vec<u8>)]) -> Reading {
 pub fn read_line(line: &str) -> Reading {
     let mut reading = Reading::default();
     reading.script(&Context::top(), line);
+    reading.settle();
     reading
 }
 
@@ -209,6 +223,11 @@ impl Reading {
         };
         self.cannot(text, why);
         false
+    }
+
+    /// Whether no script has been read yet.
+    pub(super) fn begins(&self) -> bool {
+        self.budget.bytes == 0
     }
 
     /// Notes a command, and what it starts.
@@ -256,6 +275,11 @@ impl Reading {
                     word.show(),
                     format!("`{name}` takes a substitution that arithmetic may run later"),
                 );
+            }
+        }
+        if program.bytes() == Some(b"set") {
+            for word in &args {
+                self.values.hold("@", &word.origin());
             }
         }
         if program.bytes() == Some(b"set")
@@ -325,9 +349,16 @@ impl Reading {
         }
     }
 
-    /// A value with a substitution in it is run by arithmetic and by `${x@P}`, wherever those stand. It is not shown: it may be a secret.
+    /// Notes values of variables.
     pub(super) fn look_at_values(&mut self, assignments: &[Assignment]) {
         for Assignment { name, value } in assignments {
+            // `a[1]`, and `a+` of `declare a+=b`.
+            let variable = name.split(['[', '+']).next().unwrap_or_default();
+            self.values.hold(variable, &value.origin());
+            if name.ends_with('+') {
+                self.values.hold(variable, &Origin::part_of(variable));
+                self.look_at_name(variable);
+            }
             let set = value.text().map(super::arithmetic::set_in).unwrap_or_default();
             if !set.is_empty() {
                 self.counted.extend(
@@ -337,12 +368,6 @@ impl Reading {
                         .map(str::to_owned),
                 );
                 self.sets_counted();
-            }
-            if value.bytes().is_some_and(substitutes) {
-                self.cannot(
-                    format!("{name}=…"),
-                    "a value that holds a substitution, which a shell may run later",
-                );
             }
         }
     }

@@ -600,6 +600,7 @@ mod tests {
             prefix: prefix.into(),
             suffix: suffix.into(),
             many: false,
+            origin: crate::command::Origin::unknown(),
         };
         let may = |pattern: &str, word: &Word| Pattern(pattern.into()).may_match(word);
         assert!(may("--force", &word("", "")));

@@ -6,10 +6,12 @@
 use brush_parser::ast::{
     self, AssignmentName, AssignmentValue, BinaryPredicate, Command, CommandPrefixOrSuffixItem as Item,
     CompoundCommand, CompoundList, ExtendedTestExpr, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect,
+    UnaryPredicate,
 };
 use brush_parser::{ParserOptions, Token, TokenizerOptions, parse_tokens, uncached_tokenize_str};
 
 use super::read::{Assignment, Context, Dialect, Input, Reading, Redirect};
+use super::values::{Mode, Origin};
 use super::word::Word;
 
 /// Compound commands in each other: each level about doubles what a wrong script costs.
@@ -50,8 +52,12 @@ pub fn stands_alone(script: &str) -> bool {
 impl Reading {
     /// Reads a script.
     pub(super) fn script(&mut self, context: &Context, text: &str) {
+        let first = self.begins();
         if !self.may_parse(context, text) {
             return;
+        }
+        if first {
+            self.first_via = context.via.len();
         }
         if text.chars().any(misleads) {
             // Read on all the same: what it hides may be forbidden.
@@ -65,7 +71,11 @@ impl Reading {
         match parse(&tokens, &options) {
             Ok(program) => {
                 for list in &program.complete_commands {
-                    self.list(context, list);
+                    for item in &list.0 {
+                        let maps = if first { self.new_maps(item) } else { Vec::new() };
+                        self.list_item(context, item);
+                        maps.into_iter().for_each(|name| self.values.map(name));
+                    }
                 }
             }
             Err(why) => {
@@ -102,15 +112,50 @@ impl Reading {
     }
 
     fn list(&mut self, context: &Context, list: &CompoundList) {
-        for ast::CompoundListItem(and_or, _) in &list.0 {
-            let pipelines = and_or.additional.iter().map(|next| match next {
-                ast::AndOr::And(pipeline) | ast::AndOr::Or(pipeline) => pipeline,
-            });
-            for pipeline in std::iter::once(&and_or.first).chain(pipelines) {
-                for command in &pipeline.seq {
-                    self.shell_command(context, command);
-                }
+        for item in &list.0 {
+            self.list_item(context, item);
+        }
+    }
+
+    fn list_item(&mut self, context: &Context, ast::CompoundListItem(and_or, _): &ast::CompoundListItem) {
+        let pipelines = and_or.additional.iter().map(|next| match next {
+            ast::AndOr::And(pipeline) | ast::AndOr::Or(pipeline) => pipeline,
+        });
+        for pipeline in std::iter::once(&and_or.first).chain(pipelines) {
+            for command in &pipeline.seq {
+                self.shell_command(context, command);
             }
+        }
+    }
+
+    /// Associative arrays that a command makes which is surely executed by this same shell, under names that are new.
+    fn new_maps(&self, ast::CompoundListItem(and_or, separator): &ast::CompoundListItem) -> Vec<String> {
+        let ([Command::Simple(simple)], true, ast::SeparatorOperator::Sequence) =
+            (&and_or.first.seq[..], and_or.additional.is_empty(), separator)
+        else {
+            return Vec::new();
+        };
+        let words = simple
+            .suffix
+            .iter()
+            .flat_map(|suffix| &suffix.0)
+            .map(|item| match item {
+                Item::Word(word) => Some(word.value.clone()),
+                Item::AssignmentWord(assignment, _) => match &assignment.name {
+                    AssignmentName::VariableName(name) => Some(name.clone()),
+                    AssignmentName::ArrayElementName(..) => None,
+                },
+                _ => None,
+            });
+        let words: Option<Vec<String>> = words.collect();
+        let program = simple.word_or_name.as_ref().map(|word| word.value.as_str());
+        match words.as_deref() {
+            Some([option, names @ ..])
+                if simple.prefix.is_none() && matches!(program, Some("declare" | "typeset")) && option == "-A" =>
+            {
+                names.iter().filter(|name| self.values.is_new(name)).cloned().collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -167,6 +212,9 @@ impl Reading {
                     })
                     .collect();
                 self.look_at_values(&values);
+                if clause.values.is_none() {
+                    self.values.hold(&clause.variable_name, &Origin::of("@"));
+                }
                 self.look_at_name(&clause.variable_name);
                 self.changed_environment |= !super::read::is_local(&clause.variable_name);
                 self.list(context, &clause.body.list);
@@ -219,7 +267,7 @@ impl Reading {
     /// An arithmetic text, or an index.
     fn index(&mut self, context: &Context, text: &str) {
         self.look_at_index(text);
-        self.substitutions(context, text);
+        self.evaluates(context, text);
     }
 
     /// Quoted, a substitution in arithmetic or in an index is run all the same, for such a text is read twice.
@@ -237,7 +285,14 @@ impl Reading {
                 self.test(context, b);
             }
             ExtendedTestExpr::Not(inner) | ExtendedTestExpr::Parenthesized(inner) => self.test(context, inner),
-            ExtendedTestExpr::UnaryTest(_, word) => self.index(context, &word.value),
+            ExtendedTestExpr::UnaryTest(
+                UnaryPredicate::ShellVariableIsSetAndAssigned | UnaryPredicate::ShellVariableIsSetAndNameRef,
+                word,
+            ) => self.index(context, &word.value),
+            ExtendedTestExpr::UnaryTest(_, word) => {
+                self.look_at_index(&word.value);
+                self.substitutions(context, &word.value);
+            }
             ExtendedTestExpr::BinaryTest(operator, a, b) => {
                 for word in [a, b] {
                     // An operand of `-eq` is arithmetic, of `=~` and `==` a pattern.
@@ -251,8 +306,14 @@ impl Reading {
                             | BinaryPredicate::ArithmeticGreaterThanOrEqualTo
                     ) {
                         self.look_at_arithmetic(&word.value);
+                        if !word.value.contains(['\'', '"', '\\']) {
+                            self.evaluates(context, &word.value);
+                        } else if let Some(word) = self.pieces(context, &word.value) {
+                            self.evaluates_word(context, &word, Mode::Arithmetic);
+                        }
+                    } else {
+                        self.substitutions(context, &word.value);
                     }
-                    self.substitutions(context, &word.value);
                 }
             }
         }
@@ -317,8 +378,15 @@ impl Reading {
                     AssignmentValue::Scalar(_) => words.extend(self.expand(context, &word.value)),
                     // `declare a=(…)`
                     AssignmentValue::Array(_) => {
-                        self.assignment(context, assignment, &mut Vec::new());
-                        words.push(Word::anything());
+                        let mut values = Vec::new();
+                        self.assignment(context, assignment, &mut values);
+                        self.look_at_values(&values);
+                        words.push(Word::Dynamic {
+                            prefix: Vec::new(),
+                            suffix: Vec::new(),
+                            many: true,
+                            origin: Origin::default(),
+                        });
                     }
                 }
                 // To these builtins it stays one word, of which the begin is known.
@@ -331,6 +399,7 @@ impl Reading {
                         prefix: format!("{name}=").into_bytes(),
                         suffix: Vec::new(),
                         many: false,
+                        origin: word.origin(),
                     };
                 }
             }
@@ -340,6 +409,7 @@ impl Reading {
                     prefix: b"/dev/fd/".to_vec(),
                     suffix: Vec::new(),
                     many: false,
+                    origin: Origin::unknown(),
                 });
             }
         }
@@ -349,7 +419,9 @@ impl Reading {
         let name = match &assignment.name {
             AssignmentName::VariableName(name) => name,
             AssignmentName::ArrayElementName(name, index) => {
-                self.index(context, index);
+                self.look_at_index(index);
+                self.evaluates_index(context, name, index);
+                self.values.is_array(name);
                 name
             }
         };
@@ -360,11 +432,18 @@ impl Reading {
             });
         };
         match &assignment.value {
-            AssignmentValue::Scalar(word) => add(self.expand_one(context, &word.value)),
+            AssignmentValue::Scalar(word) => {
+                add(self.expand_one(context, &word.value));
+                if assignment.append {
+                    self.values.hold(name, &Origin::part_of(name));
+                    self.look_at_name(name);
+                }
+            }
             AssignmentValue::Array(elements) => {
+                self.values.is_array(name);
                 for (key, value) in elements {
                     if let Some(key) = key {
-                        self.substitutions(context, &key.value);
+                        self.evaluates_index(context, name, &key.value);
                     }
                     add(self.expand_one(context, &value.value));
                 }

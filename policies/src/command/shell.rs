@@ -102,6 +102,9 @@ impl Reading {
             );
         }
         let rest = args.get(at..).unwrap_or_default();
+        for word in rest.iter().skip(usize::from(script)) {
+            self.values.hold("@", &word.origin());
+        }
         let inner = |positional| Context {
             dialect,
             positional,

@@ -498,14 +498,14 @@ impl Reading {
                 self.cannot("jobs -x", "it runs what follows");
             }
             "read" | "getopts" | "wait" | "let" | "test" | "[" | "unset" => {
-                self.builtin_names(name, args);
+                self.builtin_names(context, name, args);
             }
             "printf"
                 if args
                     .iter()
                     .any(|word| word.text().is_none_or(|text| text.starts_with("-v"))) =>
             {
-                self.builtin_names(name, args);
+                self.builtin_names(context, name, args);
             }
             "watch" => self.watch(context, args),
             "flock" => self.flock(context, args),
@@ -862,7 +862,7 @@ impl Reading {
     }
 
     /// What takes names of variables: an index in one is run, and a variable of the environment changes what comes after.
-    pub(super) fn builtin_names(&mut self, name: &str, args: &[Word]) {
+    pub(super) fn builtin_names(&mut self, context: &Context, name: &str, args: &[Word]) {
         for word in args {
             let Some(text) = word.text() else { continue };
             if text.contains("$(") || text.contains('`') {
@@ -887,6 +887,7 @@ impl Reading {
             }
         }
         self.changed_environment |= sets && args.iter().any(named);
+        self.builtin_evaluates(context, name, args);
     }
 
     /// Words that a program joins and gives to `sh -c`.
@@ -1199,6 +1200,7 @@ impl Reading {
             .collect();
         self.look_at_values(&assignments);
         self.look_at_variables(context, &assignments);
+        self.declares(args);
         for word in args {
             let known = match word {
                 Word::Known(bytes) => bytes.as_slice(),
@@ -1237,10 +1239,16 @@ pub(super) fn assigned(word: &Word) -> Option<(String, Word)> {
     let name = String::from_utf8_lossy(&start[..at]).into_owned();
     let value = match word {
         Word::Known(bytes) => Word::known(&bytes[at + 1..]),
-        Word::Dynamic { prefix, suffix, many } => Word::Dynamic {
+        Word::Dynamic {
+            prefix,
+            suffix,
+            many,
+            origin,
+        } => Word::Dynamic {
             prefix: prefix[at + 1..].to_vec(),
             suffix: suffix.clone(),
             many: *many,
+            origin: origin.clone(),
         },
     };
     Some((name, value))

@@ -71,6 +71,9 @@ const CODE: &[&str] = &[
     "RIPGREP_CONFIG_PATH",
 ];
 
+/// Prompts: bash expands their values when it shows them, PS4 before each command of a line that is traced.
+const PROMPTS: &[&str] = &["PS0", "PS1", "PS2", "PS4"];
+
 /// Where shells look for what they read when they start as an interactive one or for a login.
 pub(super) const STARTUP: &[&str] = &["ENV", "HOME", "ZDOTDIR"];
 
@@ -83,11 +86,18 @@ impl Reading {
             if value.bytes().is_some_and(<[u8]>::is_empty) || self.looked_at.contains(assignment) {
                 continue;
             }
-            if !is_code(name, value) && !COMMANDS.contains(&name.as_str()) && !name.starts_with("GIT_CONFIG_") {
+            let prompt = PROMPTS.contains(&name.as_str());
+            if !is_code(name, value)
+                && !COMMANDS.contains(&name.as_str())
+                && !name.starts_with("GIT_CONFIG_")
+                && !prompt
+            {
                 continue;
             }
             self.looked_at.push(assignment.clone());
-            if let Some(number) = name.strip_prefix("GIT_CONFIG_KEY_") {
+            if prompt {
+                self.prompt(context, name, value);
+            } else if let Some(number) = name.strip_prefix("GIT_CONFIG_KEY_") {
                 let of = format!("GIT_CONFIG_VALUE_{number}");
                 let set = assignments.iter().rev().find(|other| other.name == of);
                 self.git_setting_of(context, value, set.map(|set| &set.value));
@@ -115,8 +125,32 @@ impl Reading {
         }
     }
 
+    fn prompt(&mut self, context: &Context, name: &str, value: &Word) {
+        let inner = context.inside(name);
+        match value.text() {
+            // A character by its number may be any.
+            Some(text)
+                if !text
+                    .split('\\')
+                    .skip(1)
+                    .any(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit())) =>
+            {
+                if self.may_parse(&inner, text) {
+                    self.substitutions(&inner, text);
+                }
+            }
+            _ => self.look_at_name(name),
+        }
+    }
+
     /// Looks at a variable that is given a value which is not known: read, printed or counted into it.
     pub(super) fn look_at_name(&mut self, name: &str) {
+        if PROMPTS.contains(&name) {
+            self.cannot(
+                format!("{name}=…"),
+                "a shell expands this variable, and its value is not known",
+            );
+        }
         if is_code(name, &Word::anything()) || COMMANDS.contains(&name) || name.starts_with("GIT_CONFIG_") {
             self.cannot(format!("{name}=…"), "the command that this variable holds is not known");
         }
@@ -130,6 +164,7 @@ impl Reading {
                 prefix: [key, b"="].concat(),
                 suffix: Vec::new(),
                 many: false,
+                origin: super::values::Origin::unknown(),
             },
             (None, _) => Word::anything(),
         };

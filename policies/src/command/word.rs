@@ -1,5 +1,7 @@
 //! A word of a command: its bytes, or what is known of them.
 
+use super::values::{Origin, Trace};
+
 /// A word after quoting, as far as it can be known without running anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
@@ -13,6 +15,8 @@ pub enum Word {
         suffix: Vec<u8>,
         /// Whether it may become several words, or none.
         many: bool,
+        /// Where its text comes from.
+        origin: Origin,
     },
 }
 
@@ -28,6 +32,15 @@ impl Word {
             prefix: Vec::new(),
             suffix: Vec::new(),
             many: true,
+            origin: Origin::unknown(),
+        }
+    }
+
+    /// Where its text comes from.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Known(bytes) => Origin::text(bytes),
+            Self::Dynamic { origin, .. } => origin.clone(),
         }
     }
 
@@ -62,6 +75,7 @@ impl Word {
             prefix: bytes[..first].to_vec(),
             suffix: rest.to_vec(),
             many,
+            origin: Origin::unknown(),
         }
     }
 
@@ -87,14 +101,41 @@ pub(super) struct Builder {
     /// Something unquoted that is split: then begin and end are not known either.
     split: bool,
     quoted: bool,
+    trace: Trace,
 }
 
 impl Builder {
+    /// Of an arithmetic text.
+    pub(super) fn of_expression() -> Self {
+        Self {
+            trace: Trace::of_expression(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn known(&mut self, bytes: &[u8]) {
+        self.trace.known(bytes);
         self.suffix
             .as_mut()
             .unwrap_or(&mut self.prefix)
             .extend_from_slice(bytes);
+    }
+
+    /// The known value of an expansion.
+    pub(super) fn data(&mut self, bytes: &[u8]) {
+        self.trace.data(bytes);
+        self.suffix
+            .as_mut()
+            .unwrap_or(&mut self.prefix)
+            .extend_from_slice(bytes);
+    }
+
+    /// Where the unknown piece that stands here comes from; `None`: it is a number.
+    pub(super) fn comes_from(&mut self, origin: Option<&Origin>) {
+        match origin {
+            Some(origin) => self.trace.expansion(origin),
+            None => self.trace.number(),
+        }
     }
 
     /// Quotes stand here, so an empty word is a word.
@@ -121,16 +162,28 @@ impl Builder {
 
     /// `None`: there is no word, as from nothing unquoted.
     pub(super) fn finish(self) -> Option<Word> {
+        let origin = self.trace.finish();
         match self.suffix {
             None if self.prefix.is_empty() && !self.quoted => None,
             None => Some(Word::Known(self.prefix)),
-            Some(_) if self.split => Some(Word::anything()),
+            Some(_) if self.split => Some(Word::Dynamic {
+                prefix: Vec::new(),
+                suffix: Vec::new(),
+                many: true,
+                origin,
+            }),
             Some(suffix) => Some(Word::Dynamic {
                 prefix: self.prefix,
                 suffix,
                 many: self.many,
+                origin,
             }),
         }
+    }
+
+    /// Where its text comes from.
+    pub(super) fn finish_origin(self) -> Origin {
+        self.trace.finish()
     }
 }
 
@@ -170,7 +223,8 @@ mod tests {
             Word::Dynamic {
                 prefix: b"a".to_vec(),
                 suffix: b"c".to_vec(),
-                many: false
+                many: false,
+                origin: Origin::unknown(),
             }
         );
         assert_eq!(Word::known("ab").without(b"{}", true), Word::known("ab"));

@@ -584,6 +584,34 @@ async fn what_carries_gets_no_command_past_the_rules() {
     // What no command may have is not carried.
     assert_eq!(run(&client, "export FORBIDDEN=1 FINE=2").await, "");
     assert_eq!(run(&client, "echo ${FORBIDDEN-none} $FINE").await, "none 2\n");
+    // The text of a variable that no shell evaluates is no command. Where one does, who is refused is told how to get rid of it.
+    assert_eq!(run(&client, "export MSG='x[`curl y`]'").await, "");
+    assert_eq!(out(&send(&client, argv(&["true"])).await), "");
+    assert_eq!(run(&client, "echo \"$MSG\"").await, "x[`curl y`]\n");
+    let explanation = |told: &Told| match told.ending() {
+        Kind::Denied(denied) => denied.explanation.clone(),
+        other => panic!("not denied: {other:?}"),
+    };
+    let told = explanation(&send(&client, line("(( MSG ))")).await);
+    assert!(
+        told.contains("`unset MSG`") && told.contains("`fumehood session reset s`"),
+        "{told}"
+    );
+    let mut spec = line("(( MSG ))");
+    spec.env = vec![EnvironmentVariable {
+        name: Bytes::from_static(b"MSG"),
+        value: Bytes::from_static(b"1"),
+    }];
+    assert_eq!(out(&send(&client, spec).await), "");
+    assert_eq!(run(&client, "unset MSG").await, "");
+    assert_eq!(run(&client, "(( MSG )); echo \"${MSG-gone}\"").await, "gone\n");
+    let told = send(&client, forged("LD_PRELOAD=/tmp/x.so\\0", "")).await;
+    assert_eq!(told.finished().shell_code, 0, "{}", told.err());
+    let told = explanation(&send(&client, argv(&["true"])).await);
+    assert!(told.contains("`unset LD_PRELOAD`"), "{told}");
+    let told = send(&client, line("unset LD_PRELOAD")).await;
+    assert_eq!((out(&told), told.err()), (String::new(), String::new()));
+    assert_eq!(out(&send(&client, argv(&["true"])).await), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

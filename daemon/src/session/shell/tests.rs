@@ -209,6 +209,72 @@ fn what_is_written_to_the_descriptor_by_others_is_no_more_than_a_line_can_say() 
 }
 
 #[test]
+fn a_line_that_only_unsets_is_started_without_those_variables() {
+    let carried = Arc::new(Carried {
+        variables: ["A", "B", "C"]
+            .map(|name| (name.into(), (name != "C").then(|| b"x".to_vec())))
+            .into(),
+        ..Carried::default()
+    });
+    for (line, expected) in [
+        ("unset A", &["A"][..]),
+        (" unset  -v\tA B C D\n", &["A", "B"]),
+        ("unset", &[]),
+        ("unset -f A", &[]),
+        ("unset A; id", &[]),
+        ("unset A\nid", &[]),
+        ("unset A $B", &[]),
+        ("unset 'A'", &[]),
+        ("unset A[1]", &[]),
+        ("unset A # B", &[]),
+        ("x=1 unset A", &[]),
+        ("unsetA", &[]),
+        ("export A", &[]),
+    ] {
+        let (begin, dropped) = carried.before(line.as_bytes());
+        let expected: Vec<Vec<u8>> = expected.iter().map(|name| name.as_bytes().to_vec()).collect();
+        assert_eq!(dropped, expected, "{line:?}");
+        let set = |name: &&Vec<u8>| begin.variables[*name].is_some();
+        let left = carried.variables.keys().filter(set).count();
+        assert_eq!(left, 2 - expected.len(), "{line:?}");
+    }
+    // They are gone when it has ended, as if it had been given them.
+    let (begin, dropped) = carried.before(b"unset A");
+    let (output, _) = run(&bash(), &begin, "unset A; env");
+    assert!(!out(&output).contains("A=x"), "{}", out(&output));
+    let mut given = base();
+    given.extend(dropped.into_iter().map(|name| (name, Vec::new())));
+    let left = Left {
+        variables: base(),
+        ..Left::default()
+    };
+    let after = carried.after(left, &given, &base(), |_| false);
+    assert_eq!(names(&after), ["B", "C"]);
+}
+
+#[test]
+fn who_is_refused_for_what_was_left_is_told_how_to_drop_it() {
+    let carried = Carried {
+        variables: [
+            (b"MSG".to_vec(), Some(b"x".to_vec())),
+            (b"N".to_vec(), Some(b"x".to_vec())),
+        ]
+        .into(),
+        ..Carried::default()
+    };
+    let told = carried.how_to_drop("s", "cannot be read: `MSG` here");
+    assert!(
+        told.contains("`unset MSG`") && told.contains("`fumehood session reset s`"),
+        "{told}"
+    );
+    let told = carried.how_to_drop("s", "no curl");
+    assert!(
+        told.contains("earlier lines") && told.contains("session reset s"),
+        "{told}"
+    );
+}
+
+#[test]
 fn any_bytes_are_a_state_or_none() {
     let whole = b"fumehood-2\0e\0PWD=/a\0A=1\0\0ddeclare -i n=\"1\"\ndeclare -ar l=([0]=\"1\")\n\0f\0a\0end\0";
     assert!(Left::parse(whole).is_ok());
