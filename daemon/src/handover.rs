@@ -37,6 +37,7 @@ use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::systemd;
 
 pub use claims::Claims;
 
@@ -55,6 +56,9 @@ pub const MAX_LISTENERS: usize = 64;
 /// Descriptors in one message: what the messages of sandboxes have.
 const MESSAGE_DESCRIPTORS: usize = 8;
 
+/// How long whoever connects to take over may be silent, while others that want to wait.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long an answer may take that needs no work, ...
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,8 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 struct Hello {
     form: u32,
     asks: Asks,
+    /// Whether a service manager hears of it.
+    supervised: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,7 +262,12 @@ fn ask(socket: &Path, asks: Asks) -> Result<(Answer, Vec<OwnedFd>, OwnedFd), Han
     stream.write_all(PREFACE).map_err(silent)?;
     let (own, theirs) = packet_pair()?;
     limit(own.as_fd(), ANSWER_TIMEOUT)?;
-    send_packet(stream.as_fd(), &Hello { form: FORM, asks }, &[theirs.as_fd()]).map_err(silent)?;
+    let hello = Hello {
+        form: FORM,
+        asks,
+        supervised: systemd::is_supervised(),
+    };
+    send_packet(stream.as_fd(), &hello, &[theirs.as_fd()]).map_err(silent)?;
     drop(theirs);
     match receive_packet::<Answer>(own.as_fd()).map_err(silent)? {
         Some((Answer::Refused(why), _)) => Err(HandOverError::Refused(why)),
@@ -371,6 +382,8 @@ pub struct Handed {
     pub arguments: (Vec<Vec<u8>>, Vec<u8>),
     /// Copies of the listeners: first the Unix ones, then the socket's lock, then the TCP one.
     pub descriptors: Vec<OwnedFd>,
+    /// Whether it is a service of a service manager, which would take its end for that of the service.
+    pub supervised: bool,
 }
 
 /// A daemon that takes over.
@@ -403,10 +416,11 @@ impl Handed {
     /// When it does not keep to what is agreed.
     pub fn offer(&self, stream: UnixStream, audit: Option<File>) -> Result<Option<Successor>, HandOverError> {
         stream.set_nonblocking(false)?;
-        limit(stream.as_fd(), ANSWER_TIMEOUT)?;
-        let Some((Hello { form, asks }, descriptors)) = receive_packet::<Hello>(stream.as_fd())? else {
+        limit(stream.as_fd(), HELLO_TIMEOUT)?;
+        let Some((hello, descriptors)) = receive_packet::<Hello>(stream.as_fd())? else {
             return Ok(None);
         };
+        let Hello { form, asks, supervised } = hello;
         let control = descriptors.into_iter().next().ok_or(HandOverError::Incomplete)?;
         limit(control.as_fd(), TAKE_TIMEOUT)?;
         let refuse = |why: String| {
@@ -422,6 +436,12 @@ impl Handed {
                 Ok(()) => Ok(None),
                 Err(_) => refuse("its command line is too long to be told; end it and start one anew".to_owned()),
             };
+        }
+        if self.supervised && !supervised {
+            return refuse(
+                "it is a service of systemd, which would end it and all it has: `systemctl reload` (for a unit of a user: `systemctl --user reload`) reloads it"
+                    .to_owned(),
+            );
         }
         if self.offer.predecessors >= MAX_PREDECESSORS {
             return refuse(format!(

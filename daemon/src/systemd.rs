@@ -65,6 +65,11 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
+/// Whether a service manager wants to hear of this process.
+pub fn is_supervised() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+}
+
 /// Whether the service manager listens on an abstract socket, which has no path.
 pub fn notifies_abstract_socket() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| socket.as_encoded_bytes().starts_with(b"@"))

@@ -279,6 +279,13 @@ impl House {
             .current_dir(&self.workspace())
     }
 
+    /// `fumehood daemon reload`, as the service manager calls it that the daemon was started with.
+    #[must_use]
+    pub fn reload(&self) -> Cli {
+        let notify = self.path("run/notify");
+        self.cli().env("NOTIFY_SOCKET", notify).args(["daemon", "reload"])
+    }
+
     /// `fumehood run` with options and a command after `--`.
     #[must_use]
     pub fn run_with(&self, options: &[&str], command: &[&str]) -> Cli {

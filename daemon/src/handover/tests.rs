@@ -55,6 +55,7 @@ impl Place {
             },
             arguments: (vec![b"--idle-exit".to_vec(), b"7".to_vec()], b"/somewhere".to_vec()),
             descriptors: (0..listeners).map(copy).collect(),
+            supervised: false,
         }
     }
 }
@@ -161,6 +162,8 @@ fn what_cannot_be_handed_over_is_refused_with_what_to_do() {
     assert!(error.contains("8 earlier daemons") && error.contains("wait"), "{error}");
     let error = refusal(|handed| handed.offer.unix = MAX_LISTENERS as u32 + 1);
     assert!(error.contains("65 listening sockets"), "{error}");
+    let error = refusal(|handed| handed.supervised = true);
+    assert!(error.contains("systemctl --user reload"), "{error}");
 
     let old = place.offers(place.handed(1), None);
     let mut stream = UnixStream::connect(place.socket()).unwrap();
@@ -169,6 +172,7 @@ fn what_cannot_be_handed_over_is_refused_with_what_to_do() {
     let hello = Hello {
         form: FORM + 1,
         asks: Asks::Everything,
+        supervised: false,
     };
     send_packet(stream.as_fd(), &hello, &[theirs.as_fd()]).unwrap();
     let (answer, _) = receive_packet::<Answer>(own.as_fd()).unwrap().unwrap();

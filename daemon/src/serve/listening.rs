@@ -13,6 +13,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::handover::{Handed, Offer, Places, TakeOver, bytes};
 use crate::listen::{Endpoint, tls, unix};
+use crate::systemd;
 
 /// The listeners.
 #[derive(Debug)]
@@ -94,6 +95,7 @@ impl Listening {
             offer,
             arguments: (cli::own_arguments(), directory),
             descriptors,
+            supervised: systemd::is_supervised(),
         })
     }
 

@@ -26,7 +26,7 @@ async fn start(house: &House, client: &Client, id: &str, script: &str) {
 }
 
 fn reload(house: &House) {
-    house.cli().args(["daemon", "reload"]).finish().expect(0);
+    house.reload().finish().expect(0);
 }
 
 async fn serving(house: &House) -> i32 {
@@ -198,7 +198,7 @@ async fn a_new_daemon_that_cannot_start_leaves_the_old_one() {
     ];
     for (config, why) in cases {
         house.write("config.toml", config);
-        let ended = house.cli().args(["daemon", "reload"]).finish();
+        let ended = house.reload().finish();
         assert_eq!(ended.code(), 125, "{}", ended.err());
         let said = ended.err();
         assert!(said.contains(why) && said.contains("goes on"), "{said}");
@@ -224,7 +224,7 @@ async fn the_service_manager_is_told_who_serves() {
     let path = house.path("run/manager");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(DEADLINE)).unwrap();
-    let reloading = house.cli().env("NOTIFY_SOCKET", &path).args(["daemon", "reload"]);
+    let reloading = house.reload().env("NOTIFY_SOCKET", &path);
     reloading.finish().expect(0);
     let mut message = [0; 512];
     let length = manager.recv(&mut message).expect("a word of the new daemon");
@@ -237,6 +237,11 @@ async fn the_service_manager_is_told_who_serves() {
     );
     gone(&mut house, &[first]);
     std::fs::remove_file(path).unwrap();
+    // Somebody's own reload it would not hear of, and would end what goes on.
+    let told = house.cli().args(["daemon", "reload"]).finish();
+    assert_eq!(told.code(), 125, "{}", told.err());
+    assert!(told.err().contains("systemctl reload"), "{}", told.err());
+    assert_eq!(serving(&house).await, pid);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,7 +422,7 @@ async fn with_finish_the_new_daemon_serves_when_the_runs_are_over() {
     let first = serving(&house).await;
     let client = house.client().await;
     start(&house, &client, "long", &until("stop")).await;
-    let reloading = house.cli().args(["daemon", "reload"]).start();
+    let reloading = house.reload().start();
     // It takes no more runs, and waits.
     while !within("the version", client.version())
         .await

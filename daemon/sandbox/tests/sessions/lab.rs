@@ -290,9 +290,14 @@ impl Live {
 
     /// Reads its output until this is in it.
     pub fn wait_for(&mut self, text: &str) {
-        while !self.text.contains(text) {
+        self.wait_until(text, |so_far| so_far.contains(text));
+    }
+
+    /// Waits until what it has written so far is as it should be.
+    pub fn wait_until(&mut self, what: &str, is_so: impl Fn(&str) -> bool) {
+        while !is_so(&self.text) {
             readable(self.output.as_ref().expect("an output").as_fd());
-            assert!(self.read() > 0, "{text:?} not in {:?}", self.text);
+            assert!(self.read() > 0, "{what:?} not in {:?}", self.text);
         }
     }
 

@@ -241,8 +241,9 @@ pub fn signals_reach_the_leader_or_the_tree(lab: &Lab) {
     run.wait_for("leader\n");
     assert!(!run.text.contains("child"));
     run.running.signal(libc::SIGTERM, SignalScope::Tree).expect("asked");
-    run.wait_for("child\n");
-    run.wait_for("leader\nleader");
+    run.wait_until("both", |text| {
+        text.contains("child\n") && text.matches("leader\n").count() == 2
+    });
     // Another run of the session has not heard of it, nor has what keeps the runs.
     session.says("true");
     session.sandbox.signal(libc::SIGTERM, SignalScope::Tree).expect("asked");
@@ -325,8 +326,8 @@ pub fn what_is_refused_is_told_to_whom_it_was_refused_to(lab: &Lab) {
 pub fn hundreds_of_runs_leave_nothing(lab: &Lab) {
     let mut session = lab.session();
     let init = *children(lab.launcher_pid()).iter().max().expect("an init");
-    // Whoever may look sees the descriptors themselves; everybody the size of their table, which never shrinks: it may have
-    // been larger for a moment, but not by what 200 runs would leave.
+    // Whoever may look sees the descriptors themselves. Others see the size of their table, which doubles and never shrinks: it may
+    // have been larger for a moment, but not by what so many more runs would leave.
     let descriptors = || std::fs::read_dir(format!("/proc/{init}/fd")).ok().map(Iterator::count);
     let table = || {
         let status = std::fs::read_to_string(format!("/proc/{init}/status")).expect("its status");
@@ -340,7 +341,8 @@ pub fn hundreds_of_runs_leave_nothing(lab: &Lab) {
     // The spawner and the keeper to spare.
     wait_until("all is at rest", || children(init).len() == 2);
     let before = descriptors();
-    for index in 0..200 {
+    let runs = if before.is_some() { 200 } else { 600 };
+    for index in 0..runs {
         let line = match index % 4 {
             0 => "true",
             1 => "exit 3",
@@ -352,6 +354,8 @@ pub fn hundreds_of_runs_leave_nothing(lab: &Lab) {
     wait_until("all is at rest", || children(init).len() == 2);
     assert_eq!(session.describe().process_count, 0);
     wait_until("its descriptors are what they were", || descriptors() == before);
-    assert!(table() < 200, "{}", table());
+    if before.is_none() {
+        assert!(table() < runs, "{}", table());
+    }
     session.close();
 }

@@ -184,7 +184,7 @@ async fn a_ninth_daemon_in_a_row_is_refused_until_one_has_gone() {
         reload(&house);
         daemons.push(serving(&house).await);
     }
-    let refused = house.cli().args(["daemon", "reload"]).finish();
+    let refused = house.reload().finish();
     assert_eq!(refused.code(), 125, "{}", refused.err());
     let said = refused.err();
     assert!(
