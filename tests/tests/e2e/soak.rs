@@ -520,7 +520,7 @@ async fn after_much_of_everything_at_once_nothing_is_left_or_missing() {
     println!("seed {seed}, {seconds} s");
     // Few runs are kept, so that the memory of those that are is soon as large as it gets; all of them can run at once.
     let house = builder()
-        .config("max_runs = 1000\nretained_runs = 100\nmax_sessions = 100")
+        .config("max_runs = 1000\nretained_runs = 300\nmax_sessions = 100")
         .build();
     let tally = Arc::new(Tally::default());
     // A first part, after which everything that grows once has grown.
