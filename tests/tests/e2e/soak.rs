@@ -176,6 +176,9 @@ impl Worker {
                 7 => self.timed_out().await,
                 _ => self.vanished().await,
             }
+            // Nobody else's run is forgotten for it.
+            let id = self.started.last().expect("a run");
+            step("release", self.client.release(id)).await.expect("release");
         }
         self.started
     }
@@ -518,9 +521,13 @@ async fn after_much_of_everything_at_once_nothing_is_left_or_missing() {
         .expect("a clock");
     let seed = ordered("FUMEHOOD_SOAK_SEED", clock.as_secs());
     println!("seed {seed}, {seconds} s");
-    // Few runs are kept, so that the memory of those that are is soon as large as it gets; all of them can run at once.
+    // Few runs are kept, so that the memory of those that are is soon as large as it gets, and enough for each worker to find its own when it
+    // has its turn; all of them can run at once.
+    let retained = (ordered("FUMEHOOD_SOAK_WORKERS", WORKERS) * 3).max(100);
     let house = builder()
-        .config("max_runs = 1000\nretained_runs = 300\nmax_sessions = 100")
+        .config(&format!(
+            "max_runs = 1000\nretained_runs = {retained}\nmax_sessions = 100"
+        ))
         .build();
     let tally = Arc::new(Tally::default());
     // A first part, after which everything that grows once has grown.
