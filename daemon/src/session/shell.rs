@@ -153,6 +153,9 @@ impl Shell {
             }
         }
         script.extend_from_slice(EVAL[usize::from(self.bash)]);
+        if takes_text {
+            script.extend_from_slice(shows(&begin.text).1);
+        }
         quote(line, &mut script);
         script.extend_from_slice(b"; }");
         let path = self.path.as_os_str().as_bytes().to_vec();
@@ -168,6 +171,22 @@ impl Shell {
 /// The line is evaluated: of sh, of bash. What follows is its literal.
 const EVAL: [&[u8]; 2] = [b"\\command eval ", b"\\builtin eval "];
 
+/// Options by which bash shows what it does, as they end a text that is carried; and what switches them on in front of a line, on the same line
+/// of the script. The text itself may not: bash would show our `eval` too.
+const SHOWS: [(&[u8], &[u8]); 2] = [
+    (b"set -o verbose\nset -o xtrace\n", b"\"\\\\builtin set -xv;\" "),
+    (b"set -o xtrace\n", b"\"\\\\builtin set -x;\" "),
+];
+
+/// A text without those [options](SHOWS), and what switches them on.
+fn shows(text: &[u8]) -> (&[u8], &'static [u8]) {
+    let cut = SHOWS.iter().find_map(|(options, on)| {
+        let rest = text.strip_suffix(*options)?;
+        (rest.is_empty() || rest.ends_with(b"\n")).then_some((rest, *on))
+    });
+    cut.unwrap_or((text, b""))
+}
+
 /// Options as they are before the line, in variables that a line can neither change nor make into references.
 const BEFORE: &[u8] = b"\\builtin readonly __fumehood_b=\"$BASHOPTS\" __fumehood_o=\"$SHELLOPTS\"; ";
 
@@ -178,18 +197,21 @@ const TAKE_TEXT: &[u8] =
 /// See [`TAKE_TEXT`].
 const TEXT_BEGINS: &[u8] = b"\\builtin unset -v __fumehood_n\n";
 
-/// The EXIT traps: the last that a shell does, so its output may go elsewhere for good. Without single quotes.
-const END_OF_BASH: &[u8] = b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
-    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \
+/// The EXIT traps, without single quotes. In a subshell, of which `set -x` shows nothing: `{` would do that too, but an alias can stand for it.
+/// `exit 0` as the line's own ERR trap is not for us.
+const END_OF_BASH: &[u8] =
+    b"(\\builtin set +x; \\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit 0; \
+    \\exec 1<>/proc/self/fd/63; \\builtin printf \"fumehood-2\\0d\"; \
     \\builtin declare -p PWD || \\builtin true; \\builtin declare -p OLDPWD || \\builtin true; \\builtin declare -px; \
-    \\builtin printf \"\\0end\\0\"";
+    \\builtin printf \"\\0end\\0\"; \\builtin exit 0) 2>/dev/null";
 const END_OF_BASH_WITH_EVERYTHING: &[u8] =
-    b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
-    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
+    b"(\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit 0; \
+    \\exec 1<>/proc/self/fd/63; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
     \\builtin printf \"\\0f\"; \\builtin declare -f; \\builtin printf \"\\0a\"; \\builtin alias -p; \
-    \\builtin printf \"\\0end\\0\"";
-const END_OF_SH: &[u8] = b"\\command test -k /proc/self/fd/63 && \\exec 1<>/proc/self/fd/63 2>/dev/null \
-    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"";
+    \\builtin printf \"\\0end\\0\"; \\builtin exit 0) 2>/dev/null";
+const END_OF_SH: &[u8] = b"(\\command test -k /proc/self/fd/63 && \\exec 1<>/proc/self/fd/63 \
+    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"; \
+    \\exit 0) 2>/dev/null";
 
 /// Enters a directory. One that is gone becomes an empty one that is gone too, so that nothing of the line happens elsewhere.
 fn enter(cwd: &Path, builtin: &[u8], script: &mut Vec<u8>) {
@@ -233,12 +255,21 @@ pub fn plain_command_line(command_line: &[u8]) -> Vec<u8> {
     let (Some(_), Some(b"-c"), Some(script)) = (words.next(), words.next(), words.next()) else {
         return command_line.to_vec();
     };
-    let bash = script.starts_with(b"{ ") && find(script, EVAL[1]).is_some();
-    let Some(at) = find(script, EVAL[usize::from(bash)]).filter(|_| script.starts_with(b"{ ")) else {
+    if !script.starts_with(b"{ ") {
         return command_line.to_vec();
-    };
-    let literal = &script[at + EVAL[0].len()..];
-    let Some(literal) = literal.strip_prefix(b"'") else {
+    }
+    let ways = [
+        (true, SHOWS[0].1),
+        (true, SHOWS[1].1),
+        (true, b"".as_slice()),
+        (false, b""),
+    ];
+    let begins = ways.map(|(bash, on)| (bash, [EVAL[usize::from(bash)], on, b"'"].concat()));
+    let found = begins.iter().filter_map(|(bash, begin)| {
+        let at = find(script, begin)?;
+        Some((at, *bash, &script[at + begin.len()..]))
+    });
+    let Some((_, bash, literal)) = found.min_by_key(|(at, ..)| *at) else {
         return command_line.to_vec();
     };
     let literal = literal.strip_suffix(b"'; }").unwrap_or(literal);
@@ -609,8 +640,12 @@ impl Extra<'_> {
             let (before, after) = (&self.options[before], &self.options[after]);
             let new = after.iter().filter(|name| !before.contains(name));
             let gone = before.iter().filter(|name| !after.contains(name));
-            let new = new.map(|name| format!("{on} {name}\n"));
-            new.chain(gone.map(|name| format!("{off} {name}\n")))
+            let gone = gone.map(|name| format!("{off} {name}\n"));
+            // In this order; see [`SHOWS`].
+            let (mut new, shown): (Vec<_>, Vec<_>) =
+                new.partition(|name| !["verbose", "xtrace"].contains(&name.as_str()));
+            new.extend(shown);
+            gone.chain(new.iter().map(|name| format!("{on} {name}\n")))
                 .collect::<String>()
         };
         let mut text = changed(0, 1, "shopt -s", "shopt -u").into_bytes();
@@ -647,7 +682,7 @@ impl StateFile {
         if text.len() >= MAX_STATE_BYTES - TEXT_BEGINS.len() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let text = &[TEXT_BEGINS, text].concat()[..];
+        let text = &[TEXT_BEGINS, shows(text).0].concat()[..];
         let fd = memfd_create(c"fumehood-state", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&fd, 2 * MAX_STATE_BYTES as i64)?;
         // Everybody's, as the command may be another user; and sticky, by which the shell knows it from a file that a line opened in its place.

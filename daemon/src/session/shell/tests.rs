@@ -415,6 +415,55 @@ fn options_that_a_line_sets_do_not_disturb_the_next() {
 }
 
 #[test]
+fn of_what_surrounds_a_line_nothing_is_shown_where_it_shows_what_it_does() {
+    for shell in both() {
+        for carry in [Carry::Environment, Carry::Everything] {
+            for (line, shown) in [
+                ("set -x; export A=1", "+ export A=1\n+ A=1\n"),
+                ("set -ex; A=1; export A; false", "+ A=1\n+ export A\n+ false\n"),
+                ("PS4=; set -x; export A=1; exit 0", "export A=1\nA=1\nexit 0\n"),
+            ] {
+                let (output, after) = run_as(&shell, &Carried::default(), line.as_bytes(), carry, &[]);
+                // Each shell traces in a way of its own, none the other's.
+                let told: String = err(&output)
+                    .lines()
+                    .map(|line| line.replace("++ ", "+ ") + "\n")
+                    .filter(|line| shell.bash || !line.ends_with("A=1\n"))
+                    .collect();
+                let shown: String = shown
+                    .lines()
+                    .map(|line| format!("{line}\n"))
+                    .filter(|line| shell.bash || !line.ends_with("A=1\n"))
+                    .collect();
+                assert_eq!(told, shown, "{line}");
+                assert!(after.variables.contains_key(b"A".as_slice()), "{line}");
+            }
+        }
+    }
+    // What shows it is carried itself.
+    let (_, traced) = run_as(&bash(), &Carried::default(), b"set -xu; v=1", Carry::Everything, &[]);
+    for carry in [Carry::Nothing, Carry::Environment, Carry::Everything] {
+        let (output, after) = run_as(&bash(), &traced, b"echo $v $LINENO\ntrue", carry, &[]);
+        assert_eq!(
+            (out(&output).as_str(), err(&output).as_str()),
+            ("1 1\n", "++ echo 1 1\n++ true\n")
+        );
+        assert_eq!(after.text, traced.text);
+    }
+    let (_, off) = run_as(&bash(), &traced, b"set +x", Carry::Everything, &[]);
+    let (output, _) = run(&bash(), &off, "echo $v");
+    assert_eq!(err(&output), "");
+    let (_, both) = run_as(&bash(), &Carried::default(), b"set -xv", Carry::Everything, &[]);
+    let (output, _) = run_as(&bash(), &both, b"echo a\necho b", Carry::Nothing, &[]);
+    assert_eq!(err(&output), "++ echo a\necho b\n++ echo b\n");
+    // Nor do traps of the line's own see the end of one that leaves nothing.
+    for line in ["set -E; trap 'echo seen' ERR", "set -m; trap 'echo seen' CHLD"] {
+        let (output, _) = run(&bash(), &Carried::default(), &format!("{line}; exec 63>&-"));
+        assert_eq!(out(&output), "", "{line}");
+    }
+}
+
+#[test]
 fn too_much_is_not_carried() {
     let line = b"export A=1; for n in 1 2 3 4 5 6 7 8 9 10 11 12; do export BIG$n=$(head -c 100000 /dev/zero | tr '\\0' x); done";
     let (_, carried) = run_as(&bash(), &Carried::default(), line, Carry::Environment, &[]);
@@ -442,6 +491,14 @@ fn a_command_line_of_ours_is_shown_as_what_it_stands_for() {
     let mut shown = argv.join(&0);
     shown.push(0);
     assert_eq!(plain_command_line(&shown), b"bash\0-c\0npm start\0");
+    for text in ["x='1'\n", "set -o xtrace\n", "set -o verbose\nset -o xtrace\n"] {
+        let begin = Carried {
+            text: text.into(),
+            ..Carried::default()
+        };
+        let argv = bash().within(b"echo 'a b'", &begin, None, Carry::Nothing);
+        assert_eq!(plain_command_line(&argv.join(&0)), b"bash\0-c\0echo 'a b'\0", "{text}");
+    }
     assert_eq!(plain_command_line(b"sleep\x0010\0"), b"sleep\x0010\0");
     assert_eq!(plain_command_line(b""), b"");
 }
