@@ -190,9 +190,11 @@ fn shows(text: &[u8]) -> (&[u8], &'static [u8]) {
 /// Options as they are before the line, in variables that a line can neither change nor make into references.
 const BEFORE: &[u8] = b"\\builtin readonly __fumehood_b=\"$BASHOPTS\" __fumehood_o=\"$SHELLOPTS\"; ";
 
-/// Takes on the text. It begins with the removal of the variable that it is read into.
+/// Takes on the text. It begins with the removal of the variable that it is read into. Bash stops where it cannot read on.
 const TAKE_TEXT: &[u8] =
-    b"IFS= \\builtin read -r -d \"\" -u 63 __fumehood_n; \\builtin eval \"$__fumehood_n\" 2>/dev/null; ";
+    b"IFS= \\builtin read -r -d \"\" -u 63 __fumehood_n; \\builtin eval \"$__fumehood_n\" 2>/dev/null \
+    || \\builtin echo \"fumehood: not all functions, aliases and settings of earlier lines could be taken on; \
+a reset of the session drops them\" >&2; ";
 
 /// See [`TAKE_TEXT`].
 const TEXT_BEGINS: &[u8] = b"\\builtin unset -v __fumehood_n\n";
@@ -442,7 +444,10 @@ const NAMES_TOLD: usize = 16;
 /// Names of the functions in a text, as bash prints them: `name () ` at the beginning of a line.
 fn functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
     let lines = text.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| Some(String::from_utf8_lossy(line.strip_suffix(b" () ")?).into_owned()))
+    lines.filter_map(|line| {
+        let name = line.strip_suffix(b" () ")?;
+        Some(String::from_utf8_lossy(name.strip_prefix(b"function ").unwrap_or(name)).into_owned())
+    })
 }
 
 /// Whether a shell can have a variable so named.
@@ -649,11 +654,24 @@ impl Extra<'_> {
                 .collect::<String>()
         };
         let mut text = changed(0, 1, "shopt -s", "shopt -u").into_bytes();
-        text.extend_from_slice(functions);
+        extend_readable(functions, &mut text);
         text.extend_from_slice(&self.variables);
         text.extend_from_slice(self.aliases);
         text.extend(changed(2, 3, "set -o", "set +o").into_bytes());
         text
+    }
+}
+
+/// Functions as bash prints them, so that it reads them: it takes `a=b ()` and `a[b ()` for assignments, unless `function` stands before.
+fn extend_readable(functions: &[u8], into: &mut Vec<u8>) {
+    let mut lines = functions.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let name = line.strip_suffix(b" () \n").unwrap_or_default();
+        let odd = name.iter().any(|byte| b"=[".contains(byte)) && !name.contains(&b' ');
+        if odd && lines.peek() == Some(&b"{ \n".as_slice()) {
+            into.extend_from_slice(b"function ");
+        }
+        into.extend_from_slice(line);
     }
 }
 

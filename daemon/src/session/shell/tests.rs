@@ -399,6 +399,57 @@ fn bash_carries_everything_when_it_is_asked_to() {
 }
 
 #[test]
+fn functions_that_bash_prints_but_does_not_read_are_carried_with_all_others() {
+    let names = [
+        "a=b", "a+=b", "a[1]=c", "a[b", "[[", "!", "if", "~", "1x", "-x", "{fd}", "f-g", "*", "[", "x@",
+    ];
+    let mut line: String = names
+        .iter()
+        .map(|name| format!("function {name} {{ echo {name}; }}\n"))
+        .collect();
+    line.push_str("z() { function a=b { echo a=b; }; echo z; }; x=1; unset -f [");
+    let (_, carried) = run_as(&bash(), &Carried::default(), line.as_bytes(), Carry::Everything, &[]);
+    let (output, again) = run_as(
+        &bash(),
+        &carried,
+        b"a''=b; echo $x; f-g; declare -F | wc -l; z",
+        Carry::Everything,
+        &[],
+    );
+    let count = names.len();
+    assert_eq!(out(&output), format!("a=b\n1\nf-g\n{count}\nz\n"), "{}", err(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&again.text),
+        String::from_utf8_lossy(&carried.text)
+    );
+    assert!(
+        carried.summary().contains("functions !, *, -x, 1x, [[, a+=b, a=b,"),
+        "{}",
+        carried.summary()
+    );
+    // What bash cannot read all the same is not lost without a word.
+    let begin = Carried {
+        text: b"a=b () { :; }\nx=1\n".to_vec(),
+        ..Carried::default()
+    };
+    let (output, _) = run(&bash(), &begin, "echo $? $x");
+    assert_eq!(out(&output), "0\n");
+    assert!(err(&output).contains("not all functions"), "{}", err(&output));
+    // As a script under rules about commands, too.
+    for name in names {
+        let (_, left) = run_as(
+            &bash(),
+            &Carried::default(),
+            format!("function {name} {{ :; }}").as_bytes(),
+            Carry::Everything,
+            &[],
+        );
+        let text = std::str::from_utf8(&left.text).unwrap();
+        assert!(fumehood_policies::command::stands_alone(text), "{text}");
+    }
+}
+
+#[test]
 fn options_that_a_line_sets_do_not_disturb_the_next() {
     let (_, strict) = run_as(
         &bash(),
@@ -577,6 +628,11 @@ fn what_is_forged_runs_nothing_that_is_not_in_the_text() {
         ("echo 'x\n", false),
         ("echo \\", false),
         ("if true; then\n", false),
+        ("a=b () { :; }\n", false),
+        ("a= () { :; }\n", false),
+        ("f () \n{ \n    a[b () { :; }\n}\n", false),
+        ("function a=b () \n{ \n    :\n}\n", true),
+        ("a=()\nb+=()\ndeclare -a c=()\na-b () { :; }\n", true),
         ("# a comment", true),
         ("", true),
     ] {
