@@ -465,20 +465,25 @@ pub struct Left {
     text: Option<Vec<u8>>,
 }
 
-/// Why nothing is carried on.
+/// What is not carried on, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotLeft {
     /// The shell ended without a word: it was replaced (`exec`), its line had an EXIT trap of its own or closed descriptor 63.
-    #[error("the shell ended without saying what it had (`exec`, an EXIT trap of the line's own)")]
+    #[error("everything, as the shell ended without saying what it had (`exec`, an EXIT trap of the line's own)")]
     Nothing,
+    /// It was ended.
+    #[error("everything, as the shell was ended by a signal or a limit")]
+    Killed,
     /// There is no end to it.
-    #[error("it is more than {MAX_STATE_BYTES} bytes, with the names of variables")]
+    #[error("everything, as it is more than {MAX_STATE_BYTES} bytes, with the names of variables")]
     TooLong,
     /// Our end of a line writes nothing like it.
-    #[error("what the shell wrote down cannot be read")]
+    #[error("everything, as what the shell wrote down cannot be read")]
     Unreadable,
     /// Rules about commands could be evaded by it.
-    #[error("functions or aliases were not understood as a script, and the policy has rules about commands")]
+    #[error(
+        "everything, as functions or aliases were not understood as a script, and the policy has rules about commands"
+    )]
     NotUnderstood,
 }
 

@@ -2183,8 +2183,8 @@ pub struct Finished {
     /// or after the main process has ended, may be missing.
     #[prost(uint64, tag = "5")]
     pub denial_count: u64,
-    /// Why the next shell line of the session finds nothing of this one, in words; empty where it does, where nothing was to be kept, and where the
-    /// shell was killed.
+    /// What the next shell line of the session does not find of this one though it was to be kept, and why, in words; empty where there is nothing
+    /// such, and where the session itself was ended.
     #[prost(string, tag = "6")]
     pub not_carried: ::prost::alloc::string::String,
 }

@@ -24,7 +24,7 @@ use crate::run::denials::Collecting;
 use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
-use crate::run::model::{TimeLimit, Usage};
+use crate::run::model::{CancelCause, TimeLimit, Usage};
 use crate::session::{NotLeft, StateFile};
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
@@ -213,7 +213,7 @@ struct Following {
     next_cpu_check: Instant,
     collecting: Collecting,
     recording: Recording,
-    /// Why the next line of the session finds nothing of this one.
+    /// What the next line of the session does not find of this one.
     not_carried: Option<NotLeft>,
 }
 
@@ -413,11 +413,16 @@ impl Actor {
                             let before = state.exited.is_some();
                             self.sandbox_event(&mut state, &tree, event);
                             stdout.ended = state.exited.is_some();
-                            // One that was ended leaves nothing, nor does one that a signal killed.
-                            if let (false, Some(Ending::Exited { .. }), None) = (before, &state.exited, &state.cause)
+                            if let (false, Some(exited)) = (before, &state.exited)
                                 && let (Some(carrying), Some(generation)) = (&carrying, generation)
                             {
-                                state.not_carried = carrying.take(generation).err();
+                                state.not_carried = match (exited, &state.cause) {
+                                    (Ending::Exited { .. }, None) => carrying.take(generation).err(),
+                                    // No line will miss it.
+                                    (_, Some(Ending::Cancelled { cause: CancelCause::Session, .. })) => None,
+                                    // One that was ended leaves nothing, nor does one that a signal killed.
+                                    _ => Some(NotLeft::Killed),
+                                };
                             }
                         }
                     }
