@@ -493,7 +493,11 @@ impl Left {
     /// # Errors
     /// When it is not whole, or nothing that our end of a line writes.
     pub fn parse(bytes: &[u8]) -> Result<Left, NotLeft> {
-        let mut records = bytes.split(|byte| *byte == 0);
+        // Behind the last mark is no record: it was cut off there, or is the beginning of what was not written.
+        let whole = bytes.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+        let mut records = bytes[..whole]
+            .split_inclusive(|byte| *byte == 0)
+            .map(|record| &record[..record.len() - 1]);
         match records.next() {
             Some(header) if header == HEADER => {}
             Some(b"") | None => return Err(NotLeft::Nothing),
@@ -502,9 +506,8 @@ impl Left {
         let mut left = Left::default();
         let mut extra = Extra::default();
         loop {
-            // What is behind the mark is no record, so one more must follow.
             match records.next().ok_or(NotLeft::TooLong)? {
-                b"end" if records.next().is_some() => break,
+                b"end" => break,
                 b"e" => loop {
                     let record = records.next().ok_or(NotLeft::TooLong)?;
                     if record.is_empty() {

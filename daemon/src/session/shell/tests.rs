@@ -36,6 +36,18 @@ fn base() -> Variables {
 
 /// Runs a line as a session does, and gives what the next one finds.
 fn run_as(shell: &Shell, begin: &Carried, line: &[u8], carry: Carry, own: &[(&str, &str)]) -> (Output, Carried) {
+    let (output, _, after) = run_and_leave(shell, begin, line, carry, own);
+    (output, after)
+}
+
+/// As [`run_as`], with what the shell left.
+fn run_and_leave(
+    shell: &Shell,
+    begin: &Carried,
+    line: &[u8],
+    carry: Carry,
+    own: &[(&str, &str)],
+) -> (Output, Result<Left, NotLeft>, Carried) {
     let mut given = base();
     if let Some(cwd) = &begin.cwd {
         given.insert(b"PWD".to_vec(), cwd.as_os_str().as_bytes().to_vec());
@@ -66,15 +78,16 @@ fn run_as(shell: &Shell, begin: &Carried, line: &[u8], carry: Carry, own: &[(&st
         .stdin(Stdio::from(file.for_shell().unwrap()))
         .output()
         .unwrap();
-    let left = file
-        .left()
+    let left = file.left();
+    let taken = left
+        .clone()
         .ok()
         .filter(|_| output.status.code().is_some() && carry != Carry::Nothing);
-    let after = match left {
+    let after = match taken {
         Some(left) => begin.after(left, &given, &base(), |name| name == b"FORBIDDEN"),
         None => begin.clone(),
     };
-    (output, after)
+    (output, left, after)
 }
 
 fn run(shell: &Shell, begin: &Carried, line: &str) -> (Output, Carried) {
@@ -517,8 +530,24 @@ fn of_what_surrounds_a_line_nothing_is_shown_where_it_shows_what_it_does() {
 #[test]
 fn too_much_is_not_carried() {
     let line = b"export A=1; for n in 1 2 3 4 5 6 7 8 9 10 11 12; do export BIG$n=$(head -c 100000 /dev/zero | tr '\\0' x); done";
-    let (_, carried) = run_as(&bash(), &Carried::default(), line, Carry::Environment, &[]);
-    assert_eq!(carried, Carried::default());
+    for shell in both() {
+        for carry in [Carry::Environment, Carry::Everything] {
+            let (_, left, carried) = run_and_leave(&shell, &Carried::default(), line, carry, &[]);
+            assert_eq!((left.unwrap_err(), carried), (NotLeft::TooLong, Carried::default()));
+        }
+    }
+    // Also where it is one variable, which is not exported.
+    let line = b"big=$(head -c 3000000 /dev/zero | tr '\\0' x)";
+    let (_, left, _) = run_and_leave(&bash(), &Carried::default(), line, Carry::Everything, &[]);
+    assert_eq!(left.unwrap_err(), NotLeft::TooLong);
+    // What is not too long is not called so.
+    for (state, why) in [
+        ("fumehood-2\0dnonsense\0end\0", NotLeft::Unreadable),
+        ("", NotLeft::Nothing),
+        ("fumehood-2\0\0\0", NotLeft::Unreadable),
+    ] {
+        assert_eq!(Left::parse(state.as_bytes()).unwrap_err(), why, "{state:?}");
+    }
     assert!(StateFile::new(&vec![b'x'; MAX_STATE_BYTES]).is_err());
 }
 
