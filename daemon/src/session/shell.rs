@@ -561,7 +561,10 @@ impl Left {
         let scalar = declared.scalar();
         match (declared.name, &scalar) {
             (b"PWD" | b"OLDPWD", Some(value)) => self.exported(declared.name, value),
-            (name, Some(value)) if declared.has(b'x') => self.exported(name, value),
+            (name, Some(value)) if declared.has(b'x') => {
+                self.exported(name, value);
+                extra.variable(&declared, Some(value));
+            }
             (b"BASHOPTS", Some(value)) => extra.note(1, value),
             (b"SHELLOPTS", Some(value)) => extra.note(3, value),
             (b"__fumehood_b", Some(value)) => extra.note(0, value),
@@ -632,8 +635,9 @@ impl Extra<'_> {
                 .any(|begin| name.starts_with(begin));
         let usual = matches!((name, scalar), (b"IFS", Some(b" \t\n")) | (b"PS4", Some(b"+ ")));
         // A number's value is evaluated when it is set, and a reference stands for another.
-        if of_bash || usual || declared.has(b'x') || declared.has(b'n') || declared.has(b'i') && !declared.is_numbers()
-        {
+        // Whatever its environment says, bash begins with an IFS of its own.
+        let from_environment = declared.has(b'x') && name != b"IFS";
+        if of_bash || usual || from_environment || declared.has(b'n') || declared.has(b'i') && !declared.is_numbers() {
             return;
         }
         match scalar {

@@ -463,6 +463,20 @@ fn functions_that_bash_prints_but_does_not_read_are_carried_with_all_others() {
 }
 
 #[test]
+fn an_exported_ifs_is_carried_with_everything() {
+    let (_, carried) = run_as(&bash(), &Carried::default(), b"export IFS=:", Carry::Everything, &[]);
+    for carry in [Carry::Environment, Carry::Everything] {
+        let line = b"set -- a:b; printf '%s|' $*; v=a:b; printf '%s|' $v; unset v; env | grep -c IFS=:";
+        let (output, after) = run_as(&bash(), &carried, line, carry, &[]);
+        assert_eq!(out(&output), "a|b|a|b|1\n", "{}", err(&output));
+        assert_eq!(after, carried);
+    }
+    let (_, plain) = run_as(&bash(), &carried, b"unset IFS", Carry::Everything, &[]);
+    let (output, _) = run(&bash(), &plain, "v=a:b; printf '%s|' $v");
+    assert_eq!(out(&output), "a:b|");
+}
+
+#[test]
 fn options_that_a_line_sets_do_not_disturb_the_next() {
     let (_, strict) = run_as(
         &bash(),
