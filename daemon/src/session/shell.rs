@@ -485,6 +485,11 @@ pub enum NotLeft {
         "everything, as functions or aliases were not understood as a script, and the policy has rules about commands"
     )]
     NotUnderstood,
+    /// Everything was wanted of a shell that cannot say it.
+    #[error(
+        "functions, aliases, options and variables that are not exported: only bash says which it has, and the sandbox has none"
+    )]
+    OnlyEnvironment,
 }
 
 impl Left {
@@ -534,9 +539,13 @@ impl Left {
         Ok(left)
     }
 
-    /// Leaves functions and the like away.
-    pub fn keep_environment(&mut self) {
-        self.text = None;
+    /// Keeps what is wanted, and says what of that the shell did not leave.
+    pub fn keep(&mut self, carry: Carry) -> Option<NotLeft> {
+        if carry != Carry::Everything {
+            self.text = None;
+            return None;
+        }
+        self.text.is_none().then_some(NotLeft::OnlyEnvironment)
     }
 
     /// Whether its text is a script by itself, so that what follows it is read as if it stood alone.

@@ -2388,7 +2388,8 @@ pub enum ShellCarry {
     Nothing = 1,
     /// The working directory and the exported variables.
     Environment = 2,
-    /// Also functions, aliases, options (`set -o`, `shopt`) and variables that are not exported; of bash only.
+    /// Also functions, aliases, options (`set -o`, `shopt`) and variables that are not exported; of bash only. Of sh it is the environment,
+    /// and Finished.not_carried says so.
     Everything = 3,
 }
 impl ShellCarry {

@@ -25,7 +25,7 @@ use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
 use crate::run::model::{CancelCause, TimeLimit, Usage};
-use crate::session::{NotLeft, StateFile};
+use crate::session::{Carry, NotLeft, StateFile};
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
@@ -342,20 +342,18 @@ pub(super) struct Carrying {
     pub place: InSession,
     /// Where it is written.
     pub file: StateFile,
-    /// Whether functions and the like are wanted.
-    pub everything: bool,
+    /// What of it is wanted.
+    pub carry: Carry,
     /// The environment that it was given.
     pub given: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Carrying {
-    /// Takes what was left, if it is whole. What the line did not change stays as lines beside it have made it.
+    /// Takes what was left, if it is whole, and says what is missing. What the line did not change stays as lines beside it have made it.
     fn take(&self, generation: u32) -> Result<(), NotLeft> {
         let session = &self.place.session;
         let mut left = self.file.left()?;
-        if !self.everything {
-            left.keep_environment();
-        }
+        let lacking = left.keep(self.carry);
         if !session.request.policy.commands.is_open() && !left.is_understood() {
             return Err(NotLeft::NotUnderstood);
         }
@@ -363,7 +361,7 @@ impl Carrying {
         session.carry(generation, |now| {
             now.after(left, &self.given, &session.base_env, removed)
         });
-        Ok(())
+        lacking.map_or(Ok(()), Err)
     }
 }
 

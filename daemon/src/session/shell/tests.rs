@@ -400,7 +400,15 @@ fn bash_carries_everything_when_it_is_asked_to() {
         "shopt -q extglob || echo off; false | true && echo fine; greet 2>/dev/null || echo none",
     );
     assert_eq!(out(&output), "off\nfine\nnone\n");
-    // Of sh, only the environment.
+    // Of sh, only the environment, which is said.
+    for shell in both() {
+        let (_, left, _) = run_and_leave(&shell, &Carried::default(), b"x=1", Carry::Everything, &[]);
+        let missing = (!shell.bash).then_some(NotLeft::OnlyEnvironment);
+        let mut left = left.unwrap();
+        assert_eq!(left.keep(Carry::Everything), missing);
+        assert_eq!(left.keep(Carry::Environment), None, "it was not wanted");
+        assert_eq!(left.text, None);
+    }
     let (_, plain) = run_as(
         &dash(),
         &Carried::default(),
