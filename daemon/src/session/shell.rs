@@ -143,7 +143,8 @@ impl Shell {
         if let Some(end) = end {
             script.extend_from_slice(builtin);
             script.extend_from_slice(b" trap ");
-            quote(end, &mut script);
+            let traces = takes_text && !shows(&begin.text).1.is_empty();
+            quote(&trap(end, traces || may_trace(line)), &mut script);
             script.extend_from_slice(b" EXIT; ");
         }
         if takes_text {
@@ -199,21 +200,39 @@ a reset of the session drops them\" >&2; ";
 /// See [`TAKE_TEXT`].
 const TEXT_BEGINS: &[u8] = b"\\builtin unset -v __fumehood_n\n";
 
-/// The EXIT traps, without single quotes. In a subshell, of which `set -x` shows nothing: `{` would do that too, but an alias can stand for it.
-/// `exit 0` as the line's own ERR trap is not for us.
-const END_OF_BASH: &[u8] =
-    b"(\\builtin set +x; \\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit 0; \
-    \\exec 1<>/proc/self/fd/63; \\builtin printf \"fumehood-2\\0d\"; \
+/// The EXIT traps: the last that a shell does, so its output may go elsewhere for good. Without single quotes. Each in two parts; see [`trap`].
+const END_OF_BASH: [&[u8]; 2] = [
+    b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit",
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \
     \\builtin declare -p PWD || \\builtin true; \\builtin declare -p OLDPWD || \\builtin true; \\builtin declare -px; \
-    \\builtin printf \"\\0end\\0\"; \\builtin exit 0) 2>/dev/null";
-const END_OF_BASH_WITH_EVERYTHING: &[u8] =
-    b"(\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit 0; \
-    \\exec 1<>/proc/self/fd/63; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
+    \\builtin printf \"\\0end\\0\"",
+];
+const END_OF_BASH_WITH_EVERYTHING: [&[u8]; 2] = [
+    END_OF_BASH[0],
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
     \\builtin printf \"\\0f\"; \\builtin declare -f; \\builtin printf \"\\0a\"; \\builtin alias -p; \
-    \\builtin printf \"\\0end\\0\"; \\builtin exit 0) 2>/dev/null";
-const END_OF_SH: &[u8] = b"(\\command test -k /proc/self/fd/63 && \\exec 1<>/proc/self/fd/63 \
-    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"; \
-    \\exit 0) 2>/dev/null";
+    \\builtin printf \"\\0end\\0\"",
+];
+const END_OF_SH: [&[u8]; 2] = [
+    b"\\command test -k /proc/self/fd/63 || \\exit",
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null \
+    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"",
+];
+
+/// An EXIT trap. After a line that may have said `set -x` it is a subshell, of which nothing is shown: a group would do too, but an alias can stand
+/// for `{`. After others it is none: where no more processes may be, bash waits for one and then ends with another exit code. It exits with 0,
+/// as an ERR trap of the line's own is not for us.
+fn trap(parts: [&[u8]; 2], may_trace: bool) -> Vec<u8> {
+    match may_trace {
+        true => [b"(", parts[0], b" 0", parts[1], b"; \\exit 0) 2>/dev/null"].concat(),
+        false => parts.concat(),
+    }
+}
+
+/// Whether a line may switch on tracing. No more than that nothing of ours is shown depends on it.
+fn may_trace(line: &[u8]) -> bool {
+    find(line, b"xtrace").is_some() || find(line, b"set").is_some() && line.contains(&b'x')
+}
 
 /// Enters a directory. One that is gone becomes an empty one that is gone too, so that nothing of the line happens elsewhere.
 fn enter(cwd: &Path, builtin: &[u8], script: &mut Vec<u8>) {

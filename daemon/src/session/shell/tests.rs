@@ -542,6 +542,16 @@ fn of_what_surrounds_a_line_nothing_is_shown_where_it_shows_what_it_does() {
     let (_, both) = run_as(&bash(), &Carried::default(), b"set -xv", Carry::Everything, &[]);
     let (output, _) = run_as(&bash(), &both, b"echo a\necho b", Carry::Nothing, &[]);
     assert_eq!(err(&output), "++ echo a\necho b\n++ echo b\n");
+    // What is run after other lines needs no process: where there may be none more, bash would end with another code.
+    for (line, subshell) in [
+        ("set -eux", true),
+        ("set -e", false),
+        ("npm test", false),
+        ("shopt -so xtrace", true),
+    ] {
+        let script = bash().within(line.as_bytes(), &Carried::default(), None, Carry::Environment);
+        assert_eq!(find(&script[2], b"trap '(").is_some(), subshell, "{line}");
+    }
     // Nor do traps of the line's own see the end of one that leaves nothing.
     for line in ["set -E; trap 'echo seen' ERR", "set -m; trap 'echo seen' CHLD"] {
         let (output, _) = run(&bash(), &Carried::default(), &format!("{line}; exec 63>&-"));
