@@ -235,11 +235,11 @@ pub fn leftovers(exited: &wire::ProcessExited, kept: bool) -> Option<String> {
     ))
 }
 
-/// That a shell line left nothing for the next one of its session.
+/// What a shell line did not leave for the next one of its session.
 #[must_use]
 pub fn not_carried(finished: &Finished) -> Option<String> {
     let why = text(finished.not_carried.as_bytes());
-    (!why.is_empty()).then(|| format!("the next line of the session finds nothing of this one: {why}"))
+    (!why.is_empty()).then(|| format!("not carried to the next line of the session: {why}"))
 }
 
 /// That output is missing.

@@ -393,7 +393,7 @@ impl Actor {
                         carrying = (line.carry != Carry::Nothing).then(|| Carrying {
                             place: place.clone(),
                             file,
-                            everything: line.carry == Carry::Everything,
+                            carry: line.carry,
                             given: given.collect(),
                         });
                     }

@@ -143,7 +143,8 @@ impl Shell {
         if let Some(end) = end {
             script.extend_from_slice(builtin);
             script.extend_from_slice(b" trap ");
-            quote(end, &mut script);
+            let traces = takes_text && !shows(&begin.text).1.is_empty();
+            quote(&trap(end, traces || may_trace(line)), &mut script);
             script.extend_from_slice(b" EXIT; ");
         }
         if takes_text {
@@ -153,6 +154,9 @@ impl Shell {
             }
         }
         script.extend_from_slice(EVAL[usize::from(self.bash)]);
+        if takes_text {
+            script.extend_from_slice(shows(&begin.text).1);
+        }
         quote(line, &mut script);
         script.extend_from_slice(b"; }");
         let path = self.path.as_os_str().as_bytes().to_vec();
@@ -168,28 +172,67 @@ impl Shell {
 /// The line is evaluated: of sh, of bash. What follows is its literal.
 const EVAL: [&[u8]; 2] = [b"\\command eval ", b"\\builtin eval "];
 
+/// Options by which bash shows what it does, as they end a text that is carried; and what switches them on in front of a line, on the same line
+/// of the script. The text itself may not: bash would show our `eval` too.
+const SHOWS: [(&[u8], &[u8]); 2] = [
+    (b"set -o verbose\nset -o xtrace\n", b"\"\\\\builtin set -xv;\" "),
+    (b"set -o xtrace\n", b"\"\\\\builtin set -x;\" "),
+];
+
+/// A text without those [options](SHOWS), and what switches them on.
+fn shows(text: &[u8]) -> (&[u8], &'static [u8]) {
+    let cut = SHOWS.iter().find_map(|(options, on)| {
+        let rest = text.strip_suffix(*options)?;
+        (rest.is_empty() || rest.ends_with(b"\n")).then_some((rest, *on))
+    });
+    cut.unwrap_or((text, b""))
+}
+
 /// Options as they are before the line, in variables that a line can neither change nor make into references.
 const BEFORE: &[u8] = b"\\builtin readonly __fumehood_b=\"$BASHOPTS\" __fumehood_o=\"$SHELLOPTS\"; ";
 
-/// Takes on the text. It begins with the removal of the variable that it is read into.
+/// Takes on the text. It begins with the removal of the variable that it is read into. Bash stops where it cannot read on.
 const TAKE_TEXT: &[u8] =
-    b"IFS= \\builtin read -r -d \"\" -u 63 __fumehood_n; \\builtin eval \"$__fumehood_n\" 2>/dev/null; ";
+    b"IFS= \\builtin read -r -d \"\" -u 63 __fumehood_n; \\builtin eval \"$__fumehood_n\" 2>/dev/null \
+    || \\builtin echo \"fumehood: not all functions, aliases and settings of earlier lines could be taken on; \
+a reset of the session drops them\" >&2; ";
 
 /// See [`TAKE_TEXT`].
 const TEXT_BEGINS: &[u8] = b"\\builtin unset -v __fumehood_n\n";
 
-/// The EXIT traps: the last that a shell does, so its output may go elsewhere for good. Without single quotes.
-const END_OF_BASH: &[u8] = b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
-    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \
+/// The EXIT traps: the last that a shell does, so its output may go elsewhere for good. Without single quotes. Each in two parts; see [`trap`].
+const END_OF_BASH: [&[u8]; 2] = [
+    b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit",
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \
     \\builtin declare -p PWD || \\builtin true; \\builtin declare -p OLDPWD || \\builtin true; \\builtin declare -px; \
-    \\builtin printf \"\\0end\\0\"";
-const END_OF_BASH_WITH_EVERYTHING: &[u8] =
-    b"\\builtin trap - DEBUG ERR; \\builtin test -k /proc/self/fd/63 || \\builtin exit; \
-    \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
+    \\builtin printf \"\\0end\\0\"",
+];
+const END_OF_BASH_WITH_EVERYTHING: [&[u8]; 2] = [
+    END_OF_BASH[0],
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null; \\builtin printf \"fumehood-2\\0d\"; \\builtin declare -p; \
     \\builtin printf \"\\0f\"; \\builtin declare -f; \\builtin printf \"\\0a\"; \\builtin alias -p; \
-    \\builtin printf \"\\0end\\0\"";
-const END_OF_SH: &[u8] = b"\\command test -k /proc/self/fd/63 && \\exec 1<>/proc/self/fd/63 2>/dev/null \
-    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"";
+    \\builtin printf \"\\0end\\0\"",
+];
+const END_OF_SH: [&[u8]; 2] = [
+    b"\\command test -k /proc/self/fd/63 || \\exit",
+    b"; \\exec 1<>/proc/self/fd/63 2>/dev/null \
+    && \\command printf \"fumehood-2\\0e\\0\" && \\command -p env -0 && \\command printf \"\\0end\\0\"",
+];
+
+/// An EXIT trap. After a line that may have said `set -x` it is a subshell, of which nothing is shown: a group would do too, but an alias can stand
+/// for `{`. After others it is none: where no more processes may be, bash waits for one and then ends with another exit code. It exits with 0,
+/// as an ERR trap of the line's own is not for us.
+fn trap(parts: [&[u8]; 2], may_trace: bool) -> Vec<u8> {
+    match may_trace {
+        true => [b"(", parts[0], b" 0", parts[1], b"; \\exit 0) 2>/dev/null"].concat(),
+        false => parts.concat(),
+    }
+}
+
+/// Whether a line may switch on tracing. No more than that nothing of ours is shown depends on it.
+fn may_trace(line: &[u8]) -> bool {
+    find(line, b"xtrace").is_some() || find(line, b"set").is_some() && line.contains(&b'x')
+}
 
 /// Enters a directory. One that is gone becomes an empty one that is gone too, so that nothing of the line happens elsewhere.
 fn enter(cwd: &Path, builtin: &[u8], script: &mut Vec<u8>) {
@@ -233,12 +276,21 @@ pub fn plain_command_line(command_line: &[u8]) -> Vec<u8> {
     let (Some(_), Some(b"-c"), Some(script)) = (words.next(), words.next(), words.next()) else {
         return command_line.to_vec();
     };
-    let bash = script.starts_with(b"{ ") && find(script, EVAL[1]).is_some();
-    let Some(at) = find(script, EVAL[usize::from(bash)]).filter(|_| script.starts_with(b"{ ")) else {
+    if !script.starts_with(b"{ ") {
         return command_line.to_vec();
-    };
-    let literal = &script[at + EVAL[0].len()..];
-    let Some(literal) = literal.strip_prefix(b"'") else {
+    }
+    let ways = [
+        (true, SHOWS[0].1),
+        (true, SHOWS[1].1),
+        (true, b"".as_slice()),
+        (false, b""),
+    ];
+    let begins = ways.map(|(bash, on)| (bash, [EVAL[usize::from(bash)], on, b"'"].concat()));
+    let found = begins.iter().filter_map(|(bash, begin)| {
+        let at = find(script, begin)?;
+        Some((at, *bash, &script[at + begin.len()..]))
+    });
+    let Some((_, bash, literal)) = found.min_by_key(|(at, ..)| *at) else {
         return command_line.to_vec();
     };
     let literal = literal.strip_suffix(b"'; }").unwrap_or(literal);
@@ -411,7 +463,10 @@ const NAMES_TOLD: usize = 16;
 /// Names of the functions in a text, as bash prints them: `name () ` at the beginning of a line.
 fn functions(text: &[u8]) -> impl Iterator<Item = String> + '_ {
     let lines = text.split(|byte| *byte == b'\n');
-    lines.filter_map(|line| Some(String::from_utf8_lossy(line.strip_suffix(b" () ")?).into_owned()))
+    lines.filter_map(|line| {
+        let name = line.strip_suffix(b" () ")?;
+        Some(String::from_utf8_lossy(name.strip_prefix(b"function ").unwrap_or(name)).into_owned())
+    })
 }
 
 /// Whether a shell can have a variable so named.
@@ -429,21 +484,31 @@ pub struct Left {
     text: Option<Vec<u8>>,
 }
 
-/// Why nothing is carried on.
+/// What is not carried on, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotLeft {
     /// The shell ended without a word: it was replaced (`exec`), its line had an EXIT trap of its own or closed descriptor 63.
-    #[error("the shell ended without saying what it had (`exec`, an EXIT trap of the line's own)")]
+    #[error("everything, as the shell ended without saying what it had (`exec`, an EXIT trap of the line's own)")]
     Nothing,
+    /// It was ended.
+    #[error("everything, as the shell was ended by a signal or a limit")]
+    Killed,
     /// There is no end to it.
-    #[error("it is more than {MAX_STATE_BYTES} bytes, with the names of variables")]
+    #[error("everything, as it is more than {MAX_STATE_BYTES} bytes, with the names of variables")]
     TooLong,
     /// Our end of a line writes nothing like it.
-    #[error("what the shell wrote down cannot be read")]
+    #[error("everything, as what the shell wrote down cannot be read")]
     Unreadable,
     /// Rules about commands could be evaded by it.
-    #[error("functions or aliases were not understood as a script, and the policy has rules about commands")]
+    #[error(
+        "everything, as functions or aliases were not understood as a script, and the policy has rules about commands"
+    )]
     NotUnderstood,
+    /// Everything was wanted of a shell that cannot say it.
+    #[error(
+        "functions, aliases, options and variables that are not exported: only bash says which it has, and the sandbox has none"
+    )]
+    OnlyEnvironment,
 }
 
 impl Left {
@@ -452,7 +517,11 @@ impl Left {
     /// # Errors
     /// When it is not whole, or nothing that our end of a line writes.
     pub fn parse(bytes: &[u8]) -> Result<Left, NotLeft> {
-        let mut records = bytes.split(|byte| *byte == 0);
+        // Behind the last mark is no record: it was cut off there, or is the beginning of what was not written.
+        let whole = bytes.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+        let mut records = bytes[..whole]
+            .split_inclusive(|byte| *byte == 0)
+            .map(|record| &record[..record.len() - 1]);
         match records.next() {
             Some(header) if header == HEADER => {}
             Some(b"") | None => return Err(NotLeft::Nothing),
@@ -461,9 +530,8 @@ impl Left {
         let mut left = Left::default();
         let mut extra = Extra::default();
         loop {
-            // What is behind the mark is no record, so one more must follow.
             match records.next().ok_or(NotLeft::TooLong)? {
-                b"end" if records.next().is_some() => break,
+                b"end" => break,
                 b"e" => loop {
                     let record = records.next().ok_or(NotLeft::TooLong)?;
                     if record.is_empty() {
@@ -490,9 +558,13 @@ impl Left {
         Ok(left)
     }
 
-    /// Leaves functions and the like away.
-    pub fn keep_environment(&mut self) {
-        self.text = None;
+    /// Keeps what is wanted, and says what of that the shell did not leave.
+    pub fn keep(&mut self, carry: Carry) -> Option<NotLeft> {
+        if carry != Carry::Everything {
+            self.text = None;
+            return None;
+        }
+        self.text.is_none().then_some(NotLeft::OnlyEnvironment)
     }
 
     /// Whether its text is a script by itself, so that what follows it is read as if it stood alone.
@@ -517,7 +589,10 @@ impl Left {
         let scalar = declared.scalar();
         match (declared.name, &scalar) {
             (b"PWD" | b"OLDPWD", Some(value)) => self.exported(declared.name, value),
-            (name, Some(value)) if declared.has(b'x') => self.exported(name, value),
+            (name, Some(value)) if declared.has(b'x') => {
+                self.exported(name, value);
+                extra.variable(&declared, Some(value));
+            }
             (b"BASHOPTS", Some(value)) => extra.note(1, value),
             (b"SHELLOPTS", Some(value)) => extra.note(3, value),
             (b"__fumehood_b", Some(value)) => extra.note(0, value),
@@ -588,8 +663,9 @@ impl Extra<'_> {
                 .any(|begin| name.starts_with(begin));
         let usual = matches!((name, scalar), (b"IFS", Some(b" \t\n")) | (b"PS4", Some(b"+ ")));
         // A number's value is evaluated when it is set, and a reference stands for another.
-        if of_bash || usual || declared.has(b'x') || declared.has(b'n') || declared.has(b'i') && !declared.is_numbers()
-        {
+        // Whatever its environment says, bash begins with an IFS of its own.
+        let from_environment = declared.has(b'x') && name != b"IFS";
+        if of_bash || usual || from_environment || declared.has(b'n') || declared.has(b'i') && !declared.is_numbers() {
             return;
         }
         match scalar {
@@ -609,16 +685,33 @@ impl Extra<'_> {
             let (before, after) = (&self.options[before], &self.options[after]);
             let new = after.iter().filter(|name| !before.contains(name));
             let gone = before.iter().filter(|name| !after.contains(name));
-            let new = new.map(|name| format!("{on} {name}\n"));
-            new.chain(gone.map(|name| format!("{off} {name}\n")))
+            let gone = gone.map(|name| format!("{off} {name}\n"));
+            // In this order; see [`SHOWS`].
+            let (mut new, shown): (Vec<_>, Vec<_>) =
+                new.partition(|name| !["verbose", "xtrace"].contains(&name.as_str()));
+            new.extend(shown);
+            gone.chain(new.iter().map(|name| format!("{on} {name}\n")))
                 .collect::<String>()
         };
         let mut text = changed(0, 1, "shopt -s", "shopt -u").into_bytes();
-        text.extend_from_slice(functions);
+        extend_readable(functions, &mut text);
         text.extend_from_slice(&self.variables);
         text.extend_from_slice(self.aliases);
         text.extend(changed(2, 3, "set -o", "set +o").into_bytes());
         text
+    }
+}
+
+/// Functions as bash prints them, so that it reads them: it takes `a=b ()` and `a[b ()` for assignments, unless `function` stands before.
+fn extend_readable(functions: &[u8], into: &mut Vec<u8>) {
+    let mut lines = functions.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let name = line.strip_suffix(b" () \n").unwrap_or_default();
+        let odd = name.iter().any(|byte| b"=[".contains(byte)) && !name.contains(&b' ');
+        if odd && lines.peek() == Some(&b"{ \n".as_slice()) {
+            into.extend_from_slice(b"function ");
+        }
+        into.extend_from_slice(line);
     }
 }
 
@@ -647,7 +740,7 @@ impl StateFile {
         if text.len() >= MAX_STATE_BYTES - TEXT_BEGINS.len() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let text = &[TEXT_BEGINS, text].concat()[..];
+        let text = &[TEXT_BEGINS, shows(text).0].concat()[..];
         let fd = memfd_create(c"fumehood-state", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         ftruncate(&fd, 2 * MAX_STATE_BYTES as i64)?;
         // Everybody's, as the command may be another user; and sticky, by which the shell knows it from a file that a line opened in its place.

@@ -32,8 +32,15 @@ pub fn stands_alone(script: &str) -> bool {
     const MARK: &str = "fumehood-mark";
     let options = options();
     let marked = format!("{script}\n{MARK}\n");
-    let program = tokens(&marked, &options).and_then(|tokens| parse(&tokens, &options));
-    let Ok(program) = program else { return false };
+    let Ok(tokens) = tokens(&marked, &options) else {
+        return false;
+    };
+    if assigns_parentheses(&tokens) {
+        return false;
+    }
+    let Ok(program) = parse(&tokens, &options) else {
+        return false;
+    };
     let last = program.complete_commands.last().and_then(|list| list.0.last());
     let Some(ast::CompoundListItem(last, _)) = last else {
         return false;
@@ -47,6 +54,26 @@ pub fn stands_alone(script: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether `()` follows an assignment, as in `a=b () { :; }`: a function to the grammar here, to bash an error behind which it reads nothing.
+fn assigns_parentheses(tokens: &[Token]) -> bool {
+    let is = |token: &Token, text: &str| matches!(token, Token::Operator(operator, _) if operator == text);
+    tokens.iter().enumerate().any(|(at, token)| {
+        let Token::Word(word, span) = token else { return false };
+        let [_, open, close, ..] = &tokens[at..] else {
+            return false;
+        };
+        let begins = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+        let name = word.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let behind = word.bytes().next().filter(|byte| begins(*byte)).and(name);
+        let assigns = behind.is_some_and(|at| ["=", "+=", "["].iter().any(|sign| word[at..].starts_with(sign)));
+        let list = word.ends_with('=') && span.end.index == open.location().start.index;
+        let named = at
+            .checked_sub(1)
+            .is_some_and(|before| tokens[before].to_str() == "function");
+        assigns && is(open, "(") && is(close, ")") && !list && !named
+    })
 }
 
 impl Reading {

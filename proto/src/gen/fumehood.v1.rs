@@ -2183,8 +2183,8 @@ pub struct Finished {
     /// or after the main process has ended, may be missing.
     #[prost(uint64, tag = "5")]
     pub denial_count: u64,
-    /// Why the next shell line of the session finds nothing of this one, in words; empty where it does, where nothing was to be kept, and where the
-    /// shell was killed.
+    /// What the next shell line of the session does not find of this one though it was to be kept, and why, in words; empty where there is nothing
+    /// such, and where the session itself was ended.
     #[prost(string, tag = "6")]
     pub not_carried: ::prost::alloc::string::String,
 }
@@ -2388,7 +2388,8 @@ pub enum ShellCarry {
     Nothing = 1,
     /// The working directory and the exported variables.
     Environment = 2,
-    /// Also functions, aliases, options (`set -o`, `shopt`) and variables that are not exported; of bash only.
+    /// Also functions, aliases, options (`set -o`, `shopt`) and variables that are not exported; of bash only. Of sh it is the environment,
+    /// and Finished.not_carried says so.
     Everything = 3,
 }
 impl ShellCarry {

@@ -183,6 +183,19 @@ async fn directory_and_variables_carry_and_argv_runs_find_them_too() {
     // What was ended leaves nothing.
     let killed = send(&client, line("export TWO=no; kill -9 $$")).await;
     assert!(matches!(killed.ending(), Kind::Signaled(_)));
+    let mut limited = line("export TWO=no; sleep 100");
+    limited.limits = Some(RequestedLimits {
+        wall: Some(duration_from_std(Duration::from_millis(300))),
+        ..RequestedLimits::default()
+    });
+    let limited = send(&client, limited).await;
+    assert!(matches!(limited.ending(), Kind::TimedOut(_)), "{:?}", limited.ending());
+    for ended in [&killed, &limited] {
+        let told = &ended.finished().not_carried;
+        assert!(told.contains("by a signal or a limit"), "{told}");
+    }
+    let kept = send(&client, carrying("kill -9 $$", ShellCarry::Nothing)).await;
+    assert_eq!(kept.finished().not_carried, "");
     assert_eq!(run(&client, "echo $TWO").await, "2\n");
     assert_eq!(
         out(&send(&client, carrying("export TWO=3", ShellCarry::Nothing)).await),

@@ -24,8 +24,8 @@ use crate::run::denials::Collecting;
 use crate::run::input::Piece;
 use crate::run::journal::Journal;
 use crate::run::learn::{self, Recording};
-use crate::run::model::{TimeLimit, Usage};
-use crate::session::{NotLeft, StateFile};
+use crate::run::model::{CancelCause, TimeLimit, Usage};
+use crate::session::{Carry, NotLeft, StateFile};
 
 /// How long the pipes of a command whose main process has ended may stay open before what holds them is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
@@ -213,7 +213,7 @@ struct Following {
     next_cpu_check: Instant,
     collecting: Collecting,
     recording: Recording,
-    /// Why the next line of the session finds nothing of this one.
+    /// What the next line of the session does not find of this one.
     not_carried: Option<NotLeft>,
 }
 
@@ -342,20 +342,18 @@ pub(super) struct Carrying {
     pub place: InSession,
     /// Where it is written.
     pub file: StateFile,
-    /// Whether functions and the like are wanted.
-    pub everything: bool,
+    /// What of it is wanted.
+    pub carry: Carry,
     /// The environment that it was given.
     pub given: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Carrying {
-    /// Takes what was left, if it is whole. What the line did not change stays as lines beside it have made it.
+    /// Takes what was left, if it is whole, and says what is missing. What the line did not change stays as lines beside it have made it.
     fn take(&self, generation: u32) -> Result<(), NotLeft> {
         let session = &self.place.session;
         let mut left = self.file.left()?;
-        if !self.everything {
-            left.keep_environment();
-        }
+        let lacking = left.keep(self.carry);
         if !session.request.policy.commands.is_open() && !left.is_understood() {
             return Err(NotLeft::NotUnderstood);
         }
@@ -363,7 +361,7 @@ impl Carrying {
         session.carry(generation, |now| {
             now.after(left, &self.given, &session.base_env, removed)
         });
-        Ok(())
+        lacking.map_or(Ok(()), Err)
     }
 }
 
@@ -413,11 +411,16 @@ impl Actor {
                             let before = state.exited.is_some();
                             self.sandbox_event(&mut state, &tree, event);
                             stdout.ended = state.exited.is_some();
-                            // One that was ended leaves nothing, nor does one that a signal killed.
-                            if let (false, Some(Ending::Exited { .. }), None) = (before, &state.exited, &state.cause)
+                            if let (false, Some(exited)) = (before, &state.exited)
                                 && let (Some(carrying), Some(generation)) = (&carrying, generation)
                             {
-                                state.not_carried = carrying.take(generation).err();
+                                state.not_carried = match (exited, &state.cause) {
+                                    (Ending::Exited { .. }, None) => carrying.take(generation).err(),
+                                    // No line will miss it.
+                                    (_, Some(Ending::Cancelled { cause: CancelCause::Session, .. })) => None,
+                                    // One that was ended leaves nothing, nor does one that a signal killed.
+                                    _ => Some(NotLeft::Killed),
+                                };
                             }
                         }
                     }

@@ -36,6 +36,18 @@ fn base() -> Variables {
 
 /// Runs a line as a session does, and gives what the next one finds.
 fn run_as(shell: &Shell, begin: &Carried, line: &[u8], carry: Carry, own: &[(&str, &str)]) -> (Output, Carried) {
+    let (output, _, after) = run_and_leave(shell, begin, line, carry, own);
+    (output, after)
+}
+
+/// As [`run_as`], with what the shell left.
+fn run_and_leave(
+    shell: &Shell,
+    begin: &Carried,
+    line: &[u8],
+    carry: Carry,
+    own: &[(&str, &str)],
+) -> (Output, Result<Left, NotLeft>, Carried) {
     let mut given = base();
     if let Some(cwd) = &begin.cwd {
         given.insert(b"PWD".to_vec(), cwd.as_os_str().as_bytes().to_vec());
@@ -66,15 +78,16 @@ fn run_as(shell: &Shell, begin: &Carried, line: &[u8], carry: Carry, own: &[(&st
         .stdin(Stdio::from(file.for_shell().unwrap()))
         .output()
         .unwrap();
-    let left = file
-        .left()
+    let left = file.left();
+    let taken = left
+        .clone()
         .ok()
         .filter(|_| output.status.code().is_some() && carry != Carry::Nothing);
-    let after = match left {
+    let after = match taken {
         Some(left) => begin.after(left, &given, &base(), |name| name == b"FORBIDDEN"),
         None => begin.clone(),
     };
-    (output, after)
+    (output, left, after)
 }
 
 fn run(shell: &Shell, begin: &Carried, line: &str) -> (Output, Carried) {
@@ -387,7 +400,15 @@ fn bash_carries_everything_when_it_is_asked_to() {
         "shopt -q extglob || echo off; false | true && echo fine; greet 2>/dev/null || echo none",
     );
     assert_eq!(out(&output), "off\nfine\nnone\n");
-    // Of sh, only the environment.
+    // Of sh, only the environment, which is said.
+    for shell in both() {
+        let (_, left, _) = run_and_leave(&shell, &Carried::default(), b"x=1", Carry::Everything, &[]);
+        let missing = (!shell.bash).then_some(NotLeft::OnlyEnvironment);
+        let mut left = left.unwrap();
+        assert_eq!(left.keep(Carry::Everything), missing);
+        assert_eq!(left.keep(Carry::Environment), None, "it was not wanted");
+        assert_eq!(left.text, None);
+    }
     let (_, plain) = run_as(
         &dash(),
         &Carried::default(),
@@ -396,6 +417,71 @@ fn bash_carries_everything_when_it_is_asked_to() {
         &[],
     );
     assert_eq!((plain.text.as_slice(), names(&plain)), (b"".as_slice(), vec!["Y"]));
+}
+
+#[test]
+fn functions_that_bash_prints_but_does_not_read_are_carried_with_all_others() {
+    let names = [
+        "a=b", "a+=b", "a[1]=c", "a[b", "[[", "!", "if", "~", "1x", "-x", "{fd}", "f-g", "*", "[", "x@",
+    ];
+    let mut line: String = names
+        .iter()
+        .map(|name| format!("function {name} {{ echo {name}; }}\n"))
+        .collect();
+    line.push_str("z() { function a=b { echo a=b; }; echo z; }; x=1; unset -f [");
+    let (_, carried) = run_as(&bash(), &Carried::default(), line.as_bytes(), Carry::Everything, &[]);
+    let (output, again) = run_as(
+        &bash(),
+        &carried,
+        b"a''=b; echo $x; f-g; declare -F | wc -l; z",
+        Carry::Everything,
+        &[],
+    );
+    let count = names.len();
+    assert_eq!(out(&output), format!("a=b\n1\nf-g\n{count}\nz\n"), "{}", err(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&again.text),
+        String::from_utf8_lossy(&carried.text)
+    );
+    assert!(
+        carried.summary().contains("functions !, *, -x, 1x, [[, a+=b, a=b,"),
+        "{}",
+        carried.summary()
+    );
+    // What bash cannot read all the same is not lost without a word.
+    let begin = Carried {
+        text: b"a=b () { :; }\nx=1\n".to_vec(),
+        ..Carried::default()
+    };
+    let (output, _) = run(&bash(), &begin, "echo $? $x");
+    assert_eq!(out(&output), "0\n");
+    assert!(err(&output).contains("not all functions"), "{}", err(&output));
+    // As a script under rules about commands, too.
+    for name in names {
+        let (_, left) = run_as(
+            &bash(),
+            &Carried::default(),
+            format!("function {name} {{ :; }}").as_bytes(),
+            Carry::Everything,
+            &[],
+        );
+        let text = std::str::from_utf8(&left.text).unwrap();
+        assert!(fumehood_policies::command::stands_alone(text), "{text}");
+    }
+}
+
+#[test]
+fn an_exported_ifs_is_carried_with_everything() {
+    let (_, carried) = run_as(&bash(), &Carried::default(), b"export IFS=:", Carry::Everything, &[]);
+    for carry in [Carry::Environment, Carry::Everything] {
+        let line = b"set -- a:b; printf '%s|' $*; v=a:b; printf '%s|' $v; unset v; env | grep -c IFS=:";
+        let (output, after) = run_as(&bash(), &carried, line, carry, &[]);
+        assert_eq!(out(&output), "a|b|a|b|1\n", "{}", err(&output));
+        assert_eq!(after, carried);
+    }
+    let (_, plain) = run_as(&bash(), &carried, b"unset IFS", Carry::Everything, &[]);
+    let (output, _) = run(&bash(), &plain, "v=a:b; printf '%s|' $v");
+    assert_eq!(out(&output), "a:b|");
 }
 
 #[test]
@@ -415,10 +501,85 @@ fn options_that_a_line_sets_do_not_disturb_the_next() {
 }
 
 #[test]
+fn of_what_surrounds_a_line_nothing_is_shown_where_it_shows_what_it_does() {
+    for shell in both() {
+        for carry in [Carry::Environment, Carry::Everything] {
+            for (line, shown) in [
+                ("set -x; export A=1", "+ export A=1\n+ A=1\n"),
+                ("set -ex; A=1; export A; false", "+ A=1\n+ export A\n+ false\n"),
+                ("PS4=; set -x; export A=1; exit 0", "export A=1\nA=1\nexit 0\n"),
+            ] {
+                let (output, after) = run_as(&shell, &Carried::default(), line.as_bytes(), carry, &[]);
+                // Each shell traces in a way of its own, none the other's.
+                let told: String = err(&output)
+                    .lines()
+                    .map(|line| line.replace("++ ", "+ ") + "\n")
+                    .filter(|line| shell.bash || !line.ends_with("A=1\n"))
+                    .collect();
+                let shown: String = shown
+                    .lines()
+                    .map(|line| format!("{line}\n"))
+                    .filter(|line| shell.bash || !line.ends_with("A=1\n"))
+                    .collect();
+                assert_eq!(told, shown, "{line}");
+                assert!(after.variables.contains_key(b"A".as_slice()), "{line}");
+            }
+        }
+    }
+    // What shows it is carried itself.
+    let (_, traced) = run_as(&bash(), &Carried::default(), b"set -xu; v=1", Carry::Everything, &[]);
+    for carry in [Carry::Nothing, Carry::Environment, Carry::Everything] {
+        let (output, after) = run_as(&bash(), &traced, b"echo $v $LINENO\ntrue", carry, &[]);
+        assert_eq!(
+            (out(&output).as_str(), err(&output).as_str()),
+            ("1 1\n", "++ echo 1 1\n++ true\n")
+        );
+        assert_eq!(after.text, traced.text);
+    }
+    let (_, off) = run_as(&bash(), &traced, b"set +x", Carry::Everything, &[]);
+    let (output, _) = run(&bash(), &off, "echo $v");
+    assert_eq!(err(&output), "");
+    let (_, both) = run_as(&bash(), &Carried::default(), b"set -xv", Carry::Everything, &[]);
+    let (output, _) = run_as(&bash(), &both, b"echo a\necho b", Carry::Nothing, &[]);
+    assert_eq!(err(&output), "++ echo a\necho b\n++ echo b\n");
+    // What is run after other lines needs no process: where there may be none more, bash would end with another code.
+    for (line, subshell) in [
+        ("set -eux", true),
+        ("set -e", false),
+        ("npm test", false),
+        ("shopt -so xtrace", true),
+    ] {
+        let script = bash().within(line.as_bytes(), &Carried::default(), None, Carry::Environment);
+        assert_eq!(find(&script[2], b"trap '(").is_some(), subshell, "{line}");
+    }
+    // Nor do traps of the line's own see the end of one that leaves nothing.
+    for line in ["set -E; trap 'echo seen' ERR", "set -m; trap 'echo seen' CHLD"] {
+        let (output, _) = run(&bash(), &Carried::default(), &format!("{line}; exec 63>&-"));
+        assert_eq!(out(&output), "", "{line}");
+    }
+}
+
+#[test]
 fn too_much_is_not_carried() {
     let line = b"export A=1; for n in 1 2 3 4 5 6 7 8 9 10 11 12; do export BIG$n=$(head -c 100000 /dev/zero | tr '\\0' x); done";
-    let (_, carried) = run_as(&bash(), &Carried::default(), line, Carry::Environment, &[]);
-    assert_eq!(carried, Carried::default());
+    for shell in both() {
+        for carry in [Carry::Environment, Carry::Everything] {
+            let (_, left, carried) = run_and_leave(&shell, &Carried::default(), line, carry, &[]);
+            assert_eq!((left.unwrap_err(), carried), (NotLeft::TooLong, Carried::default()));
+        }
+    }
+    // Also where it is one variable, which is not exported.
+    let line = b"big=$(head -c 3000000 /dev/zero | tr '\\0' x)";
+    let (_, left, _) = run_and_leave(&bash(), &Carried::default(), line, Carry::Everything, &[]);
+    assert_eq!(left.unwrap_err(), NotLeft::TooLong);
+    // What is not too long is not called so.
+    for (state, why) in [
+        ("fumehood-2\0dnonsense\0end\0", NotLeft::Unreadable),
+        ("", NotLeft::Nothing),
+        ("fumehood-2\0\0\0", NotLeft::Unreadable),
+    ] {
+        assert_eq!(Left::parse(state.as_bytes()).unwrap_err(), why, "{state:?}");
+    }
     assert!(StateFile::new(&vec![b'x'; MAX_STATE_BYTES]).is_err());
 }
 
@@ -442,6 +603,14 @@ fn a_command_line_of_ours_is_shown_as_what_it_stands_for() {
     let mut shown = argv.join(&0);
     shown.push(0);
     assert_eq!(plain_command_line(&shown), b"bash\0-c\0npm start\0");
+    for text in ["x='1'\n", "set -o xtrace\n", "set -o verbose\nset -o xtrace\n"] {
+        let begin = Carried {
+            text: text.into(),
+            ..Carried::default()
+        };
+        let argv = bash().within(b"echo 'a b'", &begin, None, Carry::Nothing);
+        assert_eq!(plain_command_line(&argv.join(&0)), b"bash\0-c\0echo 'a b'\0", "{text}");
+    }
     assert_eq!(plain_command_line(b"sleep\x0010\0"), b"sleep\x0010\0");
     assert_eq!(plain_command_line(b""), b"");
 }
@@ -520,6 +689,11 @@ fn what_is_forged_runs_nothing_that_is_not_in_the_text() {
         ("echo 'x\n", false),
         ("echo \\", false),
         ("if true; then\n", false),
+        ("a=b () { :; }\n", false),
+        ("a= () { :; }\n", false),
+        ("f () \n{ \n    a[b () { :; }\n}\n", false),
+        ("function a=b () \n{ \n    :\n}\n", true),
+        ("a=()\nb+=()\ndeclare -a c=()\na-b () { :; }\n", true),
         ("# a comment", true),
         ("", true),
     ] {
