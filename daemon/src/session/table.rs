@@ -256,13 +256,15 @@ impl SessionTable {
 impl Table {
     fn has_room(&self, sessions: &Sessions, peer: &Peer) -> Result<(), CreateError> {
         let SessionBounds { living, of_peer, .. } = self.bounds;
-        if *self.living.borrow() >= living {
+        // Not by the count of tasks: who has heard that a session is closed finds room.
+        let all = sessions.by_id.values();
+        let open: Vec<_> = all
+            .filter(|session| session.snapshot().phase != SessionPhase::Closed)
+            .collect();
+        if open.len() >= living {
             return Err(CreateError::Full(living));
         }
-        let own = sessions
-            .by_id
-            .values()
-            .filter(|session| session.request.peer.same_as(peer) && session.snapshot().phase != SessionPhase::Closed);
+        let own = open.iter().filter(|session| session.request.peer.same_as(peer));
         match own.count() >= of_peer {
             true => Err(CreateError::FullOfOne(of_peer)),
             false => Ok(()),

@@ -325,14 +325,17 @@ fn who_looks_from_outside_meanwhile_never_sees_a_hook_or_a_program() {
                 assert!(!git.join("hooks/pre-commit").exists() && !house.workspace().join(".vscode").exists());
             }
         });
-        let script = "for i in $(seq 300); do
+        let script = "for i in $(seq 100); do
             cp .git/config c; printf '[core]\\n\\tfsmonitor = x\\n' >> c; mv -f c .git/config; cat c > .git/config
             echo x > .git/hooks/pre-commit; mv c .git/hooks/pre-commit; mkdir .vscode; ln -s . .vscode; git config user.name n$i; done";
-        let out = tried(&house, &format!("{{ {script}; }} > /dev/null 2>&1"));
+        // Whatever becomes of it, the one who looks is not to go on for ever.
+        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            tried(&house, &format!("{{ {script}; }} > /dev/null 2>&1"))
+        }));
         over.store(true, Ordering::Relaxed);
-        assert_eq!(out, "");
+        assert_eq!(tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), "");
     });
-    assert!(fs::read_to_string(git.join("config")).unwrap().contains("name = n300"));
+    assert!(fs::read_to_string(git.join("config")).unwrap().contains("name = n100"));
     house.end();
 }
 
@@ -410,9 +413,9 @@ fn the_limit_of_a_files_size_holds_for_what_init_makes_long() {
 }
 
 #[test]
-fn a_tree_of_a_thousand_levels_is_made_and_removed() {
+fn a_tree_of_hundreds_of_levels_is_made_and_removed() {
     let house = house();
-    let make = "import os\nfor _ in range(1000):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
+    let make = "import os\nfor _ in range(500):\n    os.mkdir('d'); os.chdir('d')\nopen('last', 'w').close()\n";
     house.run(&[PYTHON, "-c", make]).expect(0);
     house.sh("rm -r d").expect(0);
     assert!(!house.workspace().join("d").exists());
